@@ -1,0 +1,5 @@
+"""``python -m frictionstore``."""
+
+from frictionstore.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""Identity of what was asked for, and the difference between two such requests.
+
+A request is plain JSON: everything that decides the content of a store and nothing else (no
+path, date, host, batch size or number of workers). Its fingerprint is the SHA-256 of its
+canonical form. How the store was made is provenance, not identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+JSON = dict[str, Any]
+
+
+def canonical_json(value: object) -> bytes:
+    """UTF-8 JSON with sorted keys, no white space, and no NaN or infinity."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode("utf-8", "surrogatepass")
+
+
+def fingerprint(request: JSON) -> str:
+    """Hex SHA-256 of the canonical JSON of `request`."""
+    return hashlib.sha256(canonical_json(request)).hexdigest()
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted path and value of every leaf of nested mappings."""
+    if isinstance(value, dict) and value:
+        for key in sorted(value):
+            yield from leaves(value[key], f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def differences(there: JSON, asked: JSON) -> list[str]:
+    """One phrase for every leaf that differs: `dataset.count is 100 there, 200 was asked for`."""
+    old, new = dict(leaves(there)), dict(leaves(asked))
+    phrases = []
+    for key in sorted(old.keys() | new.keys()):
+        if key not in new:
+            phrases.append(f"{key} is {_short(old[key])} there, and was not asked for")
+        elif key not in old:
+            phrases.append(f"{key} is absent there, {_short(new[key])} was asked for")
+        elif old[key] != new[key] or type(old[key]) is not type(new[key]):
+            phrases.append(f"{key} is {_short(old[key])} there, {_short(new[key])} was asked for")
+    return phrases
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=True)
+    return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; ValueError where it is not JSON (bad UTF-8 and deep nesting included)."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error

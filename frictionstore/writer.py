@@ -1,0 +1,499 @@
+"""Writing a store: plan it, write its units in any order, finalise.
+
+The work goes on in ``<target>.partial`` beside the target. A unit (the rows of one shard) is
+written, flushed and then recorded in the journal; a run that was interrupted skips recorded
+units. When none is missing, metadata and manifest are written and the folder gets the target's
+name, so whatever has that name is complete. The layout of the files is in `schema.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frictionstore import schema
+from frictionstore.durable import exclusive, explain_os_errors, fsync_path, write_atomic
+from frictionstore.errors import RequestError, StoreError
+from frictionstore.fingerprint import differences, file_sha256, fingerprint, read_json
+from frictionstore.text import listed, printable
+
+PLAN_FILE = "plan.json"
+JOURNAL = "journal"
+KEPT = "what is complete is kept, run the same command again"
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """Everything that is known about a store before its first image is measured.
+
+    Attributes
+    ----------
+    request : dict
+        What decides the content; its hash is the fingerprint.
+    n_images : int
+    rows : dict of map name to the shape of one image in that map
+    shard_images : int
+        Images per shard and per unit.
+    class_names : list of str
+    attributes : dict
+        Further attributes of the store (images left out, splits, ...).
+    """
+
+    request: dict[str, Any]
+    n_images: int
+    rows: dict[str, tuple[int, ...]]
+    shard_images: int
+    class_names: list[str]
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.n_images < 1:
+            raise RequestError("a store needs at least one image")
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.request)
+
+    @property
+    def arrays(self) -> dict[str, schema.ArrayPlan]:
+        return schema.plan_arrays(self.rows, self.n_images, self.shard_images)
+
+    @property
+    def units(self) -> list[range]:
+        """Row numbers of each unit."""
+        step = self.shard_images
+        return [
+            range(first, min(first + step, self.n_images))
+            for first in range(0, self.n_images, step)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "request": self.request,
+            "n_images": self.n_images,
+            "rows": {name: list(shape) for name, shape in self.rows.items()},
+            "shard_images": self.shard_images,
+            "class_names": self.class_names,
+            "attributes": self.attributes,
+        }
+
+    def group_attributes(self, sizes: Mapping[str, int] | None) -> dict[str, Any]:
+        """The store's attributes; complete exactly when the sizes of its shards are given."""
+        return {
+            **self.attributes,
+            "format": schema.FORMAT,
+            "request": self.request,
+            "fingerprint": self.fingerprint,
+            "class_names": self.class_names,
+            "mode_order": schema.MODE_ORDER,
+            "shard_bytes": dict(sorted((sizes if sizes is not None else {}).items())),
+            "complete": sizes is not None,
+        }
+
+
+def array_document(plan: schema.ArrayPlan) -> dict[str, Any]:
+    """Zarr v3 metadata of one array."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(plan.shape),
+        "data_type": plan.spec.dtype,
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": {"chunk_shape": list(plan.shard_shape)},
+        },
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": plan.spec.zarr_fill,
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": list(plan.chunk_shape),
+                    "codecs": schema.codec_names(plan.spec),
+                    "index_codecs": [
+                        {"name": "bytes", "configuration": {"endian": "little"}},
+                        {"name": "crc32c"},
+                    ],
+                    "index_location": "end",
+                },
+            }
+        ],
+        "attributes": {"description": plan.spec.description, "units": plan.spec.unit},
+        "dimension_names": list(plan.spec.dims),
+        "storage_transformers": [],
+    }
+
+
+def group_document(plan: StorePlan, sizes: Mapping[str, int] | None) -> dict[str, Any]:
+    """Zarr v3 metadata of the store's group, that of its arrays consolidated into it."""
+    return {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {schema.ATTRIBUTES_KEY: plan.group_attributes(sizes)},
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": {name: array_document(array) for name, array in plan.arrays.items()},
+        },
+    }
+
+
+def document_bytes(document: Mapping[str, Any]) -> bytes:
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
+    return text.encode("ascii") + b"\n"
+
+
+def manifest_bytes(digests: Mapping[str, str]) -> bytes:
+    """The manifest: one line per file, sorted by path, as `sha256sum -c` reads it."""
+    return "".join(f"{digests[path]}  {path}\n" for path in sorted(digests)).encode("ascii")
+
+
+def partial_path(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
+
+
+def replaced_path(target: Path) -> Path:
+    return target.with_name(target.name + ".replaced")
+
+
+def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
+    """Whether `target` already is the complete store that `request` asks for.
+
+    Reads metadata and file sizes only; imports neither zarr nor torch.
+
+    Returns
+    -------
+    bool
+        False where there is nothing at `target`.
+
+    Raises
+    ------
+    StoreError
+        `target` is something else, and the message says what.
+    """
+    from frictionstore.store import read_header
+
+    if not target.exists() and not target.is_symlink():
+        return False
+    shown = printable(target)
+    if not target.is_dir() or not (target / "zarr.json").exists():
+        if target.is_dir() and not any(target.iterdir()):
+            raise StoreError(
+                f"{shown} is an empty folder, not a store: remove it or choose another target"
+            )
+        raise StoreError(f"{shown} exists and is not a store: choose another target")
+    header = read_header(str(target))
+    if header.fingerprint != fingerprint(dict(request)):
+        found = differences(header.request, dict(request))
+        raise StoreError(
+            f"{shown} holds another store ({'; '.join(found[:3])}"
+            f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}): "
+            "choose another target, or replace it with --overwrite"
+        )
+    header.check_files()
+    return True
+
+
+class StoreWriter:
+    """Write one store, from `StorePlan` to the finished folder.
+
+    Use as a context manager: it holds the target's lock. Each unit is written by one caller;
+    different units may be written by different threads.
+
+    Parameters
+    ----------
+    target : Path
+        The finished store; its folder is made where it is missing.
+    plan : StorePlan
+    overwrite : bool
+        Replace a different store, or the unfinished remains of one, at `target`. The old store
+        stays in place until the new one is complete.
+
+    Raises
+    ------
+    BusyError
+        Another process is writing `target`.
+    StoreError
+        `target` is something else, or its unfinished remains are of another request.
+    """
+
+    def __init__(self, target: Path, plan: StorePlan, *, overwrite: bool = False) -> None:
+        self.target = target
+        self.plan = plan
+        self.overwrite = overwrite
+        self.partial = partial_path(target)
+        self.recorded: dict[int, dict[str, Any]] = {}
+        self.already_complete = False
+        self._stack: Any = None
+
+    # ---- entering: lock, then fresh start or resume -----------------------------------------
+
+    def __enter__(self) -> StoreWriter:
+        from contextlib import ExitStack
+
+        with ExitStack() as stack:
+            with explain_os_errors(str(self.target), "choose a folder that can be written"):
+                self.target.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(exclusive(self.target))
+            restore_replaced(self.target)
+            try:
+                self.already_complete = up_to_date(self.target, self.plan.request)
+            except StoreError:
+                if not self.overwrite or not _is_store(self.target):
+                    raise
+            if self.already_complete:
+                _remove_tree(self.partial)
+            else:
+                with explain_os_errors(str(self.partial), KEPT):
+                    self._prepare()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _prepare(self) -> None:
+        if self.partial.exists() and not self._resumable():
+            _remove_tree(self.partial)
+        if not self.partial.exists():
+            self.partial.mkdir()
+        if (self.partial / schema.MANIFEST).exists():
+            return  # everything but the rename was done
+        (self.partial / JOURNAL).mkdir(exist_ok=True)
+        write_atomic(self.partial / PLAN_FILE, document_bytes(self.plan.as_json()))
+        write_atomic(
+            self.partial / "zarr.json", document_bytes(group_document(self.plan, sizes=None))
+        )
+        for name, array in self.plan.arrays.items():
+            (self.partial / name).mkdir(exist_ok=True)
+            write_atomic(self.partial / name / "zarr.json", document_bytes(array_document(array)))
+        self._read_journal()
+
+    def _resumable(self) -> bool:
+        """Whether the remains are of this plan; False where they hold nothing worth keeping."""
+        try:
+            if (self.partial / schema.MANIFEST).exists():
+                there = read_json(self.partial / "zarr.json")["attributes"]
+                there_request = there[schema.ATTRIBUTES_KEY]["request"]
+                same = there_request == self.plan.request
+            else:
+                there = read_json(self.partial / PLAN_FILE)
+                there_request = there["request"]
+                same = there == json.loads(document_bytes(self.plan.as_json()))
+        except (OSError, ValueError, KeyError, TypeError):
+            if self.overwrite or self._nothing_recorded():
+                return False
+            raise StoreError(
+                f"{printable(self.partial)} is not what an interrupted run leaves: "
+                "remove it, or run with --overwrite"
+            ) from None
+        if same:
+            return True
+        if self.overwrite or self._nothing_recorded():
+            return False
+        found = differences(there_request, self.plan.request)
+        raise StoreError(
+            f"{printable(self.partial)} is the unfinished rest of another run "
+            f"({'; '.join(found[:3]) if found else 'its plan differs'}): finish that run, remove "
+            "the folder, or run with --overwrite"
+        )
+
+    def _nothing_recorded(self) -> bool:
+        """An interruption before the first recorded unit leaves only what we would write again."""
+        if (self.partial / schema.MANIFEST).exists() or not self.partial.is_dir():
+            return False
+        expected = {PLAN_FILE, JOURNAL, "zarr.json", *self.plan.arrays, *schema.ARRAYS}
+        strange = [
+            entry.name
+            for entry in self.partial.iterdir()
+            if entry.name not in expected and not entry.name.endswith(".tmp")
+        ]
+        journal = self.partial / JOURNAL
+        recorded = journal.is_dir() and any(journal.glob("unit-*.json"))
+        return not strange and not recorded
+
+    def _read_journal(self) -> None:
+        """Trust a record only while its files are what it says."""
+        self.recorded = {}
+        for number, rows in enumerate(self.plan.units):
+            path = self._record_path(number)
+            if not path.exists():
+                continue
+            try:
+                entry = read_json(path)
+                good = entry["rows"] == [rows.start, rows.stop] and set(entry["files"]) == {
+                    array.shard_key(number) for array in self.plan.arrays.values()
+                }
+                for key, said in entry["files"].items() if good else ():
+                    file = self.partial / key
+                    good = good and file.stat().st_size == said["bytes"]
+                    good = good and file_sha256(file) == said["sha256"]
+            except (OSError, ValueError, KeyError, TypeError):
+                good = False
+            if good:
+                self.recorded[number] = entry
+            else:
+                path.unlink()
+
+    def _record_path(self, number: int) -> Path:
+        return self.partial / JOURNAL / f"unit-{number:06d}.json"
+
+    # ---- units ------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> list[int]:
+        """Numbers of the units that are not recorded yet."""
+        if self.already_complete or (self.partial / schema.MANIFEST).exists():
+            return []
+        return [n for n in range(len(self.plan.units)) if n not in self.recorded]
+
+    def write_unit(
+        self, number: int, arrays: Mapping[str, np.ndarray], run: Mapping[str, Any]
+    ) -> None:
+        """Write and record one unit.
+
+        Parameters
+        ----------
+        number : int
+            Position in ``plan.units``.
+        arrays : mapping of array name to ndarray
+            Every array of the plan, each with the unit's rows.
+        run : mapping
+            Provenance of this unit: engine, device, versions.
+        """
+        rows = self.plan.units[number]
+        plans = self.plan.arrays
+        if set(arrays) != set(plans):
+            raise ValueError(f"unit {number} has arrays {sorted(arrays)}, expected {sorted(plans)}")
+        files: dict[str, dict[str, Any]] = {}
+        with explain_os_errors(f"unit {number} of {self.target}", KEPT):
+            for name, plan in plans.items():
+                key = plan.shard_key(number)
+                self._write_shard(plan, rows, np.asarray(arrays[name]))
+                path = self.partial / key
+                fsync_path(path)
+                files[key] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+                for folder in path.parents:
+                    fsync_path(folder)
+                    if folder == self.partial:
+                        break
+            entry = {"unit": number, "rows": [rows.start, rows.stop], "files": files, "run": run}
+            write_atomic(self._record_path(number), document_bytes(entry))
+        self.recorded[number] = entry
+
+    def _write_shard(self, plan: schema.ArrayPlan, rows: range, values: np.ndarray) -> None:
+        import zarr
+
+        expected = (len(rows), *plan.shape[1:])
+        if values.shape != expected:
+            raise ValueError(f"{plan.spec.name} has shape {values.shape}, expected {expected}")
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = zarr.open_array(str(self.partial / plan.spec.name), mode="r+")
+            array[rows.start : rows.stop] = values
+
+    # ---- finalise ---------------------------------------------------------------------------
+
+    def finalise(self, provenance: Mapping[str, Any]) -> None:
+        """Write metadata and manifest, and give the folder its name.
+
+        Raises
+        ------
+        StoreError
+            Units are missing; the message lists their images.
+        """
+        if self.already_complete:
+            return
+        gaps = self.pending
+        if gaps:
+            images = [f"{self.plan.units[n].start}..{self.plan.units[n].stop - 1}" for n in gaps]
+            raise StoreError(
+                f"{printable(self.target)} lacks images {listed(images)}: extract them first"
+            )
+        with explain_os_errors(str(self.target), KEPT):
+            if not (self.partial / schema.MANIFEST).exists():
+                self._complete(provenance)
+            _remove_tree(self.partial / JOURNAL)
+            (self.partial / PLAN_FILE).unlink(missing_ok=True)
+            fsync_path(self.partial)
+            self._publish()
+
+    def _complete(self, provenance: Mapping[str, Any]) -> None:
+        sizes, digests = {}, {}
+        for entry in self.recorded.values():
+            for key, said in entry["files"].items():
+                sizes[key], digests[key] = said["bytes"], said["sha256"]
+        self._remove_strays({*digests, PLAN_FILE})
+        write_atomic(self.partial / "zarr.json", document_bytes(group_document(self.plan, sizes)))
+        for key in ("zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)):
+            digests[key] = hashlib.sha256((self.partial / key).read_bytes()).hexdigest()
+        runs: list[dict[str, Any]] = []
+        for number in sorted(self.recorded):
+            run = self.recorded[number]["run"]
+            if run and run not in runs:
+                runs.append(run)
+        write_atomic(self.partial / schema.PROVENANCE, document_bytes({**provenance, "runs": runs}))
+        write_atomic(self.partial / schema.MANIFEST, manifest_bytes(digests))
+
+    def _remove_strays(self, content: set[str]) -> None:
+        """Remove what an interruption left behind: temporary files, nothing we recorded."""
+        metadata = {"zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)}
+        for folder, _, names in os.walk(self.partial):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.partial).as_posix()
+                if key not in content | metadata and not key.startswith(f"{JOURNAL}/"):
+                    path.unlink()
+
+    def _publish(self) -> None:
+        if self.target.exists():
+            old = replaced_path(self.target)
+            _remove_tree(old)
+            os.rename(self.target, old)
+            os.rename(self.partial, self.target)
+            fsync_path(self.target.parent)
+            _remove_tree(old)
+        else:
+            os.rename(self.partial, self.target)
+            fsync_path(self.target.parent)
+
+
+def restore_replaced(target: Path) -> None:
+    """Undo a replacement that was interrupted between its two renames."""
+    old = replaced_path(target)
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+        fsync_path(target.parent)
+    elif old.exists():
+        _remove_tree(old)
+
+
+def _is_store(path: Path) -> bool:
+    """Whether replacing `path` would replace a store of ours and nothing else."""
+    try:
+        attributes = read_json(path / "zarr.json")["attributes"]
+        return isinstance(attributes[schema.ATTRIBUTES_KEY], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _remove_tree(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
+
+
+@contextmanager
+def writing(
+    target: str | os.PathLike[str], plan: StorePlan, *, overwrite: bool = False
+) -> Iterator[StoreWriter]:
+    """`StoreWriter` for a path in any form."""
+    with StoreWriter(Path(target), plan, overwrite=overwrite) as writer:
+        yield writer
