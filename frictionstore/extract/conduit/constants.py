@@ -1,0 +1,68 @@
+"""The constants of the conduit measurement. No torch here: the fingerprint reads them.
+
+What lives here is the numbers the definition fixes; the arithmetic is in `reference.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from frictionstore.errors import RequestError
+
+ROUNDS_LIMIT = 255  # settle counts rounds in one byte
+
+
+@dataclass(frozen=True)
+class ConduitConstants:
+    """Everything besides the matrix that the measurement depends on.
+
+    Parameters
+    ----------
+    iterations : int in [1, 255]
+        Laguerre rounds per root, `T` in the definition; also the value of an unsettled `settle`.
+    polish : int in [0, 255]
+        Newton steps per root on the original polynomial.
+    newton_schulz : int in [0, 255]
+        Rounds that make the eigenvectors orthonormal.
+    delta : float > 0
+        Added to the derivative's magnitude before its reciprocal becomes friction.
+    tau : float > 0
+        A root has settled once the polynomial is smaller than this.
+
+    Raises
+    ------
+    RequestError
+        If a constant is outside its range.
+    """
+
+    iterations: int = 5
+    polish: int = 3
+    newton_schulz: int = 2
+    delta: float = 1e-8
+    tau: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, least in (("iterations", 1), ("polish", 0), ("newton_schulz", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise RequestError(
+                    f"conduit constant {name} must be an integer, got {type(value).__name__}"
+                )
+            if not least <= value <= ROUNDS_LIMIT:
+                raise RequestError(
+                    f"conduit constant {name} must lie in {least}..{ROUNDS_LIMIT}, got {value}"
+                )
+        for name in ("delta", "tau"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise RequestError(
+                    f"conduit constant {name} must be a positive number, got {value}"
+                )
+
+    def as_dict(self) -> dict[str, int | float]:
+        """The constants by name, as plain numbers that JSON can hold."""
+        return asdict(self)
+
+
+DEFAULTS = ConduitConstants()

@@ -1,0 +1,201 @@
+"""Input checks and the choice of a kernel; the arithmetic is in the kernels' own files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from frictionstore.errors import RequestError
+from frictionstore.extract.conduit.constants import DEFAULTS, ConduitConstants
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KERNELS = ("auto", "reference", "fused")
+FIELDS = (
+    "eigenvalues",
+    "eigenvectors",
+    "friction",
+    "settle",
+    "slot",
+    "char_coeffs",
+    "refinement_residual",
+)
+LARGEST_N = 255  # slot is stored in one byte
+
+
+class Packet(NamedTuple):
+    """What the conduit measures on a batch of matrices; mode 0 is the largest eigenvalue.
+
+    Attributes
+    ----------
+    eigenvalues : Tensor of shape (..., n), float32
+        Rayleigh quotients, descending.
+    eigenvectors : Tensor of shape (..., n, n), float32
+        Column `i` belongs to mode `i`; its largest entry in magnitude is positive.
+    friction : Tensor of shape (..., n), float32
+        Sum over the rounds of `1 / (|p'| + delta)`, greater than 0.
+    settle : Tensor of shape (..., n), uint8
+        First round at which `|p| < tau`, in 0..iterations; `iterations` where there is none.
+    slot : Tensor of shape (..., n), uint8
+        The order in which the roots were extracted, 0 first.
+    char_coeffs : Tensor of shape (..., n), float32
+        `c_0 .. c_{n-1}` of the scaled matrix's characteristic polynomial, in that order.
+    refinement_residual : Tensor of shape (...), float32
+        `||V'V - I||_F` after the Newton-Schulz rounds.
+    """
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    friction: Tensor
+    settle: Tensor
+    slot: Tensor
+    char_coeffs: Tensor
+    refinement_residual: Tensor
+
+
+def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
+    """The kernel that measures `n` by `n` matrices on a device, as provenance records it.
+
+    Parameters
+    ----------
+    n : int
+        Order of the matrices.
+    device : str
+        `cpu`, `cuda` or `cuda:k`.
+    kernel : {"auto", "reference", "fused"}
+        What was asked for.
+
+    Returns
+    -------
+    str
+        `reference`, `fused-cpu` or `fused-gpu`. All of them give the same bits.
+
+    Raises
+    ------
+    RequestError
+        If the kernel asked for is unknown or cannot run here.
+    """
+    if kernel not in KERNELS:
+        raise RequestError(f"unknown conduit kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
+    return "reference"
+
+
+def conduit(
+    A: Tensor,
+    *,
+    iterations: int = DEFAULTS.iterations,
+    polish: int = DEFAULTS.polish,
+    newton_schulz: int = DEFAULTS.newton_schulz,
+    delta: float = DEFAULTS.delta,
+    tau: float = DEFAULTS.tau,
+    kernel: str = "auto",
+) -> Packet:
+    """Measure symmetric matrices: eigenvalues, eigenvectors and how hard each root was to find.
+
+    Parameters
+    ----------
+    A : Tensor of shape (..., n, n), float32
+        Symmetric matrices on a CPU or a CUDA device; the batch may have any shape, also none.
+    iterations, polish, newton_schulz, delta, tau
+        See `ConduitConstants`.
+    kernel : {"auto", "reference", "fused"}
+        `auto` takes the fused kernel where there is one for this `n`, device and installation.
+
+    Returns
+    -------
+    Packet
+        On the device of `A`. What one matrix gives depends on that matrix alone. A matrix that
+        holds NaN or infinity, or whose Frobenius norm exceeds the float32 range, gives NaN,
+        `settle = iterations` and `slot = n-1 .. 0`; no exception is raised for it.
+
+    Raises
+    ------
+    RequestError
+        If `A` is not a float32 tensor of square matrices, or an argument is out of range.
+    """
+    import torch
+
+    if not isinstance(A, torch.Tensor):
+        raise RequestError(f"conduit takes a torch tensor, got {type(A).__name__}")
+    constants = ConduitConstants(iterations, polish, newton_schulz, delta, tau)
+    return Packet(**_measure(A, FIELDS, None, constants, kernel))
+
+
+def conduit_maps(
+    A: Any,
+    want: Sequence[str] = ("friction", "settle"),
+    *,
+    threads: int | None = None,
+    constants: ConduitConstants = DEFAULTS,
+    kernel: str = "auto",
+) -> dict[str, Any]:
+    """Measure symmetric matrices and return only the fields asked for.
+
+    Parameters
+    ----------
+    A : ndarray or Tensor of shape (..., n, n), float32
+        Symmetric matrices.
+    want : sequence of str
+        Names of `Packet` fields.
+    threads : int, optional
+        Threads of the fused CPU kernel; all cores by default. No value depends on it.
+    constants : ConduitConstants
+    kernel : {"auto", "reference", "fused"}
+
+    Returns
+    -------
+    dict
+        The fields asked for, in that order, as arrays of the kind given: NumPy for NumPy, tensors
+        on the same device for tensors. See `Packet` for shapes, and `conduit` for what NaN gives.
+
+    Raises
+    ------
+    RequestError
+        If `A` is not float32 and square, a field is unknown, or an argument is out of range.
+    """
+    unknown = [name for name in want if name not in FIELDS]
+    if unknown:
+        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads must be at least 1, got {threads}")
+    return _measure(A, tuple(want), threads, constants, kernel)
+
+
+def _measure(
+    A: Any, want: Sequence[str], threads: int | None, constants: ConduitConstants, kernel: str
+) -> dict[str, Any]:
+    _check_matrices(A)
+    batch, n = tuple(A.shape[:-2]), int(A.shape[-1])
+    flat = A.reshape(math.prod(batch), n, n)
+    import torch
+
+    from frictionstore.extract.conduit import reference
+
+    as_tensor = torch.from_numpy(flat) if isinstance(flat, np.ndarray) else flat.detach()
+    measured = reference.measure(as_tensor, constants)
+    fields = {name: measured[name].reshape(batch + measured[name].shape[1:]) for name in want}
+    if isinstance(A, np.ndarray):
+        return {name: x.numpy() for name, x in fields.items()}
+    return fields
+
+
+def _check_matrices(A: Any) -> None:
+    if not hasattr(A, "shape") or not hasattr(A, "dtype"):
+        raise RequestError(f"the conduit takes an array or a tensor, got {type(A).__name__}")
+    shape = tuple(A.shape)
+    if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] == 0:
+        raise RequestError(
+            f"the conduit takes square matrices, shape (..., n, n) with n >= 1; got shape {shape}"
+        )
+    if shape[-1] > LARGEST_N:
+        raise RequestError(
+            f"the conduit takes matrices up to {LARGEST_N} x {LARGEST_N}; got shape {shape}"
+        )
+    if str(A.dtype).removeprefix("torch.") != "float32":
+        raise RequestError(
+            f"the conduit is defined for float32; got {A.dtype}, convert the matrices first"
+        )
