@@ -1,7 +1,9 @@
-"""A read-only zarr store that knows which files must be there.
+"""A read-only zarr store that knows which files must be there, and what ends their chunks.
 
-zarr reads a missing chunk as the fill value. Under this wrapper, a file that the manifest names
-and that is missing or shorter than it was is an error that names it.
+zarr reads a missing chunk as the fill value, and a file that is another store's, or another
+shard's, as if it were the right one. Under this wrapper, a file that the manifest names and that
+is missing, and a chunk whose checksum is none of those that the metadata lists for its shard,
+are errors that name the file.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
 from frictionstore.errors import StoreError
+from frictionstore.shards import CRC_BYTES, checksums, split_checksums
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -24,16 +27,17 @@ class CheckedStore(WrapperStore[Any]):
     """`header` decides what must exist; the group's metadata is served from it."""
 
     header: Header
+    allowed: dict[str, frozenset[bytes]]
 
     @classmethod
     def of(cls, header: Header) -> CheckedStore:
         made = cls(header.location.zarr_store())
-        made.header = header
+        made.header, made.allowed = header, {}
         return made
 
     def _with_store(self, store: Any) -> CheckedStore:
         made = type(self)(store)
-        made.header = self.header
+        made.header, made.allowed = self.header, self.allowed
         return made
 
     async def get(
@@ -42,7 +46,7 @@ class CheckedStore(WrapperStore[Any]):
         if key == "zarr.json" and byte_range is None:
             return prototype.buffer.from_bytes(self.header.document)
         found = await self._store.get(key, prototype, byte_range)
-        return self._checked(key, found)
+        return self._checked(key, found, byte_range is None)
 
     async def get_partial_values(
         self,
@@ -51,12 +55,49 @@ class CheckedStore(WrapperStore[Any]):
     ) -> list[Buffer | None]:
         pairs = list(key_ranges)
         found = await self._store.get_partial_values(prototype, pairs)
-        return [self._checked(key, value) for (key, _), value in zip(pairs, found, strict=True)]
+        return [
+            self._checked(key, value, byte_range is None)
+            for (key, byte_range), value in zip(pairs, found, strict=True)
+        ]
 
-    def _checked(self, key: str, found: Buffer | None) -> Buffer | None:
-        if found is None and key in self.header.manifest:
-            raise StoreError(
-                f"{printable(self.header.location.text)} is damaged: {key} is missing; "
-                "see what else is with frictionstore verify"
+    def _checked(self, key: str, found: Buffer | None, whole: bool) -> Buffer | None:
+        if found is None:
+            if key in self.header.manifest:
+                raise self._wrong(f"{key} is missing")
+            return None
+        row = self.header.shard_checksums.get(key)
+        if row is None:
+            return found
+        data = found.as_numpy_array().data
+        if whole:
+            sums = self._sums_of_whole(key, data)
+            good = sums == row
+        else:  # the index or a chunk; both end in their checksum
+            good = bytes(data[-CRC_BYTES:]) in self._allowed(key, row)
+        if not good:
+            raise self._wrong(
+                f"{key} is not the file that was written, or was replaced while it was read"
             )
         return found
+
+    def _allowed(self, key: str, row: str) -> frozenset[bytes]:
+        if key not in self.allowed:
+            self.allowed[key] = split_checksums(row)
+        return self.allowed[key]
+
+    def _sums_of_whole(self, key: str, data: memoryview) -> str:
+        name, _, unit = key.split("/")[:3]
+        plan = self.header.arrays[name]
+        try:
+            return checksums(
+                lambda start, count: bytes(data[start : start + count]),
+                len(data), plan.shard_chunks, plan.unit_chunks(int(unit)),
+            )  # fmt: skip
+        except StoreError as error:
+            raise self._wrong(f"{key}: {error}") from None
+
+    def _wrong(self, what: str) -> StoreError:
+        return StoreError(
+            f"{printable(self.header.location.text)} is damaged: {what}; "
+            "see what else is with frictionstore verify"
+        )

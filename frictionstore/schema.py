@@ -168,6 +168,16 @@ class ArrayPlan:
     def shard_shape(self) -> tuple[int, ...]:
         return (self.shard_images, *self.shape[1:])
 
+    @property
+    def shard_chunks(self) -> int:
+        """Chunks in every shard's index."""
+        return self.shard_images // self.chunk_images
+
+    def unit_chunks(self, unit: int) -> int:
+        """Chunks of unit `unit` that hold images."""
+        images = min(self.shard_images, self.shape[0] - unit * self.shard_images)
+        return -(-images // self.chunk_images)
+
     def shard_key(self, unit: int) -> str:
         """Path of the file that holds unit `unit`, relative to the store."""
         return "/".join([self.spec.name, "c", str(unit), *["0"] * (len(self.shape) - 1)])

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from frictionstore import schema
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.fingerprint import fingerprint
 from frictionstore.location import Location, locate
+from frictionstore.shards import CRC_BYTES, index_size
 from frictionstore.text import byte_count, listed, printable
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _MANIFEST_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
 _HEX = re.compile(r"[0-9a-f]{64}")
+_CHECKSUMS = re.compile(r"(?:[0-9a-f]{8}){2,}")
+LARGEST_CHUNK_BYTES = 1 << 28  # more in one chunk is a mistake or an attack on the reader's memory
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, str]:
@@ -100,6 +103,11 @@ class Header:
     def shard_bytes(self) -> dict[str, int]:
         """Size of every shard file."""
         return self.attributes["shard_bytes"]
+
+    @property
+    def shard_checksums(self) -> dict[str, str]:
+        """The checksums that end the chunks of every shard file (`shards.checksums`)."""
+        return self.attributes["shard_crc32c"]
 
     @property
     def maps(self) -> tuple[str, ...]:
@@ -225,11 +233,22 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
         isinstance(own.get("fingerprint"), str) and bool(_HEX.fullmatch(own["fingerprint"])),
         "a SHA-256",
     )
-    require("fingerprint", own["fingerprint"] == fingerprint(own["request"]), "the request's hash")
+    try:
+        expected = fingerprint(own["request"])
+    except (ValueError, RecursionError):
+        expected = None
+    require("fingerprint", own["fingerprint"] == expected, "the request's hash")
     require(
         "class_names",
         isinstance(names, list) and all(isinstance(name, str) for name in names),
         "a list of names",
+    )
+    sums = own.get("shard_crc32c")
+    require(
+        "shard_crc32c",
+        isinstance(sums, dict)
+        and all(isinstance(v, str) and bool(_CHECKSUMS.fullmatch(v)) for v in sums.values()),
+        "an object of checksums in hex",
     )
     require("mode_order", own.get("mode_order") == schema.MODE_ORDER, f'"{schema.MODE_ORDER}"')
     require(
@@ -303,6 +322,8 @@ def _check_array(spec: schema.MapSpec, document: object, where: str) -> schema.A
     for label, value in (("shard", shard), ("chunk", chunk)):
         if not _positive_ints(value) or len(value) != len(shape) or value[1:] != shape[1:]:
             raise fail(f"{label} shape {printable(value, 60)}, which splits images")
+    if schema.row_bytes(spec, tuple(chunk)) > LARGEST_CHUNK_BYTES:
+        raise fail(f"chunks of {printable(chunk, 60)}, more than {LARGEST_CHUNK_BYTES:,} bytes")
     if shard[0] % chunk[0]:
         raise fail(f"shards of {shard[0]:,} images, no multiple of its chunks of {chunk[0]:,}")
     for key, expected in (
@@ -319,7 +340,7 @@ def _check_array(spec: schema.MapSpec, document: object, where: str) -> schema.A
     return schema.ArrayPlan(spec, tuple(shape), chunk[0], shard[0])
 
 
-def _positive_ints(value: object) -> bool:
+def _positive_ints(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(
         isinstance(v, int) and not isinstance(v, bool) and 0 < v < 1 << 40 for v in value
     )
@@ -332,13 +353,28 @@ def _check_manifest(
     where: str,
 ) -> None:
     units = -(-arrays["label"].shape[0] // arrays["label"].shard_images)
+    sizes, sums = attributes["shard_bytes"], attributes["shard_crc32c"]
+    for key, found in (("shard_bytes", sizes), ("shard_crc32c", sums)):
+        if len(found) != units * len(arrays):  # before anything that large is listed
+            raise StoreError(
+                f"{where}: attribute {key} names {len(found):,} files, expected "
+                f"{units * len(arrays):,}"
+            )
     shards = {plan.shard_key(unit) for plan in arrays.values() for unit in range(units)}
     expected = shards | {"zarr.json"} | {f"{name}/zarr.json" for name in arrays}
-    if set(attributes["shard_bytes"]) != shards:
-        odd = sorted(set(attributes["shard_bytes"]) ^ shards)
-        raise StoreError(
-            f"{where}: attribute shard_bytes does not fit the arrays: {listed(odd, 3)}"
-        )
+    for key, found in (("shard_bytes", sizes), ("shard_crc32c", sums)):
+        if set(found) != shards:
+            odd = sorted(set(found) ^ shards)
+            raise StoreError(f"{where}: attribute {key} does not fit the arrays: {listed(odd, 3)}")
+    for plan in arrays.values():
+        for unit in range(units):
+            key = plan.shard_key(unit)
+            count = len(sums[key]) // (2 * CRC_BYTES) - 1
+            if count != plan.unit_chunks(unit) or sizes[key] < index_size(plan.shard_chunks):
+                raise StoreError(
+                    f"{where}: attributes give {key} {sizes[key]:,} bytes and {count:,} chunks, "
+                    f"which does not fit its {plan.unit_chunks(unit):,} chunks"
+                )
     if set(manifest) != expected:
         odd = sorted(set(manifest) ^ expected)
         raise StoreError(f"{where}: {schema.MANIFEST} does not fit the arrays: {listed(odd, 3)}")

@@ -32,6 +32,14 @@ KEPT = "what is complete is kept, run the same command again"
 
 
 @dataclass(frozen=True)
+class Shard:
+    """What a store's metadata says of one shard file: its size, and `shards.checksums` of it."""
+
+    size: int
+    checksums: str
+
+
+@dataclass(frozen=True)
 class StorePlan:
     """Everything that is known about a store before its first image is measured.
 
@@ -86,8 +94,9 @@ class StorePlan:
             "attributes": self.attributes,
         }
 
-    def group_attributes(self, sizes: Mapping[str, int] | None) -> dict[str, Any]:
-        """The store's attributes; complete exactly when the sizes of its shards are given."""
+    def group_attributes(self, shards: Mapping[str, Shard] | None) -> dict[str, Any]:
+        """The store's attributes; complete exactly when its shards are given."""
+        known = dict(sorted((shards if shards is not None else {}).items()))
         return {
             **self.attributes,
             "format": schema.FORMAT,
@@ -95,8 +104,9 @@ class StorePlan:
             "fingerprint": self.fingerprint,
             "class_names": self.class_names,
             "mode_order": schema.MODE_ORDER,
-            "shard_bytes": dict(sorted((sizes if sizes is not None else {}).items())),
-            "complete": sizes is not None,
+            "shard_bytes": {key: shard.size for key, shard in known.items()},
+            "shard_crc32c": {key: shard.checksums for key, shard in known.items()},
+            "complete": shards is not None,
         }
 
 
@@ -133,12 +143,12 @@ def array_document(plan: schema.ArrayPlan) -> dict[str, Any]:
     }
 
 
-def group_document(plan: StorePlan, sizes: Mapping[str, int] | None) -> dict[str, Any]:
+def group_document(plan: StorePlan, shards: Mapping[str, Shard] | None) -> dict[str, Any]:
     """Zarr v3 metadata of the store's group, that of its arrays consolidated into it."""
     return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {schema.ATTRIBUTES_KEY: plan.group_attributes(sizes)},
+        "attributes": {schema.ATTRIBUTES_KEY: plan.group_attributes(shards)},
         "consolidated_metadata": {
             "kind": "inline",
             "must_understand": False,
@@ -271,7 +281,7 @@ class StoreWriter:
         (self.partial / JOURNAL).mkdir(exist_ok=True)
         write_atomic(self.partial / PLAN_FILE, document_bytes(self.plan.as_json()))
         write_atomic(
-            self.partial / "zarr.json", document_bytes(group_document(self.plan, sizes=None))
+            self.partial / "zarr.json", document_bytes(group_document(self.plan, shards=None))
         )
         for name, array in self.plan.arrays.items():
             (self.partial / name).mkdir(exist_ok=True)
@@ -334,6 +344,7 @@ class StoreWriter:
                     array.shard_key(number) for array in self.plan.arrays.values()
                 }
                 for key, said in entry["files"].items() if good else ():
+                    Shard(said["bytes"], said["crc32c"])
                     file = self.partial / key
                     good = good and file.stat().st_size == said["bytes"]
                     good = good and file_sha256(file) == said["sha256"]
@@ -378,10 +389,11 @@ class StoreWriter:
         with explain_os_errors(f"unit {number} of {self.target}", KEPT):
             for name, plan in plans.items():
                 key = plan.shard_key(number)
-                self._write_shard(plan, rows, np.asarray(arrays[name]))
                 path = self.partial / key
+                path.unlink(missing_ok=True)  # an unrecorded rest is not worth reading
+                self._write_shard(plan, rows, np.asarray(arrays[name]))
                 fsync_path(path)
-                files[key] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+                files[key] = _shard_record(path, plan, number)
                 for folder in path.parents:
                     fsync_path(folder)
                     if folder == self.partial:
@@ -427,12 +439,13 @@ class StoreWriter:
             self._publish()
 
     def _complete(self, provenance: Mapping[str, Any]) -> None:
-        sizes, digests = {}, {}
+        shards, digests = {}, {}
         for entry in self.recorded.values():
             for key, said in entry["files"].items():
-                sizes[key], digests[key] = said["bytes"], said["sha256"]
+                shards[key] = Shard(said["bytes"], said["crc32c"])
+                digests[key] = said["sha256"]
         self._remove_strays({*digests, PLAN_FILE})
-        write_atomic(self.partial / "zarr.json", document_bytes(group_document(self.plan, sizes)))
+        write_atomic(self.partial / "zarr.json", document_bytes(group_document(self.plan, shards)))
         for key in ("zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)):
             digests[key] = hashlib.sha256((self.partial / key).read_bytes()).hexdigest()
         runs: list[dict[str, Any]] = []
@@ -464,6 +477,19 @@ class StoreWriter:
         else:
             os.rename(self.partial, self.target)
             fsync_path(self.target.parent)
+
+
+def _shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
+    """What the journal keeps of one shard file."""
+    from frictionstore.shards import checksums
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        row = checksums(
+            lambda start, count: os.pread(file.fileno(), count, start),
+            size, plan.shard_chunks, plan.unit_chunks(unit),
+        )  # fmt: skip
+    return {"bytes": size, "sha256": file_sha256(path), "crc32c": row}
 
 
 def restore_replaced(target: Path) -> None:
