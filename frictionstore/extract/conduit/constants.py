@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from frictionstore.errors import RequestError
 
 ROUNDS_LIMIT = 255  # settle counts rounds in one byte
+SINGLE_PRECISION_LIMIT = 6  # largest n whose roots are found in float32
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,10 @@ class ConduitConstants:
 
 
 DEFAULTS = ConduitConstants()
+
+
+def guess_offsets(n: int) -> list[float]:
+    """The `n` equally spaced offsets from -1e-4 to 1e-4 that keep equal guesses apart."""
+    if n == 1:
+        return [-1e-4]
+    return [-1e-4 + 2e-4 * i / (n - 1) for i in range(n)]

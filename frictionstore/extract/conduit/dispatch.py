@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,7 @@ FIELDS = (
     "char_coeffs",
     "refinement_residual",
 )
+FUSED_N = (2, 8)  # orders the fused kernels are made for
 LARGEST_N = 255  # slot is stored in one byte
 
 
@@ -81,6 +83,21 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
     """
     if kernel not in KERNELS:
         raise RequestError(f"unknown conduit kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
+    if kernel == "reference":
+        return "reference"
+    if device != "cpu":
+        if kernel == "fused":
+            raise RequestError(f"there is no fused conduit kernel for {device}, only for cpu")
+        return "reference"
+    fused, package = "fused-cpu", "numba"
+    if not FUSED_N[0] <= n <= FUSED_N[1]:
+        obstacle = f"it measures n = {FUSED_N[0]}..{FUSED_N[1]}, not {n}"
+    elif importlib.util.find_spec(package) is None:
+        obstacle = f"the package {package} is not installed"
+    else:
+        return fused
+    if kernel == "fused":
+        raise RequestError(f"the fused conduit kernel cannot run on {device}: {obstacle}")
     return "reference"
 
 
@@ -171,15 +188,32 @@ def _measure(
     _check_matrices(A)
     batch, n = tuple(A.shape[:-2]), int(A.shape[-1])
     flat = A.reshape(math.prod(batch), n, n)
-    import torch
+    is_numpy = isinstance(A, np.ndarray)
+    device = "cpu" if is_numpy else A.device.type
+    measured: dict[str, Any]
+    match kernel_name(n, device, kernel):
+        case "fused-cpu":
+            from frictionstore.extract.conduit import fused_cpu
 
-    from frictionstore.extract.conduit import reference
+            flat = flat if is_numpy else flat.detach().numpy()
+            measured = fused_cpu.measure(flat, want, constants, threads)
+        case _:
+            import torch
 
-    as_tensor = torch.from_numpy(flat) if isinstance(flat, np.ndarray) else flat.detach()
-    measured = reference.measure(as_tensor, constants)
-    fields = {name: measured[name].reshape(batch + measured[name].shape[1:]) for name in want}
-    if isinstance(A, np.ndarray):
-        return {name: x.numpy() for name, x in fields.items()}
+            from frictionstore.extract.conduit import reference
+
+            flat = torch.tensor(flat) if is_numpy else flat.detach()
+            measured = reference.measure(flat, constants)
+    fields = {}
+    for name in want:
+        x = measured[name].reshape(batch + tuple(measured[name].shape[1:]))
+        if is_numpy and not isinstance(x, np.ndarray):
+            x = x.numpy()
+        elif not is_numpy and isinstance(x, np.ndarray):
+            import torch
+
+            x = torch.from_numpy(x)
+        fields[name] = x
     return fields
 
 

@@ -26,9 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from frictionstore.extract.conduit.constants import ConduitConstants
-
-SINGLE_PRECISION_LIMIT = 6  # largest n whose roots are found in float32
+from frictionstore.extract.conduit.constants import (
+    SINGLE_PRECISION_LIMIT,
+    ConduitConstants,
+    guess_offsets,
+)
 
 
 def _ordered_sum(terms: Sequence[Tensor]) -> Tensor:
@@ -223,8 +225,7 @@ def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
 
     eigenvalues = _rayleigh_quotients(A, V)
     # Step 7b: ascending, equal values in the order of their slots; then mode 0 is the largest.
-    order = eigenvalues.nan_to_num(math.inf, math.inf, -math.inf).argsort(dim=0, stable=True)
-    order = order.flip(0)
+    order = eigenvalues.argsort(dim=0, stable=True).flip(0)
     V = _make_largest_entry_positive(V)
     slots = torch.arange(n, device=A.device)[:, None].expand_as(order)
 
@@ -242,10 +243,3 @@ def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
     fields["settle"] = torch.where(measured, settled, constants.iterations)
     fields["slot"] = order.to(torch.uint8)
     return {name: x.movedim(-1, 0).contiguous() for name, x in fields.items()}
-
-
-def guess_offsets(n: int) -> list[float]:
-    """The `n` equally spaced offsets from -1e-4 to 1e-4 that keep equal guesses apart."""
-    if n == 1:
-        return [-1e-4]
-    return [-1e-4 + 2e-4 * i / (n - 1) for i in range(n)]

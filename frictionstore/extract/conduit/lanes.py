@@ -1,0 +1,116 @@
+"""LLVM vector values for `program.py`: each value holds one number for each of several matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+
+FLOAT32 = ir.FloatType()
+FLOAT64 = ir.DoubleType()
+
+
+class Lanes:
+    """A vector of float32, float64 or truth values; its operators append instructions."""
+
+    def __init__(self, builder: ir.IRBuilder, vector: Any) -> None:
+        self.builder = builder
+        self.vector = vector
+
+    def _with(self, vector: Any) -> Lanes:
+        return Lanes(self.builder, vector)
+
+    def __add__(self, other: Lanes) -> Lanes:
+        return self._with(self.builder.fadd(self.vector, other.vector))
+
+    def __sub__(self, other: Lanes) -> Lanes:
+        return self._with(self.builder.fsub(self.vector, other.vector))
+
+    def __mul__(self, other: Lanes) -> Lanes:
+        return self._with(self.builder.fmul(self.vector, other.vector))
+
+    def __truediv__(self, other: Lanes) -> Lanes:
+        return self._with(self.builder.fdiv(self.vector, other.vector))
+
+    def _compare(self, relation: str, other: Lanes) -> Lanes:
+        return self._with(self.builder.fcmp_ordered(relation, self.vector, other.vector))
+
+    def __lt__(self, other: Lanes) -> Lanes:
+        return self._compare("<", other)
+
+    def __gt__(self, other: Lanes) -> Lanes:
+        return self._compare(">", other)
+
+    def __ge__(self, other: Lanes) -> Lanes:
+        return self._compare(">=", other)
+
+    def __and__(self, other: Lanes) -> Lanes:
+        return self._with(self.builder.and_(self.vector, other.vector))
+
+
+class LaneOperations:
+    """The `Operations` of `program.py` on `width` lanes, appended at a builder's position."""
+
+    def __init__(self, builder: ir.IRBuilder, width: int) -> None:
+        self.builder = builder
+        self.width = width
+
+    def constant(self, x: float, like: Lanes) -> Lanes:
+        kind = like.vector.type
+        return Lanes(self.builder, ir.Constant(kind, [x] * self.width))
+
+    def _cast(self, x: Lanes, to: Any, instruction: Callable[..., Any]) -> Lanes:
+        return Lanes(self.builder, instruction(x.vector, ir.VectorType(to, self.width)))
+
+    def to_float32(self, x: Lanes) -> Lanes:
+        return self._cast(x, FLOAT32, self.builder.fptrunc)
+
+    def to_float64(self, x: Lanes) -> Lanes:
+        return self._cast(x, FLOAT64, self.builder.fpext)
+
+    def _intrinsic(self, name: str, x: Lanes) -> Lanes:
+        kind = x.vector.type
+        full_name = f"{name}.v{self.width}{'f32' if kind.element == FLOAT32 else 'f64'}"
+        module = self.builder.module
+        function = module.globals.get(full_name)
+        if function is None:
+            function = ir.Function(module, ir.FunctionType(kind, [kind]), full_name)
+        return Lanes(self.builder, self.builder.call(function, [x.vector]))
+
+    def square_root(self, x: Lanes) -> Lanes:
+        return self._intrinsic("llvm.sqrt", x)
+
+    def absolute(self, x: Lanes) -> Lanes:
+        return self._intrinsic("llvm.fabs", x)
+
+    def negative(self, x: Lanes) -> Lanes:
+        return Lanes(self.builder, self.builder.fneg(x.vector))
+
+    def where(self, mask: Lanes, x: Lanes, y: Lanes) -> Lanes:
+        return Lanes(self.builder, self.builder.select(mask.vector, x.vector, y.vector))
+
+    def repeat(
+        self, count: int, state: list[Lanes], body: Callable[[list[Lanes]], list[Lanes]]
+    ) -> list[Lanes]:
+        if count == 0:
+            return state
+        builder, integer = self.builder, ir.IntType(32)
+        before = builder.block
+        loop = builder.append_basic_block("rounds")
+        after = builder.append_basic_block("done")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        index = builder.phi(integer)
+        carried = [builder.phi(x.vector.type) for x in state]
+        new = body([Lanes(builder, phi) for phi in carried])
+        following = builder.add(index, ir.Constant(integer, 1))
+        index.add_incoming(ir.Constant(integer, 0), before)
+        index.add_incoming(following, loop)
+        for phi, old, x in zip(carried, state, new, strict=True):
+            phi.add_incoming(old.vector, before)
+            phi.add_incoming(x.vector, loop)
+        again = builder.icmp_signed("<", following, ir.Constant(integer, count))
+        builder.cbranch(again, loop, after)
+        builder.position_at_end(after)
+        return [Lanes(builder, x.vector) for x in new]
