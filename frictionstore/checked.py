@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
@@ -28,16 +28,17 @@ class CheckedStore(WrapperStore[Any]):
 
     header: Header
     allowed: dict[str, frozenset[bytes]]
+    indexes: dict[str, bytes]
 
     @classmethod
     def of(cls, header: Header) -> CheckedStore:
         made = cls(header.location.zarr_store())
-        made.header, made.allowed = header, {}
+        made.header, made.allowed, made.indexes = header, {}, {}
         return made
 
     def _with_store(self, store: Any) -> CheckedStore:
         made = type(self)(store)
-        made.header, made.allowed = self.header, self.allowed
+        made.header, made.allowed, made.indexes = self.header, self.allowed, self.indexes
         return made
 
     async def get(
@@ -45,20 +46,25 @@ class CheckedStore(WrapperStore[Any]):
     ) -> Buffer | None:
         if key == "zarr.json" and byte_range is None:
             return prototype.buffer.from_bytes(self.header.document)
-        found = await self._store.get(key, prototype, byte_range)
-        return self._checked(key, found, byte_range is None)
+        size = self.header.shard_bytes.get(key)
+        if size is None or not isinstance(byte_range, SuffixByteRequest):
+            found = await self._store.get(key, prototype, byte_range)
+            return self._checked(key, found, byte_range is None)
+        # the index: asked for again with every chunk, so it is kept
+        if key not in self.indexes:
+            where = RangeByteRequest(size - byte_range.suffix, size)
+            index = self._checked(key, await self._store.get(key, prototype, where), False)
+            if index is None:
+                return None
+            self.indexes[key] = index.to_bytes()
+        return prototype.buffer.from_bytes(self.indexes[key][-byte_range.suffix :])
 
     async def get_partial_values(
         self,
         prototype: BufferPrototype,
         key_ranges: Iterable[tuple[str, ByteRequest | None]],
     ) -> list[Buffer | None]:
-        pairs = list(key_ranges)
-        found = await self._store.get_partial_values(prototype, pairs)
-        return [
-            self._checked(key, value, byte_range is None)
-            for (key, byte_range), value in zip(pairs, found, strict=True)
-        ]
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     def _checked(self, key: str, found: Buffer | None, whole: bool) -> Buffer | None:
         if found is None:

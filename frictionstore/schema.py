@@ -6,7 +6,7 @@ Nothing here touches a file, and nothing here imports zarr.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ LARGEST_SHARD_BYTES = 64 << 20  # ... or this, where the smaller one would make 
 MANY_FILES = 900
 
 NO_LABEL = -1
+THUMBNAIL_SIDE = 128  # a thumbnail has at most this many pixels a side
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,47 @@ class ArrayPlan:
     def shard_key(self, unit: int) -> str:
         """Path of the file that holds unit `unit`, relative to the store."""
         return "/".join([self.spec.name, "c", str(unit), *["0"] * (len(self.shape) - 1)])
+
+
+def thumbnail_side(size: int) -> int:
+    """Side of the thumbnail of a `size` x `size` image: `size` over the smallest whole divisor
+    of it that gives at most `THUMBNAIL_SIDE`."""
+    return next(
+        size // divisor
+        for divisor in range(1, size + 1)
+        if size % divisor == 0 and size // divisor <= THUMBNAIL_SIDE
+    )
+
+
+def map_row_shapes(
+    maps: Sequence[str], image_size: int, patch_size: int, modes: int
+) -> dict[str, tuple[int, ...]]:
+    """Shape of one image in each map.
+
+    Raises
+    ------
+    RequestError
+        The patch size does not divide the image size.
+    """
+    if image_size % patch_size:
+        below = image_size - image_size % patch_size
+        suggestion = f"{below} or {below + patch_size}" if below else f"{patch_size}"
+        raise RequestError(
+            f"image size {image_size} is not divisible by the encoder's patch size {patch_size}: "
+            f"choose {suggestion}"
+        )
+    grid = image_size // patch_size
+    side = thumbnail_side(image_size)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name in maps:
+        dims = MAPS[name].dims
+        if dims[-1] == "mode":
+            shapes[name] = (grid, grid, modes)
+        elif dims[-1] == "channel":
+            shapes[name] = (side, side, 3)
+        else:
+            shapes[name] = (grid, grid)
+    return shapes
 
 
 def row_bytes(spec: MapSpec, row_shape: tuple[int, ...]) -> int:

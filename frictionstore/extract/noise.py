@@ -56,7 +56,9 @@ def _brown(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
 def _salt_and_pepper(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
     share = rng.uniform(0.05, 0.5)
     draw = rng.random((3, size, size))
-    return np.where(draw < share / 2, -1.0, np.where(draw < share, 1.0, 0.0)) * rng.uniform(0.5, 2.0)
+    return np.where(draw < share / 2, -1.0, np.where(draw < share, 1.0, 0.0)) * rng.uniform(
+        0.5, 2.0
+    )
 
 
 def _sparse(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
@@ -157,7 +159,7 @@ def noise_image(kind: int, size: int, rng: np.random.Generator) -> Image:
 
 
 def indexed_noise_image(index: int, size: int, seed: int) -> Image:
-    """Image `index` of the endless sequence named by `seed`: kinds take turns, ``kind = index % 16``.
+    """Image `index` of the endless sequence named by `seed`; kinds take turns.
 
     Each image has a stream of its own, so image 5,000 is the same whether or not its
     predecessors were drawn.

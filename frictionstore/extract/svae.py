@@ -1,101 +1,22 @@
 """The PatchSVAE encoder: each image patch becomes a V x D matrix with rows on the unit sphere.
 
-What lives here: the architecture, state-dict compatible with geolip-svae (v1), and the two ways
-of running it: `measure_inputs` (encoder half, what extraction needs) and `reconstruct` (the
-decoder, for the reconstruction-error map and training). What does not: reading checkpoints
-(`checkpoints.py`), tiling and devices (`engine.py`).
+What lives here: the architecture, state-dict compatible with geolip-svae (v1): the encoder half,
+which extraction runs, and the decoder, for the reconstruction-error map and for training. What
+does not: reading checkpoints (`checkpoints.py`), tiling and devices (`engine.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frictionstore.errors import CheckpointError
+from frictionstore.extract.config import SVAEConfig
 
 GRAM_RIDGE = 1e-12  # added to the Gram matrix's diagonal before its eigendecomposition
 EIGENVALUE_FLOOR = 1e-24
-
-
-@dataclass(frozen=True)
-class SVAEConfig:
-    """What decides the shapes of a PatchSVAE.
-
-    Attributes
-    ----------
-    V, D : int
-        Rows and columns of the matrix one patch becomes; D is the number of modes.
-    patch_size : int
-        Height and width of a patch in pixels.
-    hidden, depth : int
-        Width and number of residual blocks of the encoder's and the decoder's MLP.
-    n_cross_layers, n_heads : int
-        Layers and heads of the spectral cross-attention.
-    smooth_mid : int
-        Channels between the two convolutions that smooth patch boundaries.
-    """
-
-    V: int
-    D: int
-    patch_size: int
-    hidden: int
-    depth: int
-    n_cross_layers: int
-    n_heads: int
-    smooth_mid: int
-
-    @classmethod
-    def from_mapping(cls, config: Mapping[str, Any]) -> SVAEConfig:
-        """Read a checkpoint's `config`, deriving upstream's defaults for the two optional keys.
-
-        Raises
-        ------
-        CheckpointError
-            A key is missing or is not a whole number in its range, or `model_type` names
-            another architecture.
-        """
-        model_type = config.get("model_type")
-        if model_type is not None and model_type != "v1":
-            raise CheckpointError(
-                f"model_type is {model_type!r}: only 'v1' (the PatchSVAE) can be read here"
-            )
-        required = ("V", "D", "patch_size", "hidden", "depth", "n_cross_layers")
-        missing = [key for key in required if key not in config]
-        if missing:
-            raise CheckpointError(
-                f"config lacks {', '.join(missing)}: a PatchSVAE config has {', '.join(required)}"
-            )
-        D, patch = config["D"], config["patch_size"]
-        values = {key: config[key] for key in required}
-        for key, value in values.items():
-            _require_whole(key, value, 0 if key in ("depth", "n_cross_layers") else 1)
-        values["n_heads"] = config.get("n_heads", 2 if D <= 8 else min(4, D))
-        values["smooth_mid"] = config.get("smooth_mid", 16 if patch >= 16 else 8)
-        for key in ("n_heads", "smooth_mid"):
-            _require_whole(key, values[key], 1)
-        made = cls(**values)
-        if made.D % made.n_heads:
-            raise CheckpointError(
-                f"config has D {made.D}, which its n_heads {made.n_heads} does not divide"
-            )
-        if made.D > made.V:
-            raise CheckpointError(f"config has D {made.D} larger than V {made.V}")
-        return made
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
-
-
-def _require_whole(key: str, value: object, smallest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= 1 << 20:
-        raise CheckpointError(
-            f"config has {key} {value!r}: expected a whole number of {smallest} or more"
-        )
 
 
 class Residual(nn.Sequential):
@@ -146,7 +67,8 @@ class BoundarySmooth(nn.Module):
 class Spectrum(NamedTuple):
     """The thin SVD of the patch matrices through their Gram matrices.
 
-    S_orig : (..., D) float32, descending; V : (..., D, D) float32, right singular vectors in columns.
+    S_orig : (..., D) float32, descending.
+    V : (..., D, D) float32, right singular vectors in columns.
     """
 
     S_orig: Tensor

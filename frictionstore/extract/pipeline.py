@@ -1,0 +1,238 @@
+"""Load, encode, measure, write: the stages of an extraction, overlapping, in bounded memory.
+
+Images come from worker processes or a thread, one unit is computed while the one before is
+compressed and written. Memory is that of two units and a few batches, whatever the data set.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore import schema
+from frictionstore.errors import DatasetError, MeasurementError
+from frictionstore.extract.datasets import Dataset
+from frictionstore.extract.engine import Engine, Maps
+from frictionstore.text import printable
+from frictionstore.writer import StoreWriter
+
+Progress = Callable[[int], None]
+AHEAD = 2  # batches loaded ahead by the loading thread
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of the store and their images, or the reason why one cannot be read."""
+
+    rows: range
+    images: NDArray[np.float32] | None
+    failure: str | None = None
+
+
+def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
+    """Rows of each batch: cut at units, and inside a unit at multiples of `tile`."""
+    step = max(tile, batch_size // tile * tile)
+    return [
+        range(first, min(first + step, unit.stop))
+        for unit in units
+        for first in range(unit.start, unit.stop, step)
+    ]
+
+
+class BatchLoader:
+    """Loads one batch by its number; an error becomes part of the batch, whoever loads it."""
+
+    def __init__(self, dataset: Dataset, batches: list[range], size: int) -> None:
+        self.dataset = dataset
+        self.batches = batches
+        self.size = size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = self.batches[number]
+        images = np.empty((len(rows), 3, self.size, self.size), dtype=np.float32)
+        try:
+            for place, row in enumerate(rows):
+                images[place] = self.dataset.load(row, self.size)
+        except DatasetError as error:
+            return Batch(rows, None, str(error))
+        return Batch(rows, images)
+
+
+def loaded(loader: BatchLoader, workers: int) -> Iterator[Batch]:
+    """The loader's batches in order, loaded ahead by `workers` processes, or a thread for 0."""
+    if workers > 0:
+        yield from _from_processes(loader, workers)
+    else:
+        yield from _from_thread(loader)
+
+
+def _from_processes(loader: BatchLoader, workers: int) -> Iterator[Batch]:
+    from torch.utils.data import DataLoader
+
+    # forkserver: forking a process that runs threads may deadlock the child.
+    batches: Any = DataLoader(
+        loader,  # type: ignore[arg-type]
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=2,
+        collate_fn=_as_is,  # type: ignore[arg-type]
+        multiprocessing_context="forkserver",
+    )
+    yield from batches
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _from_thread(loader: BatchLoader) -> Iterator[Batch]:
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def load() -> None:
+        try:
+            for number in range(len(loader)):
+                if stop.is_set():
+                    return
+                put(loader[number])
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=load, name="frictionstore-load", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+
+
+def check_finite(maps: Maps, ids: list[str], first_row: int) -> None:
+    """Refuse NaN and infinite values.
+
+    Raises
+    ------
+    MeasurementError
+        Names the first image that has one, and the map.
+    """
+    worst: tuple[int, str] | None = None
+    for name, values in maps.items():
+        if values.dtype.kind != "f":
+            continue
+        good = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if not good.all():
+            row = int(np.argmin(good))
+            if worst is None or row < worst[0]:
+                worst = (row, name)
+    if worst is not None:
+        row, name = worst
+        raise MeasurementError(
+            f"{name} of image {printable(ids[row])} (row {first_row + row}) is NaN or infinite: "
+            "the encoder's weights or this image hold such values, or are too large"
+        )
+
+
+def extract_units(
+    writer: StoreWriter,
+    dataset: Dataset,
+    engine: Engine,
+    *,
+    image_size: int,
+    batch_size: int,
+    workers: int,
+    run: dict[str, Any],
+    progress: Progress = lambda images: None,
+) -> int:
+    """Measure and write every unit that is not recorded yet.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        Entered; its plan fits the data set and the engine.
+    dataset : Dataset
+    engine : Engine
+    image_size, batch_size, workers : int
+    run : dict
+        Recorded with each unit.
+    progress : callable
+        Told the number of images each time some were measured.
+
+    Returns
+    -------
+    int
+        Images measured.
+
+    Raises
+    ------
+    DatasetError
+        An image cannot be read.
+    MeasurementError
+        A measured value is not finite.
+    StoreError
+        A unit cannot be written.
+    """
+    numbers = writer.pending
+    units = [writer.plan.units[number] for number in numbers]
+    batches = plan_batches(units, batch_size, engine.tile_images(image_size))
+    source = loaded(BatchLoader(dataset, batches, image_size), workers)
+    measured = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="frictionstore-write") as pool:
+        writing: Future[None] | None = None
+        try:
+            for number, unit in zip(numbers, units, strict=True):
+                arrays = _buffers(writer, unit)
+                done = unit.start
+                while done < unit.stop:
+                    batch = next(source)
+                    if batch.images is None:
+                        raise DatasetError(
+                            f"{batch.failure}; remove it, or leave such images out with "
+                            "--skip-unreadable"
+                        )
+                    rows = batch.rows
+                    maps = engine.measure(batch.images)
+                    check_finite(maps, dataset.ids[rows.start : rows.stop], rows.start)
+                    for name, values in maps.items():
+                        arrays[name][rows.start - unit.start : rows.stop - unit.start] = values
+                    done = rows.stop
+                    measured += len(rows)
+                    progress(len(rows))
+                arrays["label"] = dataset.labels[unit.start : unit.stop]
+                arrays["image_id"] = np.array(dataset.ids[unit.start : unit.stop], dtype=object)
+                if writing is not None:
+                    writing.result()
+                writing = pool.submit(writer.write_unit, number, arrays, dict(run))
+            if writing is not None:
+                writing.result()
+        finally:
+            source.close()  # type: ignore[attr-defined]
+    return measured
+
+
+def _buffers(writer: StoreWriter, unit: range) -> dict[str, NDArray[Any]]:
+    return {
+        name: np.empty((len(unit), *shape), dtype=schema.MAPS[name].dtype)
+        for name, shape in writer.plan.rows.items()
+    }
