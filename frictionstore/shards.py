@@ -21,7 +21,7 @@ ENTRY_BYTES = 16
 CRC_BYTES = 4
 MISSING = (1 << 64) - 1  # offset and length of a chunk that was never written
 
-Read = Callable[[int, int], bytes]
+Read = Callable[[int, int], bytes | memoryview]
 """Bytes of a file from a start, so many."""
 
 

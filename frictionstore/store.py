@@ -167,12 +167,22 @@ def read_header(location: str | os.PathLike[str] | Location) -> Header:
             f"{where} is damaged: zarr.json is not the file that {schema.MANIFEST} names; "
             "get the store again"
         )
-    group = _parse_object(document, where)
-    attributes = _check_attributes(group, where)
-    arrays = _check_arrays(group, where)
+    attributes, arrays = read_group(document, where)
     _check_manifest(manifest, attributes, arrays, where)
     digest = hashlib.sha256(manifest_data).hexdigest()
     return Header(place, digest, manifest, attributes, arrays, document)
+
+
+def read_group(document: bytes, where: str) -> tuple[dict[str, Any], dict[str, schema.ArrayPlan]]:
+    """The store's own attributes and its arrays, from the bytes of its zarr.json.
+
+    Raises
+    ------
+    StoreError
+        They are not those of a complete store.
+    """
+    group = _parse_object(document, where)
+    return _check_attributes(group, where), _check_arrays(group, where)
 
 
 def _explain_without_manifest(document: bytes, where: str) -> None:

@@ -227,6 +227,9 @@ class StoreWriter:
     overwrite : bool
         Replace a different store, or the unfinished remains of one, at `target`. The old store
         stays in place until the new one is complete.
+    repair : bool
+        Where `target` is this very store but damaged, keep its sound units and have only the
+        others written again. The damaged store stays in place until the new one is complete.
 
     Raises
     ------
@@ -236,10 +239,13 @@ class StoreWriter:
         `target` is something else, or its unfinished remains are of another request.
     """
 
-    def __init__(self, target: Path, plan: StorePlan, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, target: Path, plan: StorePlan, *, overwrite: bool = False, repair: bool = False
+    ) -> None:
         self.target = target
         self.plan = plan
         self.overwrite = overwrite
+        self.repair = repair
         self.partial = partial_path(target)
         self.recorded: dict[int, dict[str, Any]] = {}
         self.already_complete = False
@@ -255,16 +261,24 @@ class StoreWriter:
                 self.target.parent.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive(self.target))
             restore_replaced(self.target)
-            try:
-                self.already_complete = up_to_date(self.target, self.plan.request)
-            except StoreError:
-                if not self.overwrite or not _is_store(self.target):
-                    raise
+            keep: dict[int, dict[str, Any]] = {}
+            if self.repair and self.target.is_dir():
+                from frictionstore.repair import what_to_keep
+
+                found = what_to_keep(self.target, self.plan)
+                self.already_complete, keep = found.sound, found.units
+            else:
+                try:
+                    self.already_complete = up_to_date(self.target, self.plan.request)
+                except StoreError:
+                    if not self.overwrite or not _is_store(self.target):
+                        raise
             if self.already_complete:
                 _remove_tree(self.partial)
             else:
                 with explain_os_errors(str(self.partial), KEPT):
                     self._prepare()
+                    self._link_kept(keep)
             self._stack = stack.pop_all()
         return self
 
@@ -358,6 +372,27 @@ class StoreWriter:
     def _record_path(self, number: int) -> Path:
         return self.partial / JOURNAL / f"unit-{number:06d}.json"
 
+    def _link_kept(self, keep: Mapping[int, Mapping[str, Any]]) -> None:
+        """Record units of the damaged store as ours; their files are shared, not moved."""
+        for number in self.pending:
+            if number not in keep:
+                continue
+            entry = dict(keep[number])
+            for key in entry["files"]:
+                path = self.partial / key
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+                try:
+                    os.link(self.target / key, path, follow_symlinks=False)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(self.target / key, path)
+                if path.is_symlink() or path.stat().st_size != entry["files"][key]["bytes"]:
+                    path.unlink()
+                    shutil.copyfile(self.target / key, path)
+                self._flush(path)
+            write_atomic(self._record_path(number), document_bytes(entry))
+            self.recorded[number] = entry
+
     # ---- units ------------------------------------------------------------------------------
 
     @property
@@ -392,15 +427,19 @@ class StoreWriter:
                 path = self.partial / key
                 path.unlink(missing_ok=True)  # an unrecorded rest is not worth reading
                 self._write_shard(plan, rows, np.asarray(arrays[name]))
-                fsync_path(path)
-                files[key] = _shard_record(path, plan, number)
-                for folder in path.parents:
-                    fsync_path(folder)
-                    if folder == self.partial:
-                        break
+                self._flush(path)
+                files[key] = shard_record(path, plan, number)
             entry = {"unit": number, "rows": [rows.start, rows.stop], "files": files, "run": run}
             write_atomic(self._record_path(number), document_bytes(entry))
         self.recorded[number] = entry
+
+    def _flush(self, path: Path) -> None:
+        """A file and the folders it is in, to disk."""
+        fsync_path(path)
+        for folder in path.parents:
+            fsync_path(folder)
+            if folder == self.partial:
+                break
 
     def _write_shard(self, plan: schema.ArrayPlan, rows: range, values: np.ndarray) -> None:
         import zarr
@@ -479,7 +518,7 @@ class StoreWriter:
             fsync_path(self.target.parent)
 
 
-def _shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
+def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
     """What the journal keeps of one shard file."""
     from frictionstore.shards import checksums
 
