@@ -6,14 +6,11 @@ Imports go inside the commands, as in `cli.py`.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from frictionstore.cli import json_option, print_json, quiet_option, say, store_argument
-
-if TYPE_CHECKING:
-    from frictionstore.verify import Progress
 
 DAMAGED = 2
 DIFFERENT = 1
@@ -23,19 +20,9 @@ overwrite_option: Any = click.option(
 )
 
 
-def bytes_bar(label: str, shown: bool) -> Progress | None:
-    """A line on standard error that says how much is done, where somebody looks."""
-    if not shown or not sys.stderr.isatty():
-        return None
-    from frictionstore.text import byte_count
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else ""
-        line = f"\r{label}: {byte_count(done)} of {byte_count(total)}"
-        sys.stderr.write(f"{line:<60}{end}")
-        sys.stderr.flush()
-
-    return show
+def watched(quiet: bool, as_json: bool) -> bool:
+    """Whether somebody looks at standard error and wants to see progress."""
+    return not quiet and not as_json and sys.stderr.isatty()
 
 
 @click.command()
@@ -52,8 +39,8 @@ def verify(store: str, quick: bool, threads: int | None, as_json: bool, quiet: b
     from frictionstore.verify import describe_report
     from frictionstore.verify import verify as check
 
-    progress = bytes_bar("verify", not (quiet or as_json))
-    report = check(store, quick=quick, threads=threads, progress=progress)
+    shown = watched(quiet, as_json)
+    report = check(store, quick=quick, threads=threads, show_progress=shown)
     if as_json:
         print_json(report.as_json())
     elif not report.ok or not quiet:
