@@ -23,7 +23,7 @@ from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from frictionstore.extract.conduit import lanes, program
+from frictionstore.extract.conduit import lanes, program, sums
 from frictionstore.extract.conduit.constants import ConduitConstants
 
 SMALLEST_N, LARGEST_N = 2, 8
@@ -33,7 +33,7 @@ SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 8192  # matrices a thread takes at a time
 @functools.cache
 def _source_digest() -> str:
     # Part of every cached kernel's identity: Numba itself watches this file only.
-    text = "".join(inspect.getsource(module) for module in (program, lanes))
+    text = "".join(inspect.getsource(module) for module in (program, sums, lanes))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from frictionstore.extract.conduit import sums
 from frictionstore.extract.conduit.constants import (
     SINGLE_PRECISION_LIMIT,
     ConduitConstants,
@@ -59,7 +60,7 @@ def measure(
         `refinement_residual` (if asked for) and `measured`, 1 or 0.
     """
     n = len(A)
-    norm = op.square_root(_sum_of_entries([[x * x for x in row] for row in A], 8))
+    norm = _frobenius_norm(op, A)
     scale = norm / op.constant(math.sqrt(n), norm)
     least = op.constant(1e-12, scale)
     scale = op.where(scale < least, least, scale)
@@ -101,24 +102,23 @@ def measure(
     return fields
 
 
-def _ordered_sum(terms: Sequence[Value]) -> Value:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _sum_of_entries(X: Matrix) -> Value:
+    return sums.over_entries([x for row in X for x in row])
 
 
-def _sum_of_entries(X: Matrix, width: int) -> Value:
-    entries = [x for row in X for x in row]
-    whole = len(entries) // width * width
-    running = [_ordered_sum(entries[e:whole:width]) for e in range(width) if e < whole]
-    return _ordered_sum([*running, *entries[whole:]])
+def _frobenius_norm(op: Operations, X: Matrix) -> Value:
+    def fused_add(total: Value, x: Value) -> Value:
+        # The square is exact in float64.
+        x = op.to_float64(x)
+        return op.to_float32(op.to_float64(total) + x * x)
+
+    return op.square_root(sums.of_squares([x for row in X for x in row], fused_add))
 
 
 def _product(X: Matrix, Y: Matrix) -> Matrix:
     n = len(X)
     return [
-        [_ordered_sum([X[i][m] * Y[m][j] for m in range(n)]) for j in range(n)] for i in range(n)
+        [sums.in_order([X[i][m] * Y[m][j] for m in range(n)]) for j in range(n)] for i in range(n)
     ]
 
 
@@ -126,7 +126,7 @@ def _gram(V: Matrix) -> Matrix:
     """`V'V`: symmetric to the last bit, so each pair of entries is computed once."""
     n = len(V)
     half = {
-        (i, j): _ordered_sum([V[m][i] * V[m][j] for m in range(n)])
+        (i, j): sums.in_order([V[m][i] * V[m][j] for m in range(n)])
         for i in range(n)
         for j in range(i, n)
     }
@@ -141,12 +141,12 @@ def _characteristic_polynomial(op: Operations, A: Matrix) -> tuple[list[Value], 
     """Step 2: `c_0 .. c_{n-1}` (`c_n` is 1) and `M_2 .. M_n` (`M_1` is the identity)."""
     n = len(A)
     c: list[Value] = [None] * n
-    c[n - 1] = op.negative(_ordered_sum([A[i][i] for i in range(n)]))
+    c[n - 1] = op.negative(sums.in_order([A[i][i] for i in range(n)]))
     M: list[Matrix] = []
     for k in range(2, n + 1):
         M.append(_add_to_diagonal(_product(A, M[-1]) if M else A, c[n - k + 1]))
         total = _sum_of_entries(
-            [[x * y for x, y in zip(*rows, strict=True)] for rows in zip(A, M[-1], strict=True)], 4
+            [[x * y for x, y in zip(*rows, strict=True)] for rows in zip(A, M[-1], strict=True)]
         )
         c[n - k] = op.negative(total / op.constant(float(k), total))
     return c, M
@@ -269,7 +269,7 @@ def _eigenvector(op: Operations, root: Value, M: Sequence[Matrix]) -> list[Value
         R = [
             [x * root + y for x, y in zip(*rows, strict=True)] for rows in zip(R, M[k], strict=True)
         ]
-    squares = [_ordered_sum([R[i][j] * R[i][j] for i in range(n)]) for j in range(n)]
+    squares = [sums.in_order([R[i][j] * R[i][j] for i in range(n)]) for j in range(n)]
     column, longest = [R[i][0] for i in range(n)], squares[0]
     for j in range(1, n):
         longer = squares[j] > longest
@@ -302,14 +302,14 @@ def _residual(op: Operations, V: Matrix) -> Value:
     error = [
         [y - one if i == j else y for j, y in enumerate(row)] for i, row in enumerate(_gram(V))
     ]
-    return op.square_root(_sum_of_entries([[x * x for x in row] for row in error], 8))
+    return _frobenius_norm(op, error)
 
 
 def _rayleigh_quotients(A: Matrix, V: Matrix) -> list[Value]:
     """Step 7a: `lambda_i = v_i' A v_i` with the unscaled matrix."""
     n = len(A)
     AV = _product(A, V)
-    return [_ordered_sum([V[i][j] * AV[i][j] for i in range(n)]) for j in range(n)]
+    return [sums.in_order([V[i][j] * AV[i][j] for i in range(n)]) for j in range(n)]
 
 
 def _ranks(op: Operations, x: Sequence[Value], one: Value, zero: Value) -> list[Value]:

@@ -8,9 +8,7 @@ on the size of the batch or on the device. Dispatch and input checks are in `dis
 The order of sums, where the definition leaves it open:
 
 - a product of matrices adds its terms from the first index to the last;
-- a sum over all entries takes them row by row into `w` running sums, entry `e` into sum `e mod w`,
-  as far as whole groups of `w` go; the running sums are added from first to last, then the entries
-  left over one by one; `w` is what 256 bits hold, 8 in float32 and 4 in float64;
+- sums over all entries have the order that `sums.py` describes;
 - products with the identity are not carried out: `M_1 = I`, `A M_1 = A`, `X = I` before the first
   Newton-Schulz round.
 
@@ -26,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frictionstore.extract.conduit import sums
 from frictionstore.extract.conduit.constants import (
     SINGLE_PRECISION_LIMIT,
     ConduitConstants,
@@ -33,19 +32,20 @@ from frictionstore.extract.conduit.constants import (
 )
 
 
-def _ordered_sum(terms: Sequence[Tensor]) -> Tensor:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+def _product(X: Tensor, Y: Tensor) -> Tensor:
+    return sums.in_order([X[:, m, None] * Y[None, m, :] for m in range(X.shape[1])])
 
 
 def _sum_of_entries(X: Tensor) -> Tensor:
-    entries = X.flatten(0, 1).unbind(0)
-    width = 32 // X.element_size()
-    whole = len(entries) // width * width
-    running = [_ordered_sum(entries[e:whole:width]) for e in range(width) if e < whole]
-    return _ordered_sum([*running, *entries[whole:]])
+    return sums.over_entries(X.flatten(0, 1).unbind(0))
+
+
+def _frobenius_norm(X: Tensor) -> Tensor:
+    def fused_add(total: Tensor, x: Tensor) -> Tensor:
+        # The square is exact in float64.
+        return (total.double() + x.double() * x.double()).float()
+
+    return _square_root(sums.of_squares(X.flatten(0, 1).unbind(0), fused_add))
 
 
 def _divide(x: Tensor, y: float) -> Tensor:
@@ -58,10 +58,6 @@ def _square_root(x: Tensor) -> Tensor:
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)
 
 
-def _product(X: Tensor, Y: Tensor) -> Tensor:
-    return _ordered_sum([X[:, m, None] * Y[None, m, :] for m in range(X.shape[1])])
-
-
 def _add_to_diagonal(X: Tensor, c: Tensor) -> Tensor:
     X = X.clone()
     X.diagonal().add_(c[:, None])  # `diagonal` puts the matrix index last, behind the batch
@@ -71,7 +67,7 @@ def _add_to_diagonal(X: Tensor, c: Tensor) -> Tensor:
 def _scale(A: Tensor) -> tuple[Tensor, Tensor]:
     """Step 1 (float32): the matrices over their scale, and the scale."""
     n = A.shape[0]
-    norm = _square_root(_sum_of_entries(A * A))
+    norm = _frobenius_norm(A)
     scale = _divide(norm, math.sqrt(n))
     scale = torch.where(scale < 1e-12, 1e-12, scale)
     return A / scale, scale
@@ -83,7 +79,7 @@ def _characteristic_polynomial(A: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     identity = torch.eye(n, dtype=A.dtype, device=A.device)[:, :, None].expand_as(A)
     c = [torch.ones_like(A[0, 0])] * (n + 1)
     M = [identity]
-    c[n - 1] = -_ordered_sum([A[i, i] for i in range(n)])
+    c[n - 1] = -sums.in_order([A[i, i] for i in range(n)])
     for k in range(2, n + 1):
         AM = A if k == 2 else _product(A, M[-1])
         M.append(_add_to_diagonal(AM, c[n - k + 1]))
@@ -154,7 +150,7 @@ def _eigenvector(root: Tensor, M: Sequence[Tensor]) -> Tensor:
     R = M[0]
     for k in range(2, n + 1):
         R = _add_to_diagonal(M[1], root) if k == 2 else R * root + M[k - 1]
-    squares = _ordered_sum((R * R).unbind(0))
+    squares = sums.in_order((R * R).unbind(0))
     column, longest = R[:, 0], squares[0]
     for j in range(1, n):
         longer = squares[j] > longest
@@ -176,12 +172,12 @@ def _newton_schulz(V: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     if X is not None:
         V = _product(V, X)
     error = _product(V.transpose(0, 1), V) - identity
-    return V, _square_root(_sum_of_entries(error * error))
+    return V, _frobenius_norm(error)
 
 
 def _rayleigh_quotients(A: Tensor, V: Tensor) -> Tensor:
     """Step 7a (float32): `lambda_i = v_i' A v_i` with the unscaled matrix."""
-    return _ordered_sum((V * _product(A, V)).unbind(0))
+    return sums.in_order((V * _product(A, V)).unbind(0))
 
 
 def _make_largest_entry_positive(V: Tensor) -> Tensor:
