@@ -1,0 +1,59 @@
+# frictionstore: `make help` lists what there is. The first target that needs it makes .venv.
+
+PYTHON ?= python3
+RECIPE ?= digits-speckle
+STORE ?= data/$(RECIPE).zarr
+RESULTS ?= results/$(RECIPE)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CORES := $(shell nproc 2>/dev/null || echo 2)
+
+.DEFAULT_GOAL := help
+.PHONY: help extract analyze test lint bench torture clean page
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  RECIPE=NAME chooses the extraction job (now $(RECIPE)); EXTRACT_FLAGS adds options to it."
+
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11: name another with PYTHON=..." >&2; exit 2; }
+	@echo "making $(VENV) ..." >&2
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/extract: $(VENV)/made pyproject.toml constraints.txt
+	@echo "installing frictionstore with what extraction needs (once; torch is large) ..." >&2
+	@$(PIP) -e '.[extract]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/extract
+	@echo "installing what the tests need (once) ..." >&2
+	@$(PIP) -e '.[extract,remote,dev]'
+	@touch $@
+
+extract: $(VENV)/extract ## run the encoder over a data set and write the store
+	@$(BIN)/frictionstore extract --recipe $(RECIPE) $(EXTRACT_FLAGS)
+
+analyze: extract ## all analyses of the store, and the report
+	@$(BIN)/frictionstore analyze all $(STORE) --out $(RESULTS)
+
+test: $(VENV)/dev ## the test suite
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: $(VENV)/dev ## formatter, linter and type checker
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/dev ## benchmarks: results under benchmarks/results, tables in docs/performance.md
+	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+torture: $(VENV)/dev ## the whole torture bench (minutes)
+	@$(BIN)/python -m pytest tests/torture --torture-full -s
+
+clean: ## remove .venv, caches and built pages; stores and results stay
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

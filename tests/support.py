@@ -1,0 +1,28 @@
+"""What several test files use: paths, types and made-up maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import frictionstore as fs
+
+DATA = Path(__file__).parent / "data"
+
+MakeStore = Callable[..., "fs.Store"]
+
+
+def random_maps(n: int = 12, grid: int = 4, modes: int = 4, seed: int = 0) -> dict[str, Any]:
+    """Plausible maps: S falling along the mode axis, the last-extracted mode of friction constant."""
+    rng = np.random.default_rng(seed)
+    shape = (n, grid, grid, modes)
+    friction = rng.lognormal(3.0, 1.0, shape).astype(np.float32)
+    friction[..., 0] = 5.0
+    return {
+        "S": np.sort(rng.uniform(1.0, 6.0, shape).astype(np.float32), axis=-1)[..., ::-1],
+        "friction": friction,
+        "settle": rng.integers(0, 6, shape).astype(np.uint8),
+    }
