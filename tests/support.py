@@ -16,7 +16,7 @@ MakeStore = Callable[..., "fs.Store"]
 
 
 def random_maps(n: int = 12, grid: int = 4, modes: int = 4, seed: int = 0) -> dict[str, Any]:
-    """Plausible maps: S falling along the mode axis, the last-extracted mode of friction constant."""
+    """Plausible maps: S falls along the mode axis, one mode of friction is constant."""
     rng = np.random.default_rng(seed)
     shape = (n, grid, grid, modes)
     friction = rng.lognormal(3.0, 1.0, shape).astype(np.float32)
