@@ -9,6 +9,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,16 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    fsync_path(path.parent)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """`path` with the bytes of the plain file `source`: the same file where that can be had."""
+    try:
+        os.link(source, path, follow_symlinks=False)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, path)
+        fsync_path(path)
     fsync_path(path.parent)
 
 

@@ -76,8 +76,8 @@ class Header:
     attributes : dict
         Everything under the ``frictionstore`` key of the group's attributes.
     arrays : dict of name to ArrayPlan
-    document : bytes
-        The group's metadata file.
+    document, listing : bytes
+        The files zarr.json and MANIFEST.sha256.
     """
 
     location: Location
@@ -86,6 +86,7 @@ class Header:
     attributes: dict[str, Any]
     arrays: dict[str, schema.ArrayPlan]
     document: bytes
+    listing: bytes
 
     @property
     def request(self) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def read_header(location: str | os.PathLike[str] | Location) -> Header:
     attributes, arrays = read_group(document, where)
     _check_manifest(manifest, attributes, arrays, where)
     digest = hashlib.sha256(manifest_data).hexdigest()
-    return Header(place, digest, manifest, attributes, arrays, document)
+    return Header(place, digest, manifest, attributes, arrays, document, manifest_data)
 
 
 def read_group(document: bytes, where: str) -> tuple[dict[str, Any], dict[str, schema.ArrayPlan]]:

@@ -221,7 +221,7 @@ def _sha256(place: Location, key: str, size: int) -> str:
 
 def _check_metadata(header: Header, report: Report) -> None:
     """The arrays' own metadata is that of the group, and says what the format says."""
-    from frictionstore.writer import array_document
+    from frictionstore.plan import array_document
 
     consolidated = json.loads(header.document)["consolidated_metadata"]["metadata"]
     report.files += 1  # zarr.json was compared when the header was read

@@ -14,157 +14,34 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frictionstore import schema
-from frictionstore.durable import exclusive, explain_os_errors, fsync_path, write_atomic
-from frictionstore.errors import RequestError, StoreError
+from frictionstore.durable import (
+    exclusive,
+    explain_os_errors,
+    fsync_path,
+    link_or_copy,
+    write_atomic,
+)
+from frictionstore.errors import StoreError
 from frictionstore.fingerprint import differences, file_sha256, fingerprint, read_json
+from frictionstore.plan import (
+    Shard,
+    StorePlan,
+    array_document,
+    document_bytes,
+    group_document,
+    manifest_bytes,
+)
 from frictionstore.text import listed, printable
 
 PLAN_FILE = "plan.json"
 JOURNAL = "journal"
 KEPT = "what is complete is kept, run the same command again"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What a store's metadata says of one shard file: its size, and `shards.checksums` of it."""
-
-    size: int
-    checksums: str
-
-
-@dataclass(frozen=True)
-class StorePlan:
-    """Everything that is known about a store before its first image is measured.
-
-    Attributes
-    ----------
-    request : dict
-        What decides the content; its hash is the fingerprint.
-    n_images : int
-    rows : dict of map name to the shape of one image in that map
-    shard_images : int
-        Images per shard and per unit.
-    class_names : list of str
-    attributes : dict
-        Further attributes of the store (images left out, splits, ...).
-    """
-
-    request: dict[str, Any]
-    n_images: int
-    rows: dict[str, tuple[int, ...]]
-    shard_images: int
-    class_names: list[str]
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.n_images < 1:
-            raise RequestError("a store needs at least one image")
-
-    @property
-    def fingerprint(self) -> str:
-        return fingerprint(self.request)
-
-    @property
-    def arrays(self) -> dict[str, schema.ArrayPlan]:
-        return schema.plan_arrays(self.rows, self.n_images, self.shard_images)
-
-    @property
-    def units(self) -> list[range]:
-        """Row numbers of each unit."""
-        step = self.shard_images
-        return [
-            range(first, min(first + step, self.n_images))
-            for first in range(0, self.n_images, step)
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "request": self.request,
-            "n_images": self.n_images,
-            "rows": {name: list(shape) for name, shape in self.rows.items()},
-            "shard_images": self.shard_images,
-            "class_names": self.class_names,
-            "attributes": self.attributes,
-        }
-
-    def group_attributes(self, shards: Mapping[str, Shard] | None) -> dict[str, Any]:
-        """The store's attributes; complete exactly when its shards are given."""
-        known = dict(sorted((shards if shards is not None else {}).items()))
-        return {
-            **self.attributes,
-            "format": schema.FORMAT,
-            "request": self.request,
-            "fingerprint": self.fingerprint,
-            "class_names": self.class_names,
-            "mode_order": schema.MODE_ORDER,
-            "shard_bytes": {key: shard.size for key, shard in known.items()},
-            "shard_crc32c": {key: shard.checksums for key, shard in known.items()},
-            "complete": shards is not None,
-        }
-
-
-def array_document(plan: schema.ArrayPlan) -> dict[str, Any]:
-    """Zarr v3 metadata of one array."""
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": list(plan.shape),
-        "data_type": plan.spec.dtype,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": list(plan.shard_shape)},
-        },
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
-        "fill_value": plan.spec.zarr_fill,
-        "codecs": [
-            {
-                "name": "sharding_indexed",
-                "configuration": {
-                    "chunk_shape": list(plan.chunk_shape),
-                    "codecs": schema.codec_names(plan.spec),
-                    "index_codecs": [
-                        {"name": "bytes", "configuration": {"endian": "little"}},
-                        {"name": "crc32c"},
-                    ],
-                    "index_location": "end",
-                },
-            }
-        ],
-        "attributes": {"description": plan.spec.description, "units": plan.spec.unit},
-        "dimension_names": list(plan.spec.dims),
-        "storage_transformers": [],
-    }
-
-
-def group_document(plan: StorePlan, shards: Mapping[str, Shard] | None) -> dict[str, Any]:
-    """Zarr v3 metadata of the store's group, that of its arrays consolidated into it."""
-    return {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {schema.ATTRIBUTES_KEY: plan.group_attributes(shards)},
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": {name: array_document(array) for name, array in plan.arrays.items()},
-        },
-    }
-
-
-def document_bytes(document: Mapping[str, Any]) -> bytes:
-    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False)
-    return text.encode("ascii") + b"\n"
-
-
-def manifest_bytes(digests: Mapping[str, str]) -> bytes:
-    """The manifest: one line per file, sorted by path, as `sha256sum -c` reads it."""
-    return "".join(f"{digests[path]}  {path}\n" for path in sorted(digests)).encode("ascii")
 
 
 def partial_path(target: Path) -> Path:
@@ -271,10 +148,10 @@ class StoreWriter:
                 try:
                     self.already_complete = up_to_date(self.target, self.plan.request)
                 except StoreError:
-                    if not self.overwrite or not _is_store(self.target):
+                    if not self.overwrite or not is_store(self.target):
                         raise
             if self.already_complete:
-                _remove_tree(self.partial)
+                remove_tree(self.partial)
             else:
                 with explain_os_errors(str(self.partial), KEPT):
                     self._prepare()
@@ -287,7 +164,7 @@ class StoreWriter:
 
     def _prepare(self) -> None:
         if self.partial.exists() and not self._resumable():
-            _remove_tree(self.partial)
+            remove_tree(self.partial)
         if not self.partial.exists():
             self.partial.mkdir()
         if (self.partial / schema.MANIFEST).exists():
@@ -382,13 +259,7 @@ class StoreWriter:
                 path = self.partial / key
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
-                try:
-                    os.link(self.target / key, path, follow_symlinks=False)
-                except OSError:  # a file system without hard links
-                    shutil.copyfile(self.target / key, path)
-                if path.is_symlink() or path.stat().st_size != entry["files"][key]["bytes"]:
-                    path.unlink()
-                    shutil.copyfile(self.target / key, path)
+                link_or_copy((self.target / key).resolve(), path)
                 self._flush(path)
             write_atomic(self._record_path(number), document_bytes(entry))
             self.recorded[number] = entry
@@ -472,10 +343,10 @@ class StoreWriter:
         with explain_os_errors(str(self.target), KEPT):
             if not (self.partial / schema.MANIFEST).exists():
                 self._complete(provenance)
-            _remove_tree(self.partial / JOURNAL)
+            remove_tree(self.partial / JOURNAL)
             (self.partial / PLAN_FILE).unlink(missing_ok=True)
             fsync_path(self.partial)
-            self._publish()
+            publish(self.partial, self.target)
 
     def _complete(self, provenance: Mapping[str, Any]) -> None:
         shards, digests = {}, {}
@@ -505,18 +376,6 @@ class StoreWriter:
                 if key not in content | metadata and not key.startswith(f"{JOURNAL}/"):
                     path.unlink()
 
-    def _publish(self) -> None:
-        if self.target.exists():
-            old = replaced_path(self.target)
-            _remove_tree(old)
-            os.rename(self.target, old)
-            os.rename(self.partial, self.target)
-            fsync_path(self.target.parent)
-            _remove_tree(old)
-        else:
-            os.rename(self.partial, self.target)
-            fsync_path(self.target.parent)
-
 
 def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
     """What the journal keeps of one shard file."""
@@ -531,6 +390,20 @@ def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any
     return {"bytes": size, "sha256": file_sha256(path), "crc32c": row}
 
 
+def publish(partial: Path, target: Path) -> None:
+    """Give a finished folder its name; a store that has the name is removed after that."""
+    if target.exists():
+        old = replaced_path(target)
+        remove_tree(old)
+        os.rename(target, old)
+        os.rename(partial, target)
+        fsync_path(target.parent)
+        remove_tree(old)
+    else:
+        os.rename(partial, target)
+        fsync_path(target.parent)
+
+
 def restore_replaced(target: Path) -> None:
     """Undo a replacement that was interrupted between its two renames."""
     old = replaced_path(target)
@@ -538,10 +411,10 @@ def restore_replaced(target: Path) -> None:
         os.rename(old, target)
         fsync_path(target.parent)
     elif old.exists():
-        _remove_tree(old)
+        remove_tree(old)
 
 
-def _is_store(path: Path) -> bool:
+def is_store(path: Path) -> bool:
     """Whether replacing `path` would replace a store of ours and nothing else."""
     try:
         attributes = read_json(path / "zarr.json")["attributes"]
@@ -550,7 +423,7 @@ def _is_store(path: Path) -> bool:
         return False
 
 
-def _remove_tree(path: Path) -> None:
+def remove_tree(path: Path) -> None:
     if path.exists():
         shutil.rmtree(path)
 
