@@ -19,6 +19,7 @@ from frictionstore.errors import FrictionstoreError
 
 # Groups that live elsewhere and are imported when they are used: name -> (module:attribute, help).
 LAZY: dict[str, tuple[str, str]] = {
+    "view": ("frictionstore.cli_view:view", "Look at a store's maps in the browser."),
     "verify": ("frictionstore.cli_share:verify", "Compare a store with its manifest."),
     "analyze": ("analyses.cli:analyze", "Answer questions from a store: eight analyses, or all."),
 }

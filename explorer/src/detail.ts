@@ -1,0 +1,221 @@
+// One image large, with its map over it, all its modes beside it, and its figures.
+
+import type { App } from "./app.js";
+import { paintMap } from "./colour.js";
+import { h, setText } from "./dom.js";
+import { FIGURES, figuresOf, modeValues } from "./figures.js";
+import { show } from "./format.js";
+import { Legend, Pane, type Patch } from "./pane.js";
+import type { MapInfo } from "./store.js";
+
+export class Detail {
+  private readonly title = h("h2", { id: "detail-title" });
+  private readonly subtitle = h("p", { class: "subtitle" });
+  private readonly pane: Pane;
+  private readonly legend = new Legend();
+  private readonly readout = h("p", { class: "readout", role: "status", "data-test": "readout" });
+  private readonly modes = h("div", { class: "modes", role: "group", "aria-label": "Modes" });
+  private readonly others = h("table", { class: "figures" });
+  private readonly figures = h("table", { class: "figures" });
+  private readonly mix = h("input", {
+    type: "range",
+    min: "0",
+    max: "1",
+    step: "0.05",
+    id: "mix",
+    oninput: () => this.app.set({ mix: Number(this.mix.value) }),
+  });
+  private readonly mixField = h(
+    "label",
+    { class: "field mix" },
+    h("span", {}, "image"),
+    this.mix,
+    h("span", {}, "map"),
+  );
+  private readonly damage = h("p", { class: "damage", role: "alert", hidden: true });
+  readonly element: HTMLElement;
+  private hovered: Patch | null = null;
+  onstep: (step: number) => void = () => {};
+  onclose: () => void = () => {};
+
+  constructor(private readonly app: App) {
+    this.pane = new Pane((patch, chosen) => {
+      this.hovered = chosen ? null : patch;
+      if (chosen) app.set({ patch });
+      else app.redraw();
+    });
+    const button = (text: string, label: string, onclick: () => void): HTMLElement =>
+      h("button", { type: "button", "aria-label": label, title: label, onclick }, text);
+    const compare = (key: "a" | "b") => (): void => {
+      const row = app.state.image;
+      if (row !== null) app.set({ [key]: `i${row}`, view: "compare" }, true);
+    };
+    this.element = h(
+      "aside",
+      { class: "detail", "aria-labelledby": "detail-title", hidden: true },
+      h(
+        "header",
+        {},
+        h("div", { class: "names" }, this.title, this.subtitle),
+        button("‹", "Previous image (P)", () => this.onstep(-1)),
+        button("›", "Next image (N)", () => this.onstep(1)),
+        button("×", "Close (Escape)", () => this.onclose()),
+      ),
+      this.damage,
+      this.pane.stage,
+      this.readout,
+      this.legend.element,
+      this.mixField,
+      this.modes,
+      this.others,
+      this.figures,
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "button", onclick: compare("a") }, "Compare as A"),
+        h("button", { type: "button", onclick: compare("b") }, "Compare as B"),
+      ),
+    );
+  }
+
+  focus(): void {
+    this.pane.stage.focus({ preventScroll: true });
+  }
+
+  draw(): void {
+    const { app } = this;
+    const { store, state, info } = app;
+    const row = state.image;
+    this.element.hidden = row === null;
+    if (row === null) return;
+    const [rows, cols] = store.grid;
+    setText(this.title, store.id(row));
+    const name = app.className(row);
+    setText(
+      this.subtitle,
+      `image ${show(row)}${name ? ` · class ${name}` : " · no class"} · ${app.title}`,
+    );
+    const values = app.values(row) ?? null;
+    const range = values && app.range(values);
+    const problem = store.problem(state.map, row);
+    this.damage.hidden = !problem;
+    setText(this.damage, problem ? problem.text : "");
+    const thumb = store.thumbnails && store.slab("image", row);
+    const patch = this.hovered ?? state.patch;
+    this.pane.draw(
+      {
+        label: `${app.title} of ${app.describeImage(row)}`,
+        values,
+        rows,
+        cols,
+        range,
+        table: app.table,
+        mix: state.mix,
+        thumbnail: thumb && { info: store.thumbnails!, slab: thumb, row },
+      },
+      patch,
+    );
+    this.mixField.hidden = !store.thumbnails;
+    this.mix.value = String(state.mix);
+    const value = values && patch ? values[patch[0] * cols + patch[1]] : undefined;
+    this.drawReadout(patch, value);
+    this.legend.draw(range, app.table, info.unit, value);
+    this.drawModes(row, info);
+    this.drawOthers(row, patch);
+    this.drawFigures(values, rows, cols);
+  }
+
+  private drawReadout(patch: Patch | null, value: number | undefined): void {
+    this.readout.dataset.value = value === undefined ? "" : String(value);
+    setText(
+      this.readout,
+      !patch || value === undefined
+        ? "Point at the map, or move with the arrow keys, to read a value."
+        : `row ${patch[0]}, column ${patch[1]}: ${show(value, 7)}`,
+    );
+  }
+
+  /** A small map of every mode; a click makes it the one that is shown. */
+  private drawModes(row: number, info: MapInfo): void {
+    const { app } = this;
+    const slab = app.store.slab(info.name, row);
+    this.modes.hidden = !info.hasModes || !slab;
+    if (!info.hasModes || !slab) return;
+    const count = info.modes + 1;
+    while (this.modes.children.length > count) this.modes.lastElementChild!.remove();
+    while (this.modes.children.length < count) {
+      const plane = this.modes.children.length;
+      this.modes.append(
+        h(
+          "button",
+          { type: "button", class: "mode", onclick: () => app.set({ mode: plane }) },
+          h("canvas", { "aria-hidden": "true" }),
+          h("span", {}),
+          h("small", {}),
+        ),
+      );
+    }
+    const [, rows, cols] = info.shape;
+    for (let plane = 0; plane < count; plane++) {
+      const button = this.modes.children[plane];
+      const values = modeValues(slab, info, row, plane, new Float64Array(rows * cols));
+      const range = app.range(values, plane);
+      paintMap(button.children[0] as HTMLCanvasElement, values, rows, cols, app.table, range);
+      setText(button.children[1], app.planeName(plane));
+      setText(button.children[2], app.figures.isConstant(plane) ? "constant" : "");
+      button.setAttribute("aria-pressed", String(plane === app.plane));
+    }
+  }
+
+  /** Every mode of every map in memory, at the marked patch. */
+  private drawOthers(row: number, patch: Patch | null): void {
+    const { app } = this;
+    const { store } = app;
+    this.others.hidden = !patch;
+    if (!patch) return;
+    const [, cols] = store.grid;
+    const widest = Math.max(...[...store.maps.values()].map((info) => info.modes));
+    const head = h(
+      "tr",
+      {},
+      h("th", { scope: "col" }, `patch ${patch[0]}, ${patch[1]}`),
+      ...Array.from({ length: widest }, (_, mode) =>
+        h("th", { scope: "col" }, widest > 1 ? `mode ${mode}` : ""),
+      ),
+    );
+    const lines = [...store.maps.values()].map((info) => {
+      const slab = store.slab(info.name, row);
+      const cells = Array.from({ length: widest }, (_, mode) => {
+        if (mode >= info.modes) return h("td", {});
+        if (!slab) return h("td", { class: "absent" }, "·");
+        const at =
+          (row - slab.first) * slab.imageSize + (patch[0] * cols + patch[1]) * info.modes + mode;
+        return h("td", {}, show(slab.data[at], 6));
+      });
+      return h("tr", {}, h("th", { scope: "row" }, info.name), ...cells);
+    });
+    this.others.replaceChildren(h("thead", {}, head), h("tbody", {}, ...lines));
+  }
+
+  private drawFigures(values: Float64Array | null, rows: number, cols: number): void {
+    this.figures.hidden = !values;
+    if (!values) return;
+    const out = new Float64Array(FIGURES.length);
+    figuresOf(values, rows, cols, out, 0);
+    this.figures.replaceChildren(
+      h("caption", {}, `This image's ${this.app.title}`),
+      h(
+        "tbody",
+        {},
+        ...FIGURES.map((figure, k) =>
+          h(
+            "tr",
+            { title: figure.meaning },
+            h("th", { scope: "row" }, figure.name),
+            h("td", { "data-figure": figure.id, "data-value": String(out[k]) }, show(out[k], 6)),
+          ),
+        ),
+      ),
+    );
+  }
+}

@@ -1,0 +1,340 @@
+// Numbers about one image's map, and what is known about all images read so far.
+
+import type { MapInfo, Slab, Store } from "./store.js";
+
+export interface Figure {
+  id: string;
+  name: string;
+  meaning: string;
+}
+
+export const FIGURES: Figure[] = [
+  { id: "mean", name: "mean", meaning: "mean over the patches" },
+  { id: "std", name: "standard deviation", meaning: "over the patches, ddof 1" },
+  { id: "cv", name: "CV", meaning: "standard deviation over mean" },
+  { id: "min", name: "minimum", meaning: "smallest value of any patch" },
+  { id: "max", name: "maximum", meaning: "largest value of any patch" },
+  {
+    id: "entropy",
+    name: "entropy",
+    meaning: "entropy of the patches' share of the total, divided by log(patches): 1 is uniform",
+  },
+  { id: "hot", name: "hot spots", meaning: "patches above twice the image's mean" },
+  {
+    id: "moran",
+    name: "Moran's I",
+    meaning: "spatial autocorrelation, queen neighbours: 0 is none, 1 is smooth",
+  },
+];
+
+export const figureIndex = (id: string): number => FIGURES.findIndex((figure) => figure.id === id);
+
+/** The figures of one map of `rows` x `cols` values, in the order of `FIGURES`, into `out`. */
+export function figuresOf(
+  values: Float64Array,
+  rows: number,
+  cols: number,
+  out: Float64Array,
+  at: number,
+): void {
+  const n = rows * cols;
+  let min = Infinity,
+    max = -Infinity,
+    sum = 0;
+  for (let k = 0; k < n; k++) {
+    const value = values[k];
+    sum += value;
+    if (value < min) min = value;
+    if (value > max) max = value;
+  }
+  const mean = sum / n;
+  let squares = 0,
+    hot = 0,
+    entropy = 0;
+  for (let k = 0; k < n; k++) {
+    const difference = values[k] - mean;
+    squares += difference * difference;
+    if (values[k] > 2 * mean) hot++;
+    const share = values[k] / sum;
+    if (share > 0) entropy -= share * Math.log(share);
+  }
+  const constant = min === max;
+  const std = n > 1 ? Math.sqrt(squares / (n - 1)) : NaN;
+  out[at] = mean;
+  out[at + 1] = constant && n > 1 ? 0 : std;
+  out[at + 2] = mean === 0 ? NaN : (constant && n > 1 ? 0 : std) / mean;
+  out[at + 3] = min;
+  out[at + 4] = max;
+  out[at + 5] = min >= 0 && sum > 0 && n > 1 ? entropy / Math.log(n) : NaN;
+  out[at + 6] = hot;
+  out[at + 7] = constant ? NaN : moran(values, rows, cols, mean, squares);
+}
+
+/** Moran's I = (n / W) sum_ij w_ij z_i z_j / sum_i z_i^2, each neighbour pair counted twice in W. */
+function moran(
+  values: Float64Array,
+  rows: number,
+  cols: number,
+  mean: number,
+  squares: number,
+): number {
+  let cross = 0,
+    pairs = 0;
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < cols; c++) {
+      const z = values[r * cols + c] - mean;
+      let near = 0;
+      if (c + 1 < cols) {
+        near += values[r * cols + c + 1] - mean;
+        pairs++;
+      }
+      if (r + 1 < rows) {
+        const below = (r + 1) * cols + c;
+        near += values[below] - mean;
+        pairs++;
+        if (c > 0) {
+          near += values[below - 1] - mean;
+          pairs++;
+        }
+        if (c + 1 < cols) {
+          near += values[below + 1] - mean;
+          pairs++;
+        }
+      }
+      cross += z * near;
+    }
+  }
+  return ((rows * cols) / pairs) * (cross / squares);
+}
+
+/** One image's values at a mode into `out`; mode `info.modes` is the sum over modes. */
+export function modeValues(
+  slab: Slab,
+  info: MapInfo,
+  row: number,
+  mode: number,
+  out: Float64Array,
+): Float64Array {
+  const { modes } = info;
+  const cells = slab.imageSize / modes;
+  const base = (row - slab.first) * slab.imageSize;
+  const { data } = slab;
+  if (mode < modes) {
+    for (let k = 0; k < cells; k++) out[k] = data[base + k * modes + mode];
+  } else {
+    for (let k = 0; k < cells; k++) {
+      let sum = 0;
+      for (let m = 0; m < modes; m++) sum += data[base + k * modes + m];
+      out[k] = sum;
+    }
+  }
+  return out;
+}
+
+const SAMPLE = 1024; // values per chunk and mode kept for quantiles
+
+interface ChunkFigures {
+  first: number;
+  count: number;
+  figures: Float64Array; // (count, modes + 1, FIGURES.length)
+  min: Float64Array; // (modes + 1)
+  max: Float64Array;
+  sample: Float64Array[];
+}
+
+export interface Extent {
+  min: number;
+  max: number;
+  images: number;
+}
+
+/** Figures of every chunk of one map that was read, whatever it was read for. */
+export class MapFigures {
+  private readonly chunks = new Map<number, ChunkFigures>();
+  private readonly quantileCache = new Map<string, [number, number]>();
+  readonly planes: number;
+
+  constructor(readonly info: MapInfo) {
+    this.planes = info.hasModes ? info.modes + 1 : 1;
+  }
+
+  has(chunk: number): boolean {
+    return this.chunks.has(chunk);
+  }
+
+  ingest(chunk: number, slab: Slab): void {
+    if (this.chunks.has(chunk)) return;
+    const { info, planes } = this;
+    const [, rows, cols] = info.shape;
+    const width = FIGURES.length;
+    const entry: ChunkFigures = {
+      first: slab.first,
+      count: slab.count,
+      figures: new Float64Array(slab.count * planes * width),
+      min: new Float64Array(planes).fill(Infinity),
+      max: new Float64Array(planes).fill(-Infinity),
+      sample: [],
+    };
+    const cells = rows * cols;
+    const values = new Float64Array(cells);
+    const step = Math.max(1, Math.ceil((slab.count * cells) / SAMPLE));
+    for (let plane = 0; plane < planes; plane++) {
+      const sample: number[] = [];
+      let next = 0;
+      for (let k = 0; k < slab.count; k++) {
+        modeValues(slab, info, slab.first + k, plane, values);
+        const at = (k * planes + plane) * width;
+        figuresOf(values, rows, cols, entry.figures, at);
+        if (entry.figures[at + 3] < entry.min[plane]) entry.min[plane] = entry.figures[at + 3];
+        if (entry.figures[at + 4] > entry.max[plane]) entry.max[plane] = entry.figures[at + 4];
+        for (; next < (k + 1) * cells; next += step) sample.push(values[next - k * cells]);
+      }
+      entry.sample.push(Float64Array.from(sample));
+    }
+    this.chunks.set(chunk, entry);
+    this.quantileCache.clear();
+  }
+
+  figure(row: number, plane: number, figure: number): number | undefined {
+    const entry = this.chunks.get(Math.floor(row / this.info.chunkImages));
+    if (!entry) return undefined;
+    return entry.figures[((row - entry.first) * this.planes + plane) * FIGURES.length + figure];
+  }
+
+  extent(plane: number): Extent {
+    const extent = { min: Infinity, max: -Infinity, images: 0 };
+    for (const entry of this.chunks.values()) {
+      extent.min = Math.min(extent.min, entry.min[plane]);
+      extent.max = Math.max(extent.max, entry.max[plane]);
+      extent.images += entry.count;
+    }
+    return extent;
+  }
+
+  /** Whether all values read so far are one number. */
+  isConstant(plane: number): boolean {
+    const extent = this.extent(plane);
+    return extent.images > 0 && extent.min === extent.max;
+  }
+
+  /** Estimates of two quantiles over the images read so far. */
+  quantiles(plane: number, low: number, high: number): [number, number] {
+    const key = `${plane}/${low}/${high}`;
+    const known = this.quantileCache.get(key);
+    if (known) return known;
+    const parts = [...this.chunks.values()].map((entry) => entry.sample[plane]);
+    const all = new Float64Array(parts.reduce((sum, part) => sum + part.length, 0));
+    let at = 0;
+    for (const part of parts) {
+      all.set(part, at);
+      at += part.length;
+    }
+    all.sort();
+    const pick = (q: number): number => all[Math.round(q * (all.length - 1))];
+    const result: [number, number] = [pick(low), pick(high)];
+    this.quantileCache.set(key, result);
+    return result;
+  }
+}
+
+/** Sums of the maps of one class (or of all images), chunk by chunk. */
+class ClassSum {
+  readonly sum: Float64Array;
+  readonly done = new Set<number>();
+  count = 0;
+
+  constructor(
+    size: number,
+    readonly label: number | "all",
+    readonly needed: readonly number[],
+  ) {
+    this.sum = new Float64Array(size);
+  }
+
+  add(chunk: number, slab: Slab, labels: Int32Array): void {
+    if (this.done.has(chunk)) return;
+    this.done.add(chunk);
+    for (let k = 0; k < slab.count; k++) {
+      if (this.label !== "all" && labels[slab.first + k] !== this.label) continue;
+      this.count++;
+      const base = k * slab.imageSize;
+      for (let v = 0; v < slab.imageSize; v++) this.sum[v] += slab.data[base + v];
+    }
+  }
+}
+
+export interface ClassMean {
+  values: Float64Array; // (row, col, mode)
+  count: number; // images it is the mean of
+  of: number; // images the class has
+  complete: boolean;
+}
+
+/** Class means of one map, for the classes that were asked for. */
+export class ClassMeans {
+  private readonly sums = new Map<number | "all", ClassSum>();
+
+  constructor(
+    readonly store: Store,
+    readonly info: MapInfo,
+  ) {}
+
+  want(label: number | "all"): void {
+    if (this.sums.has(label)) return;
+    const size = this.info.shape.slice(1).reduce((a, b) => a * b, 1);
+    const sum = new ClassSum(size, label, chunksOfRows(rowsOfClass(this.store, label), this.info));
+    this.sums.set(label, sum);
+    for (const chunk of sum.needed) {
+      const slab = this.store.slab(this.info.name, chunk * this.info.chunkImages);
+      if (slab) sum.add(chunk, slab, this.store.labels);
+    }
+  }
+
+  ingest(chunk: number, slab: Slab): void {
+    for (const sum of this.sums.values()) sum.add(chunk, slab, this.store.labels);
+  }
+
+  /** Chunks that hold images of the classes asked for and were not added yet. */
+  missing(): number[] {
+    const missing = new Set<number>();
+    for (const sum of this.sums.values()) {
+      for (const chunk of sum.needed) if (!sum.done.has(chunk)) missing.add(chunk);
+    }
+    return [...missing].sort((a, b) => a - b);
+  }
+
+  mean(label: number | "all"): ClassMean | undefined {
+    const sum = this.sums.get(label);
+    const rows = rowsOfClass(this.store, label);
+    if (!sum || sum.count === 0) return undefined;
+    return {
+      values: sum.sum.map((value) => value / sum.count),
+      count: sum.count,
+      of: rows.length,
+      complete: sum.count === rows.length,
+    };
+  }
+}
+
+const rowsCache = new WeakMap<Store, Map<number | "all", Int32Array>>();
+
+/** Positions of a class's images, in the store's order. */
+export function rowsOfClass(store: Store, label: number | "all"): Int32Array {
+  let known = rowsCache.get(store);
+  if (!known) rowsCache.set(store, (known = new Map()));
+  let rows = known.get(label);
+  if (!rows) {
+    const list: number[] = [];
+    for (let row = 0; row < store.n; row++) {
+      if (label === "all" || store.labels[row] === label) list.push(row);
+    }
+    known.set(label, (rows = Int32Array.from(list)));
+  }
+  return rows;
+}
+
+export function chunksOfRows(rows: Int32Array, info: MapInfo): number[] {
+  const chunks = new Set<number>();
+  for (const row of rows) chunks.add(Math.floor(row / info.chunkImages));
+  return [...chunks];
+}

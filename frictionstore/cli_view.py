@@ -1,0 +1,51 @@
+"""The commands that show: `view` and `report`. Each body is checks, then one library call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from frictionstore.cli import say, store_argument
+
+
+@click.command()
+@store_argument
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port to serve on.  [default: free]"
+)
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the page and the store there, for a static host, and serve nothing.",
+)
+@click.option(
+    "--store-url",
+    help="With --export: where the store already is; it is not copied then.",
+)
+def view(
+    store: str, port: int, no_browser: bool, folder: Path | None, store_url: str | None
+) -> None:
+    """Look at a store's maps in the browser."""
+    from frictionstore.store import open_store
+    from frictionstore.view import ViewServer, export
+
+    if store_url is not None and folder is None:
+        raise click.UsageError("--store-url goes with --export")
+    opened = open_store(store)
+    if folder is not None:
+        click.echo(export(opened, folder, store_url=store_url))
+        return
+    with ViewServer(opened, port) as server:
+        click.echo(server.url)
+        say("Ctrl-C ends it.")
+        if not no_browser:
+            import webbrowser
+
+            webbrowser.open(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("")

@@ -1,0 +1,106 @@
+"""How much the explorer reads and how long it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import frictionstore as fs
+from tests.explorer.conftest import smooth_maps
+
+MOST_REQUESTS = 8
+FIRST_VIEW = 2000  # ms
+NEXT_IMAGE = 100  # ms
+
+
+def test_first_view_of_the_digits(visit: Any, digits_url: str):
+    with visit(digits_url) as (page, watch):
+        took = page.evaluate("() => performance.getEntriesByName('first-view')[0].startTime")
+        page.wait_for_timeout(300)  # nothing follows
+        assert len(watch.requests) <= MOST_REQUESTS, watch.requests
+        assert took < FIRST_VIEW
+        print(f"first view after {took:.0f} ms and {len(watch.requests)} requests")
+
+
+def test_next_image_once_its_chunk_is_there(visit: Any, digits_url: str):
+    with visit(digits_url, "#image=0") as (page, _):
+        times = page.evaluate(
+            """async () => {
+              const title = document.querySelector('#detail-title');
+              const frame = () => new Promise(requestAnimationFrame);
+              const times = [];
+              for (let k = 0; k < 20; k++) {
+                const before = title.textContent;
+                const start = performance.now();
+                const next = new KeyboardEvent('keydown', {key: 'n', bubbles: true});
+                document.body.dispatchEvent(next);
+                while (title.textContent === before) await frame();
+                times.push(performance.now() - start);
+              }
+              return times;
+            }"""
+        )
+        assert np.median(times) < NEXT_IMAGE
+        print(f"next image after {np.median(times):.0f} ms (longest {max(times):.0f} ms)")
+
+
+def test_ten_thousand_images(show: Any, tmp_path: Path):
+    n = 10_000
+    base = smooth_maps(500)
+    maps = {name: np.concatenate([values] * 20) for name, values in base.items()}
+    maps["friction"] *= np.linspace(1, 2, n, dtype=np.float32)[:, None, None, None]
+    store = fs.from_arrays(tmp_path / "many.zarr", maps)
+    chunk_images = store.header.arrays["friction"].chunk_images
+    with show(store) as (page, watch):
+        first = len(watch.requests)
+        assert first <= MOST_REQUESTS
+        longest = page.evaluate(
+            """async () => {
+              const view = document.querySelector('.gallery');
+              const frame = () => new Promise(requestAnimationFrame);
+              let longest = 0;
+              let before = performance.now();
+              for (let k = 0; k < 60; k++) {
+                view.scrollTop = (view.scrollHeight * k) / 60;
+                await frame();
+                const now = performance.now();
+                longest = Math.max(longest, now - before);
+                before = now;
+              }
+              return longest;
+            }"""
+        )
+        # Flying over 40 chunks reads none of them, or few: only where the view comes to rest.
+        page.wait_for_timeout(250)
+        page.wait_for_selector("body[data-idle=true]")
+        ranges = [r for url, r in watch.requests[first:] if "friction" in url]
+        assert len(ranges) <= 6, ranges
+        assert page.locator(".tile").count() < 200
+        assert longest < 250
+        print(f"longest frame of a flight over {n} images: {longest:.0f} ms")
+        # The last image is shown, from the last chunk.
+        page.locator(".gallery").focus()
+        page.keyboard.press("End")
+        page.wait_for_selector(f".tile[data-row='{n - 1}']")
+        page.keyboard.press("Enter")
+        page.wait_for_function(
+            "id => document.querySelector('#detail-title')?.textContent === id", arg=str(n - 1)
+        )
+        assert n // chunk_images == 39
+
+
+def test_sorting_ten_thousand_images_reads_each_chunk_once(show: Any, tmp_path: Path):
+    n = 10_000
+    base = smooth_maps(100, grid=8)
+    friction = np.concatenate([base["friction"]] * 100)
+    rng = np.random.default_rng(1)
+    friction *= rng.permutation(np.linspace(1, 2, n, dtype=np.float32))[:, None, None, None]
+    store = fs.from_arrays(tmp_path / "many.zarr", {"friction": friction})
+    with show(store, "#mode=1&sort=mean.desc") as (page, watch):
+        means = friction[..., 1].astype(np.float64).mean((1, 2))
+        first = page.locator(".tile[data-place='0']").get_attribute("data-row")
+        assert int(first) == int(means.argmax())
+        starts = [r for url, r in watch.requests if "friction/c/" in url]
+        assert len(starts) == len(set(starts))

@@ -1,0 +1,180 @@
+"""The explorer shows what the store holds: values, figures, orders and means, against numpy."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+import frictionstore as fs
+from tests.explorer.conftest import CLASSES, MODES, plane
+
+READOUT = "[data-test=readout]"
+
+
+def value_shown(page: Any) -> float:
+    return float(page.locator(READOUT).get_attribute("data-value"))
+
+
+def go(page: Any, hash_: str) -> None:
+    """Another view of the same page."""
+    page.evaluate("hash => { location.hash = hash }", hash_)
+
+
+def test_values_of_known_images_positions_and_modes(visit: Any, digits: fs.Store, digits_url: str):
+    rng = np.random.default_rng(11)
+    with visit(digits_url) as (page, _):
+        for name in ("friction", "settle", "S", "recon_error"):
+            rows = [0, 1023, 1024, digits.n_images - 1, *rng.integers(0, digits.n_images, 2)]
+            for row in rows:
+                mode = 0 if name == "recon_error" else int(rng.integers(0, MODES))
+                r, c = (int(k) for k in rng.integers(0, 16, 2))
+                go(page, f"map={name}&mode={mode}&image={row}&patch={r},{c}")
+                expected = plane(digits, name, int(row), mode)[r, c]
+                where = f"row {r}, column {c}:"
+                page.wait_for_function(
+                    "([selector, title, start, value]) => {"
+                    " const out = document.querySelector(selector);"
+                    " return document.querySelector('#detail-title').textContent === title &&"
+                    " out.textContent.startsWith(start) && Number(out.dataset.value) === value }",
+                    arg=[READOUT, digits.image_ids[row], where, float(expected)],
+                )  # fmt: skip
+                assert value_shown(page) == expected
+
+
+def test_sum_of_modes(visit: Any, digits: fs.Store, digits_url: str):
+    with visit(digits_url, f"#map=friction&mode={MODES}&image=300&patch=2,9") as (page, _):
+        assert value_shown(page) == pytest.approx(plane(digits, "friction", 300, None)[2, 9])
+        assert "sum of modes" in page.inner_text(".detail .subtitle")
+
+
+def test_value_under_the_pointer(visit: Any, digits: fs.Store, digits_url: str):
+    with visit(digits_url, "#mode=2&image=5&size=176") as (page, _):
+        box = page.locator(".stage").first.bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 3.5 / 16, box["y"] + box["height"] * 12.5 / 16)
+        assert "row 12, column 3" in page.inner_text(READOUT)
+        assert value_shown(page) == plane(digits, "friction", 5, 2)[12, 3]
+        tile = page.locator("[data-row='1'] canvas.map").bounding_box()
+        page.mouse.move(tile["x"] + tile["width"] * 0.5 / 16, tile["y"] + tile["height"] * 7.5 / 16)
+        hover = page.inner_text("[data-test=hover]")
+        expected = plane(digits, "friction", 1, 2)[7, 0]
+        assert f"{digits.image_ids[1]} at row 7, column 0" in hover
+        assert float(hover.rsplit(":", 1)[1].replace(",", "")) == pytest.approx(expected, rel=1e-6)
+
+
+def figures_by_numpy(values: np.ndarray) -> dict[str, float]:
+    """The same figures from their formulas; Moran's I from the full matrix of weights."""
+    x = values.ravel()
+    n = x.size
+    share = x / x.sum()
+    where = np.argwhere(np.ones(values.shape))
+    apart = np.abs(where[:, None] - where[None]).max(-1)
+    weights = (apart == 1).astype(float)
+    z = x - x.mean()
+    return {
+        "mean": x.mean(), "std": x.std(ddof=1), "cv": x.std(ddof=1) / x.mean(),
+        "min": x.min(), "max": x.max(),
+        "entropy": -(share * np.log(share)).sum() / np.log(n),
+        "hot": float((x > 2 * x.mean()).sum()),
+        "moran": n / weights.sum() * (z @ weights @ z) / (z @ z),
+    }  # fmt: skip
+
+
+def test_figures_of_an_image(visit: Any, digits: fs.Store, digits_url: str):
+    with visit(digits_url, "#mode=3&image=77") as (page, _):
+        cells = page.locator("[data-figure]").all()
+        shown = {c.get_attribute("data-figure"): c.get_attribute("data-value") for c in cells}
+    expected = figures_by_numpy(plane(digits, "friction", 77, 3))
+    assert set(shown) == set(expected)
+    for name, value in expected.items():
+        assert float(shown[name]) == pytest.approx(value, rel=1e-9), name
+
+
+def rows_on_screen(page: Any) -> list[int]:
+    return page.evaluate(
+        "() => [...document.querySelectorAll('.tile:not([hidden])')]"
+        ".sort((a, b) => a.dataset.place - b.dataset.place).map(t => Number(t.dataset.row))"
+    )
+
+
+@pytest.mark.parametrize("figure", ["mean", "cv", "min", "moran"])
+@pytest.mark.parametrize("direction", ["asc", "desc"])
+def test_sorts_by_a_figure(
+    visit: Any, digits: fs.Store, digits_url: str, figure: str, direction: str
+):
+    maps = np.asarray(digits.friction[:]).astype(np.float64)[..., 2]
+    flat = maps.reshape(len(maps), -1)
+    if figure == "moran":
+        padded = np.pad(maps - maps.mean((1, 2), keepdims=True), ((0, 0), (1, 1), (1, 1)))
+        near = sum(
+            padded[:, 1 + a : 17 + a, 1 + b : 17 + b]
+            for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)
+        )  # fmt: skip
+        centred = padded[:, 1:17, 1:17]
+        key = (centred * near).sum((1, 2)) / (centred**2).sum((1, 2))
+    else:
+        key = {
+            "mean": flat.mean(1), "cv": flat.std(1, ddof=1) / flat.mean(1), "min": flat.min(1),
+        }[figure]  # fmt: skip
+    expected = np.argsort(key if direction == "asc" else -key, kind="stable")
+    with visit(digits_url, f"#mode=2&sort={figure}.{direction}") as (page, _):
+        shown = rows_on_screen(page)
+        assert len(shown) >= 12
+        assert shown == expected[: len(shown)].tolist()
+
+
+def test_filters_by_class_then_sorts_within_it(visit: Any, digits: fs.Store, digits_url: str):
+    members = np.flatnonzero(digits.labels == 7)
+    with visit(digits_url, "#mode=1") as (page, _):
+        page.select_option("#classes", label=f"kind 7 ({len(members)})")
+        page.wait_for_function(
+            "row => document.querySelector('.tile[data-place=\"0\"]').dataset.row === row",
+            arg=str(members[0]),
+        )
+        shown = rows_on_screen(page)
+        assert shown == members[: len(shown)].tolist()
+        assert re.match(rf"{len(members)} images of 1,797,", page.inner_text(".status"))
+        page.select_option("#sort", "max")
+        page.wait_for_selector("#direction:visible")
+        page.wait_for_selector("body[data-idle=true]")
+        page.wait_for_function(
+            "() => document.querySelector('.status').textContent.includes('first')"
+        )
+        largest = np.asarray(digits.friction[:])[members, ..., 1].max((1, 2))
+        expected = members[np.argsort(-largest, kind="stable")]
+        shown = rows_on_screen(page)
+        assert shown == expected[: len(shown)].tolist()
+
+
+def test_class_means_and_their_difference(visit: Any, digits: fs.Store, digits_url: str):
+    friction = np.asarray(digits.friction[:]).astype(np.float64)
+    a = friction[digits.labels == 2].mean(0)[..., 3]
+    b = friction[digits.labels == 5].mean(0)[..., 3]
+    with visit(digits_url, "#view=compare&a=c2&b=c5&mode=3&patch=4,11") as (page, _):
+        shown = page.locator("[data-test=compare]").get_attribute("data-value").split(";")
+        expected = [a[4, 11], b[4, 11], (a - b)[4, 11]]
+        assert [float(v) for v in shown] == pytest.approx(expected, rel=1e-9)
+        assert "kind 2 minus class kind 5" in page.inner_text(".panes")
+
+
+def test_two_images_side_by_side(visit: Any, digits: fs.Store, digits_url: str):
+    with visit(digits_url, "#view=compare&a=i3&b=i1700&map=settle&mode=0&patch=0,15") as (page, _):
+        shown = page.locator("[data-test=compare]").get_attribute("data-value").split(";")
+        a = plane(digits, "settle", 3, 0)[0, 15]
+        b = plane(digits, "settle", 1700, 0)[0, 15]
+        assert [float(v) for v in shown] == [a, b, a - b]
+        page.fill("[aria-label='Image of B']", str(digits.image_ids[42]))
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => location.hash.includes('b=i42')")
+
+
+def test_class_gallery_has_a_mean_of_every_class(visit: Any, digits: fs.Store, digits_url: str):
+    counts = np.bincount(digits.labels, minlength=CLASSES)
+    with visit(digits_url, "#view=classes&mode=1") as (page, _):
+        notes = page.locator(".card small").all_inner_texts()
+        assert notes == [f"mean of {count} images" for count in counts]
+        page.check("#difference")
+        page.wait_for_function("() => location.hash.includes('difference=1')")
+        assert "symmetric about 0" in page.inner_text(".classes")
