@@ -1,0 +1,123 @@
+"""Analyses of friction maps: each reads a store and gives a result with error bars.
+
+    >>> import analyses, frictionstore as fs
+    >>> result = analyses.f_statistic(fs.open("data/digits-speckle.zarr"))  # doctest: +SKIP
+
+Nothing is imported before it is used; nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from analyses.center_edge import center_edge
+    from analyses.class_distance import class_distance
+    from analyses.errors import AnalysisError
+    from analyses.everything import analyze_all
+    from analyses.f_statistic import f_statistic
+    from analyses.image_summary import image_summary
+    from analyses.mode_variance import mode_variance
+    from analyses.moments import Moments
+    from analyses.results import Result
+    from analyses.ridge_probe import ridge_probe
+    from analyses.source import MemoryStore
+    from analyses.spatial_cv import spatial_cv
+    from analyses.summary import summary
+
+ENTRY_POINTS = "frictionstore.analyses"
+"""Entry-point group through which other packages add analyses; each names a click command."""
+
+
+class Registered(NamedTuple):
+    """One analysis: a line of help, and where its click command is."""
+
+    help: str
+    target: str
+
+    def load(self) -> Any:
+        """Import and return the command."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+_BUILT_IN = {
+    "spatial-cv": "Do maps have spatial structure? CV as in the notebook, and Moran's I.",
+    "class-distance": "Do classes have different mean maps? Distances, noise floor, PERMANOVA.",
+    "center-edge": "Do edge patches differ from central ones? Ratios and paired tests.",
+    "f-statistic": "Where on the grid do classes differ? F, q and family-wise p by position.",
+    "mode-variance": "Which mode varies most over the grid, and what share is between images?",
+    "image-summary": "One row per image: mean, spread, extremes, entropy, hot spots.",
+    "ridge-probe": "How well do maps classify images? Cross-validated ridge, paired comparisons.",
+    "summary": "The notebook's closing table, with an interval or p beside every number.",
+}
+
+
+class _Registry(Mapping[str, Registered]):
+    """The built-in analyses, then those of other packages, found when first asked for."""
+
+    def __getitem__(self, name: str) -> Registered:
+        return _registered()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_registered())
+
+    def __len__(self) -> int:
+        return len(_registered())
+
+
+@cache
+def _registered() -> dict[str, Registered]:
+    found = {
+        name: Registered(text, f"analyses.{name.replace('-', '_')}:command")
+        for name, text in _BUILT_IN.items()
+    }
+    for point in entry_points(group=ENTRY_POINTS):
+        package = point.dist.name if point.dist is not None else "another package"
+        found.setdefault(point.name, Registered(f"From the package {package}.", point.value))
+    return found
+
+
+REGISTRY: Mapping[str, Registered] = _Registry()
+
+_MODULES = {name.replace("-", "_") for name in _BUILT_IN}
+_NAMES = {
+    "AnalysisError": "analyses.errors",
+    "MemoryStore": "analyses.source",
+    "Moments": "analyses.moments",
+    "Result": "analyses.results",
+    "analyze_all": "analyses.everything",
+}
+
+__all__ = [
+    "REGISTRY",
+    "AnalysisError",
+    "MemoryStore",
+    "Moments",
+    "Result",
+    "analyze_all",
+    "center_edge",
+    "class_distance",
+    "f_statistic",
+    "image_summary",
+    "mode_variance",
+    "ridge_probe",
+    "spatial_cv",
+    "summary",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"analyses.{name}")  # a module that can be called
+    if name in _NAMES:
+        return getattr(import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'analyses' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_NAMES})

@@ -1,0 +1,59 @@
+"""The command group `analyze`: one lazy command per analysis, and `all`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from analyses import REGISTRY
+from frictionstore.errors import FrictionstoreError
+
+ALL_HELP = "Every analysis in as few passes over the store as they can share."
+
+
+class _UserError(click.ClickException):
+    """An error that a user can act on: one sentence and exit status 2."""
+
+    exit_code = 2
+
+
+class _Analyses(click.Group):
+    """A group that imports an analysis when it is named, and not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*REGISTRY, "all"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "all":
+            from analyses.everything import command
+
+            return command
+        if cmd_name not in REGISTRY:
+            return None
+        loaded = REGISTRY[cmd_name].load()
+        if not isinstance(loaded, click.Command):
+            raise click.ClickException(
+                f"the analysis {cmd_name!r} is not a click command: {REGISTRY[cmd_name].target}"
+            )
+        return loaded
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, entry.help) for name, entry in REGISTRY.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl([*rows, ("all", ALL_HELP)])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FrictionstoreError as error:
+            raise _UserError(str(error)) from error
+
+
+@click.group(cls=_Analyses, context_settings={"help_option_names": ["-h", "--help"]})
+def analyze() -> None:
+    """Answer questions about the maps of a store, with error bars.
+
+    Each analysis prints a sentence and a table; --json prints JSON instead, --out FOLDER saves
+    tables, arrays and figures.
+    """

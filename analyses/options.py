@@ -1,0 +1,209 @@
+"""What the commands share: their options, what they check, and where their results go."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from analyses.errors import AnalysisError
+from frictionstore.text import printable
+
+if TYPE_CHECKING:
+    from analyses.passes import Plan
+    from analyses.results import Result
+    from analyses.source import MapStore
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def check(
+    *,
+    permutations: int | None = None,
+    seed: int | None = None,
+    alpha: float | None = None,
+) -> None:
+    """Raise unless the parameters that many analyses share are in range.
+
+    Raises
+    ------
+    AnalysisError
+        Naming the parameter, its value and what would work.
+    """
+    if permutations is not None and permutations < 0:
+        raise AnalysisError(f"permutations is {permutations}: it must be 0 or more")
+    if seed is not None and seed < 0:
+        raise AnalysisError(f"seed is {seed}: it must be 0 or more")
+    if alpha is not None and not 0 < alpha < 1:
+        raise AnalysisError(f"alpha is {alpha}: it must lie between 0 and 1")
+
+
+def constant_caveat(names: Sequence[str]) -> list[str]:
+    """Return the sentence that names constant modes, if there are any."""
+    if not names:
+        return []
+    if len(names) == 1:
+        return [f"{names[0]} is constant over all images and left out"]
+    return [f"{len(names)} modes are constant over all images and left out: {', '.join(names)}"]
+
+
+def feature_caveats(*features: str) -> list[str]:
+    """Return what holds for a map whatever is done with it."""
+    if "settle" not in features:
+        return []
+    return [
+        "settle is a threshold on a quantity near float32 rounding: a change in the last place "
+        "of the input flips it for up to a few percent of the patches"
+    ]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A store on the command line, and where the results of its analyses go."""
+
+    store: str
+    classes: tuple[str, ...] | None
+    out: Path | None
+    as_json: bool
+    draw: bool
+
+    def open(self) -> MapStore:
+        """Open the store, seen with the asked-for classes only."""
+        import frictionstore
+        from analyses.source import SelectedClasses
+
+        store: MapStore = frictionstore.open(self.store)
+        return store if self.classes is None else SelectedClasses(store, self.classes)
+
+    def run(self, plans: Iterable[Plan]) -> None:
+        """Do the analyses in as few passes as they share, and give out their results."""
+        from analyses.passes import run
+
+        self.check_out()
+        self.emit(run(self.open(), list(plans), show_progress=not self.as_json))
+
+    def check_out(self) -> None:
+        """Raise if the results could not be written: before the work, not after it."""
+        if self.out is not None:
+            from analyses.results import check_folder
+
+            check_folder(self.out)
+
+    def emit(self, results: Sequence[Result], *, brief: bool = False) -> None:
+        """Print results and save them where that was asked for.
+
+        `brief` prints the answers of all, and tables and notes of the last one only.
+        """
+        from analyses.results import save_all
+        from analyses.terminal import answers, text
+
+        if self.classes is not None:
+            for result in results:
+                result.parameters["classes"] = list(self.classes)
+        if self.as_json:
+            if len(results) == 1:
+                click.echo(results[0].to_json())
+            else:
+                click.echo("[" + ",\n".join(result.to_json() for result in results) + "]")
+        elif brief:
+            click.echo(f"{answers(results[:-1])}\n\n{text(results[-1])}")
+        else:
+            click.echo("\n\n".join(text(result) for result in results))
+        if self.out is not None:
+            if len(results) == 1:
+                folder = results[0].save(self.out, figures=self.draw)
+            else:
+                folder = save_all(results, self.out, figures=self.draw)
+            click.echo(f"saved in {printable(folder)}", err=self.as_json)
+
+
+def split_option(
+    _: click.Context, __: click.Parameter, value: str | None
+) -> tuple[str, ...] | None:
+    """Return an option's comma-separated names; None if the option was not given."""
+    return None if value is None else split_names(value)
+
+
+def split_names(value: str) -> tuple[str, ...]:
+    """Return the names in a comma-separated list, each once."""
+    return tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+
+def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the STORE argument and the options for classes and output; pass them as `target`."""
+
+    @click.argument("store", metavar="STORE")
+    @click.option(
+        "--classes",
+        callback=split_option,
+        metavar="A,B,...",
+        help="Use only these classes; images of others count as unlabelled.",
+    )
+    @click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Save tables, arrays and figures in this folder.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+    @click.option("--figures/--no-figures", "draw", default=True, help="Draw figures with --out.")
+    @functools.wraps(function)
+    def command(
+        store: str,
+        classes: tuple[str, ...] | None,
+        out: Path | None,
+        as_json: bool,
+        draw: bool,
+        **kwargs: Any,
+    ) -> Any:
+        return function(target=Target(store, classes, out, as_json, draw), **kwargs)
+
+    return command
+
+
+def features_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --feature, which may be given several times."""
+    return click.option(
+        "--feature",
+        "features",
+        multiple=True,
+        default=("friction",),
+        show_default="friction",
+        help="Map to analyse; may be given several times.",
+    )(function)
+
+
+def permutations_option(default: int, what: str) -> Decorator:
+    """Add --permutations."""
+    return click.option(
+        "--permutations",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        help=f"Permutations {what}; 0 for none.",
+    )
+
+
+def seed_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --seed."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of everything random; the same seed gives the same numbers.",
+    )(function)
+
+
+def alpha_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --alpha."""
+    return click.option(
+        "--alpha",
+        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        default=0.05,
+        show_default=True,
+        help="Level at which results are counted as significant.",
+    )(function)

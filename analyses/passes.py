@@ -1,0 +1,225 @@
+"""Reading a store as few times as possible: collectors fed by one loop over its chunks.
+
+An analysis registers collectors, which are shared by key: two analyses that need the class
+moments of one map get the same object. A collector may ask for another pass.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyses.errors import AnalysisError
+from analyses.moments import Moments
+from analyses.source import MapStore, class_labels
+from frictionstore.text import printable
+
+if TYPE_CHECKING:
+    from analyses.results import Result
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Collector(Protocol):
+    """Something that takes in a store's chunks.
+
+    Attributes
+    ----------
+    features
+        The maps it reads.
+    """
+
+    @property
+    def features(self) -> tuple[str, ...]: ...
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        """Take in one chunk; maps have shape (image, row, col, mode)."""
+
+    def end_pass(self) -> bool:
+        """Finish one pass over all images; return whether another is needed."""
+
+
+class Plan(Protocol):
+    """One analysis of one store, asked for but not yet done."""
+
+    def prepare(self, passes: Passes) -> None:
+        """Check the store and register collectors."""
+
+    def result(self) -> Result:
+        """Return the result, after the passes."""
+
+
+C = TypeVar("C", bound=Collector)
+
+
+class Passes:
+    """The passes over one store that a set of analyses share."""
+
+    def __init__(self, store: MapStore) -> None:
+        self.store = store
+        self._collectors: dict[Hashable, Collector] = {}
+
+    def share(self, key: Hashable, make: Callable[[], C]) -> C:
+        """Return the collector registered under `key`, made now if there is none."""
+        if key not in self._collectors:
+            self._collectors[key] = make()
+        return cast(C, self._collectors[key])
+
+    def run(self, *, show_progress: bool = False) -> None:
+        """Read the store until no collector needs another pass.
+
+        Collectors are fed and finished in the order in which they were registered.
+
+        Raises
+        ------
+        AnalysisError
+            If a map holds values that are not finite; all images are searched first.
+        """
+        active = list(self._collectors.values())
+        number = 1
+        while active:
+            names = tuple(dict.fromkeys(name for c in active for name in c.features))
+            progress = Progress(self.store.n_images, f"pass {number}", show=show_progress)
+            broken = _NotFinite()
+            for rows, arrays in self.store.iter_chunks(names):
+                maps = {name: _as_map(arrays[name]) for name in names}
+                broken.search(rows, maps)
+                if not broken.found:
+                    for collector in active:
+                        collector.update(rows, maps)
+                progress.update(rows.stop)
+            progress.close()
+            if broken.found:
+                raise broken.error(self.store)
+            active = [collector for collector in active if collector.end_pass()]
+            number += 1
+
+
+def run(store: MapStore, plans: Sequence[Plan], *, show_progress: bool = False) -> list[Result]:
+    """Do several analyses of one store together and return their results in order."""
+    passes = Passes(store)
+    for plan in plans:
+        plan.prepare(passes)
+    passes.run(show_progress=show_progress)
+    return [plan.result() for plan in plans]
+
+
+def _as_map(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a map with a mode axis: maps of one number per patch have one mode."""
+    return values[..., None] if values.ndim == 3 else values
+
+
+class _NotFinite:
+    """Counts values that are not finite, by map and image."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[int, int]]] = {}
+
+    def search(self, rows: slice, maps: Arrays) -> None:
+        for name, values in maps.items():
+            if not np.issubdtype(values.dtype, np.floating):
+                continue
+            finite = np.isfinite(values)
+            if finite.all():
+                continue
+            bad = (~finite).reshape(len(values), -1).sum(axis=1)
+            images = np.flatnonzero(bad)
+            self.found.setdefault(name, []).extend(
+                (rows.start + int(i), int(bad[i])) for i in images
+            )
+
+    def error(self, store: MapStore) -> AnalysisError:
+        name, images = next(iter(self.found.items()))
+        total = sum(count for _, count in images)
+        shown = ", ".join(
+            f"{printable(str(store.image_ids[row]))!r} (row {row}: {count})"
+            for row, count in images[:5]
+        )
+        more = f" and {len(images) - 5} more" if len(images) > 5 else ""
+        values = "1 value that is" if total == 1 else f"{total} values that are"
+        return AnalysisError(
+            f"map {printable(name)!r} of {printable(store.name)} holds {values} NaN or infinite, "
+            f"in {len(images)} of {store.n_images} images: {shown}{more}; extract these images "
+            "again, or leave them out of the store"
+        )
+
+
+class Progress:
+    """A bar on standard error after two seconds of work, and nothing where that is no terminal."""
+
+    def __init__(self, total: int, label: str, *, show: bool) -> None:
+        self._total = max(total, 1)
+        self._label = label
+        self._show = show and sys.stderr.isatty()
+        self._start = time.monotonic()
+        self._shown = False
+        self._next = 0.0
+
+    def update(self, done: int) -> None:
+        """Say how many are done."""
+        now = time.monotonic()
+        if not self._show or now - self._start < 2.0 or now < self._next:
+            return
+        self._next = now + 0.2
+        self._shown = True
+        filled = 30 * done // self._total
+        bar = "#" * filled + "-" * (30 - filled)
+        left = (now - self._start) * (self._total - done) / max(done, 1)
+        sys.stderr.write(
+            f"\r{self._label} [{bar}] {done}/{self._total} images, {left:.0f} s left \x1b[K"
+        )
+        sys.stderr.flush()
+
+    def close(self) -> None:
+        """Clear the line."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+class ClassMoments:
+    """Moments of one map by class, the images without a label as one more group.
+
+    Attributes
+    ----------
+    by_class : Moments of the labelled images, one group per class
+    everything : Moments of all images, one group
+    labelled : Moments of the labelled images, one group
+    """
+
+    def __init__(
+        self, feature: str, labels: NDArray[np.int64], n_classes: int, shape: tuple[int, ...]
+    ) -> None:
+        self.features = (feature,)
+        self._feature = feature
+        self._n_classes = n_classes
+        self._groups = np.where(labels < 0, n_classes, labels)
+        self._moments = Moments(n_classes + 1, shape)
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        self._moments.update(arrays[self._feature], self._groups[rows])
+
+    def end_pass(self) -> bool:
+        all_groups = self._moments.as_arrays()
+        self.by_class = Moments.from_arrays(
+            {name: values[: self._n_classes] for name, values in all_groups.items()}
+        )
+        self.everything = self._moments.pooled()
+        self.labelled = self.by_class.pooled() if self._n_classes else self._moments.pooled()
+        return False
+
+
+def class_moments(passes: Passes, feature: str, n_modes: int) -> ClassMoments:
+    """Return the shared class moments of one map."""
+    store = passes.store
+    labels = np.asarray(store.labels).astype(np.int64)
+    n_classes = len(class_labels(store))
+    shape = (*store.grid, n_modes)
+    return passes.share(
+        ("class moments", feature), lambda: ClassMoments(feature, labels, n_classes, shape)
+    )

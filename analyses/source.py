@@ -1,0 +1,284 @@
+"""What an analysis reads: anything with a store's interface, and a store held in memory.
+
+The checks that every analysis makes on its input live here: labels, classes, grid, features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from analyses.errors import AnalysisError
+from frictionstore.text import listed, printable
+
+MAP_DIMS = {"image", "row", "col", "mode"}
+
+
+class MapStore(Protocol):
+    """The part of `frictionstore.Store` that analyses use."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+    @property
+    def image_ids(self) -> NDArray[Any]: ...
+    @property
+    def n_images(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    @property
+    def n_modes(self) -> int: ...
+    @property
+    def maps(self) -> tuple[str, ...]: ...
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]: ...
+
+
+class MemoryStore:
+    """Maps in memory with a store's interface: for arrays that are not in a store, and for tests.
+
+    Parameters
+    ----------
+    maps
+        Map name to array of shape (image, row, col, mode) or (image, row, col); mode 0 the
+        largest.
+    labels
+        Integer array of shape (image,), -1 for none; None for no labels at all.
+    class_names, image_ids, name
+        As in a store.
+    batch
+        Images per chunk.
+    """
+
+    def __init__(
+        self,
+        maps: Mapping[str, ArrayLike],
+        *,
+        labels: ArrayLike | None = None,
+        class_names: Sequence[str] = (),
+        image_ids: Sequence[str] | None = None,
+        name: str = "memory",
+        batch: int = 256,
+    ) -> None:
+        self._maps = {key: np.asarray(value) for key, value in maps.items()}
+        first = next(iter(self._maps.values()))
+        n = len(first)
+        self.name = name
+        self.fingerprint = ""
+        self.class_names = list(class_names)
+        self.labels = np.full(n, -1, np.int32) if labels is None else np.asarray(labels, np.int32)
+        self.image_ids = np.asarray(
+            [str(i) for i in range(n)] if image_ids is None else list(image_ids)
+        )
+        self.n_images = n
+        self.grid = (int(first.shape[1]), int(first.shape[2]))
+        self.n_modes = max((a.shape[3] for a in self._maps.values() if a.ndim == 4), default=1)
+        self.maps = tuple(self._maps)
+        self._batch = batch
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the maps and labels."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for name in sorted(self._maps):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self._maps[name]).tobytes())
+        return digest.hexdigest()
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """Yield slices of images, in order, with those maps."""
+        step = self._batch if batch is None else batch
+        for start in range(0, self.n_images, step):
+            rows = slice(start, min(start + step, self.n_images))
+            yield rows, {name: self._maps[name][rows] for name in names}
+
+
+class SelectedClasses:
+    """A store seen with some of its classes only: images of the others count as unlabelled.
+
+    Raises
+    ------
+    AnalysisError
+        If a name is not one of the store's classes.
+    """
+
+    def __init__(self, store: MapStore, classes: Sequence[str]) -> None:
+        names = class_labels(store)
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise AnalysisError(
+                f"there is no class {printable(unknown[0])!r} in {printable(store.name)}: "
+                f"its classes are {listed(names, 8)}"
+            )
+        self._store = store
+        self.class_names = list(classes)
+        lookup = np.full(max(len(names), 1) + 1, -1, np.int32)
+        for new, name in enumerate(classes):
+            lookup[names.index(name)] = new
+        self.labels = lookup[np.asarray(store.labels)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def class_labels(store: MapStore) -> list[str]:
+    """Return the class names, or "class 0" and so on where the store has none.
+
+    Raises
+    ------
+    AnalysisError
+        If a label is beyond the class names.
+    """
+    labels = np.asarray(store.labels)
+    top = int(labels.max(initial=-1))
+    if not store.class_names:
+        return [f"class {c}" for c in range(top + 1)]
+    if top >= len(store.class_names):
+        raise AnalysisError(
+            f"label {top} of image row {int(labels.argmax())} has no name in "
+            f"{printable(store.name)}: it names {len(store.class_names)} classes"
+        )
+    return list(store.class_names)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The labelled images of a store.
+
+    Attributes
+    ----------
+    names
+        One per class.
+    labels
+        int64 array of shape (n_images,), -1 for images without a label.
+    counts
+        int64 array of shape (n_classes,): images of each class.
+    """
+
+    names: list[str]
+    labels: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of images with a label."""
+        return int(self.counts.sum())
+
+    def caveats(self) -> list[str]:
+        """Return what a reader must know about images left out."""
+        missing = len(self.labels) - self.n_labelled
+        if not missing:
+            return []
+        verb = "image has no label and is" if missing == 1 else "images have no label and are"
+        return [f"{missing} of {len(self.labels)} {verb} left out"]
+
+
+def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Classes:
+    """Return the classes of a store that can be compared.
+
+    Raises
+    ------
+    AnalysisError
+        If no image has a label, there are fewer than `at_least` classes, or a class has fewer
+        than 2 images.
+    """
+    labels = np.asarray(store.labels).astype(np.int64)
+    name = printable(store.name)
+    if not (labels >= 0).any():
+        raise AnalysisError(
+            f"{analysis} compares classes and none of the {store.n_images} images of {name} has "
+            "a label: extract from a data set with labels, or use spatial-cv, mode-variance or "
+            "image-summary, which need none"
+        )
+    names = class_labels(store)
+    counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(np.int64)
+    if len(names) < at_least:
+        raise AnalysisError(
+            f"{analysis} compares classes and all {int(counts.sum())} labelled images of {name} "
+            f"are of one class, {printable(names[0])!r}: it needs at least {at_least} classes"
+        )
+    small = np.flatnonzero(counts < 2)
+    if small.size:
+        which = ", ".join(f"{printable(names[c])!r} ({counts[c]})" for c in small[:8]) + (
+            f" and {small.size - 8} more" if small.size > 8 else ""
+        )
+        plural = "classes have" if small.size > 1 else "class has"
+        remedy = (
+            "extract more images, or name the classes to use with --classes"
+            if len(names) - small.size >= at_least
+            else "extract more images"
+        )
+        raise AnalysisError(
+            f"{analysis} needs at least 2 images in every class and {small.size} {plural} fewer "
+            f"in {name}: {which}; {remedy}"
+        )
+    return Classes(names, labels, counts)
+
+
+def require_grid(store: MapStore, analysis: str) -> tuple[int, int]:
+    """Return the grid of a store, which must have more than one patch.
+
+    Raises
+    ------
+    AnalysisError
+        If the grid is a single patch, or the store has no images.
+    """
+    rows, cols = store.grid
+    name = printable(store.name)
+    if rows * cols < 2:
+        raise AnalysisError(
+            f"{analysis} looks at patterns over patches and {name} has one patch per image (a "
+            f"{rows} x {cols} grid): extract with larger images or a smaller patch size"
+        )
+    if store.n_images < 1:
+        raise AnalysisError(f"{name} holds no images: extract at least one")
+    return int(rows), int(cols)
+
+
+def require_feature(store: MapStore, feature: str) -> int:
+    """Return the number of modes of a map.
+
+    Raises
+    ------
+    AnalysisError
+        If the store has no such map, or it is not a map over patches.
+    """
+    from frictionstore.schema import MAPS
+
+    usable = [m for m in store.maps if m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS]
+    if feature not in usable:
+        raise AnalysisError(
+            f"there is no map {printable(feature)!r} over patches in {printable(store.name)}: "
+            f"its maps are {listed(usable, 8)}"
+        )
+    return 1 if feature in MAPS and not MAPS[feature].modes else int(store.n_modes)
+
+
+def mode_name(mode: int, n_modes: int) -> str:
+    """Return "mode 0 (largest)", "mode 1" and so on to "mode 3 (smallest)"."""
+    if n_modes == 1:
+        return "all"
+    if mode == 0:
+        return "mode 0 (largest)"
+    return f"mode {mode} (smallest)" if mode == n_modes - 1 else f"mode {mode}"
