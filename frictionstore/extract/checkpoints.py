@@ -218,7 +218,7 @@ def _read_torch(path: Path, where: str) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_torch_file(path) or "WeightsUnpickler" in str(error):
+        if _is_pickle(path):
             needs = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f" ({needs[1]})" if needs else ""
             raise CheckpointError(
@@ -255,11 +255,13 @@ def _read_torch(path: Path, where: str) -> Checkpoint:
     return Checkpoint(dict(content["config"]), weights, notes)
 
 
-def _is_torch_file(path: Path) -> bool:
-    """Whether it is an archive as torch.save writes them."""
+def _is_pickle(path: Path) -> bool:
+    """Whether it is an archive as torch.save writes them, or a bare pickle."""
     import zipfile
 
-    return zipfile.is_zipfile(path)
+    with open(path, "rb") as file:
+        start = file.read(2)
+    return zipfile.is_zipfile(path) or (start[:1] == b"\x80" and start[1:] in b"\2\3\4\5")
 
 
 def build_encoder(checkpoint: Checkpoint, where: str) -> PatchSVAE:

@@ -229,7 +229,7 @@ class NativeEngine:
             M = torch.where(finite[:, None, None, None], M, torch.zeros_like(M))
         spectrum = model.spectrum(M)
         S = model.coordinate(spectrum.S_orig)
-        made = {"S": S, "S_orig": spectrum.S_orig, "gram": _gram(S, spectrum.V)}
+        made = {"S": S, "S_orig": spectrum.S_orig, "gram": gram(S, spectrum.V)}
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
         for name, value in made.items():
@@ -245,6 +245,6 @@ class NativeEngine:
         return self.model.patches((made - batch).square()).mean(dim=-1)
 
 
-def _gram(S: Tensor, V: Tensor) -> Tensor:
+def gram(S: Tensor, V: Tensor) -> Tensor:
     """``V diag(S^2) V'``, float32, what the conduit measures."""
     return (V * S.square().unsqueeze(-2)) @ V.mT
