@@ -174,11 +174,7 @@ def conduit_maps(
     RequestError
         If `A` is not float32 and square, a field is unknown, or an argument is out of range.
     """
-    unknown = [name for name in want if name not in FIELDS]
-    if unknown:
-        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads must be at least 1, got {threads}")
+    check_want(want, threads)
     return _measure(A, tuple(want), threads, constants, kernel)
 
 
@@ -215,6 +211,15 @@ def _measure(
             x = torch.from_numpy(x)
         fields[name] = x
     return fields
+
+
+def check_want(want: Sequence[str], threads: int | None) -> None:
+    """Refuse unknown fields and a number of threads below 1."""
+    unknown = [name for name in want if name not in FIELDS]
+    if unknown:
+        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads must be at least 1, got {threads}")
 
 
 def _check_matrices(A: Any) -> None:

@@ -93,9 +93,18 @@ class LaneOperations:
     def repeat(
         self, count: int, state: list[Lanes], body: Callable[[list[Lanes]], list[Lanes]]
     ) -> list[Lanes]:
+        return self.repeat_indexed(count, state, lambda _, now: body(now))
+
+    def repeat_indexed(
+        self,
+        count: int,
+        state: list[Lanes],
+        body: Callable[[ir.Value, list[Lanes]], list[Lanes]],
+    ) -> list[Lanes]:
+        """`repeat` with the number of the round, an integer value, as the body's first argument."""
         if count == 0:
             return state
-        builder, integer = self.builder, ir.IntType(32)
+        builder, integer = self.builder, ir.IntType(64)
         before = builder.block
         loop = builder.append_basic_block("rounds")
         after = builder.append_basic_block("done")
@@ -103,7 +112,7 @@ class LaneOperations:
         builder.position_at_end(loop)
         index = builder.phi(integer)
         carried = [builder.phi(x.vector.type) for x in state]
-        new = body([Lanes(builder, phi) for phi in carried])
+        new = body(index, [Lanes(builder, phi) for phi in carried])
         following = builder.add(index, ir.Constant(integer, 1))
         index.add_incoming(ir.Constant(integer, 0), before)
         index.add_incoming(following, loop)

@@ -91,7 +91,7 @@ def measure(
     fields = {
         "friction": friction,
         "settle": settle,
-        "rank": _ranks(op, eigenvalues, one, zero),
+        "rank": ranks(op, eigenvalues, one, zero),
         "eigenvalues": eigenvalues,
         "eigenvectors": [x for row in _make_largest_entry_positive(op, V) for x in row],
         "char_coeffs": [op.to_float32(x) for x in c],
@@ -100,6 +100,17 @@ def measure(
     if with_residual:
         fields["refinement_residual"] = [_residual(op, V)]
     return fields
+
+
+def gram(S: Sequence[Value], V: Matrix) -> Matrix:
+    """`V diag(S^2) V'` in float32: terms `(V_ik S_k^2) V_jk`, added in the order of k."""
+    n = len(S)
+    squares = [x * x for x in S]
+    scaled = [[V[i][k] * squares[k] for k in range(n)] for i in range(n)]
+    return [
+        [sums.in_order([scaled[i][k] * V[j][k] for k in range(n)]) for j in range(n)]
+        for i in range(n)
+    ]
 
 
 def _sum_of_entries(X: Matrix) -> Value:
@@ -122,7 +133,7 @@ def _product(X: Matrix, Y: Matrix) -> Matrix:
     ]
 
 
-def _gram(V: Matrix) -> Matrix:
+def _squared(V: Matrix) -> Matrix:
     """`V'V`: symmetric to the last bit, so each pair of entries is computed once."""
     n = len(V)
     half = {
@@ -284,7 +295,7 @@ def _newton_schulz(op: Operations, V: Matrix, rounds: int) -> Matrix:
     if rounds == 0:
         return V
     half, zero, three = (op.constant(x, V[0][0]) for x in (0.5, 0.0, 3.0))
-    Y = _gram(V)
+    Y = _squared(V)
     X: Matrix | None = None
     for last in range(rounds - 1, -1, -1):
         W = [
@@ -300,7 +311,7 @@ def _newton_schulz(op: Operations, V: Matrix, rounds: int) -> Matrix:
 def _residual(op: Operations, V: Matrix) -> Value:
     one = op.constant(1.0, V[0][0])
     error = [
-        [y - one if i == j else y for j, y in enumerate(row)] for i, row in enumerate(_gram(V))
+        [y - one if i == j else y for j, y in enumerate(row)] for i, row in enumerate(_squared(V))
     ]
     return _frobenius_norm(op, error)
 
@@ -312,16 +323,16 @@ def _rayleigh_quotients(A: Matrix, V: Matrix) -> list[Value]:
     return [sums.in_order([V[i][j] * AV[i][j] for i in range(n)]) for j in range(n)]
 
 
-def _ranks(op: Operations, x: Sequence[Value], one: Value, zero: Value) -> list[Value]:
+def ranks(op: Operations, x: Sequence[Value], one: Value, zero: Value) -> list[Value]:
     """Step 7b: each value's place in ascending order, equal values in the order of their slots."""
     n = len(x)
-    ranks = [zero] * n
+    places = [zero] * n
     for i in range(n):
         for j in range(i + 1, n):
             later = x[j] < x[i]
-            ranks[i] = ranks[i] + op.where(later, one, zero)
-            ranks[j] = ranks[j] + op.where(later, zero, one)
-    return ranks
+            places[i] = places[i] + op.where(later, one, zero)
+            places[j] = places[j] + op.where(later, zero, one)
+    return places
 
 
 def _make_largest_entry_positive(op: Operations, V: Matrix) -> Matrix:

@@ -1,0 +1,127 @@
+"""Compiled tiles: a program over one vector of matrices, its loop over a batch, and the threads.
+
+A tile holds its numbers entry by entry, `width` matrices side by side, so that each row of it is
+one vector of `lanes.py`. Which program fills the tile's results is named in a specification, a
+literal text that is also what a cached kernel is recognised by.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding, ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic
+
+from frictionstore.extract.conduit import lanes
+
+SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 8192  # matrices a thread takes at a time
+
+
+class Tile:
+    """The rows a program reads and writes, for use while its code is generated."""
+
+    def __init__(self, op: lanes.LaneOperations, source: ir.Value, target: ir.Value) -> None:
+        self.op = op
+        self._source = source
+        self._target = target
+        self._stored = 0
+
+    def _address(self, base: ir.Value, row: int | ir.Value) -> ir.Value:
+        builder, width, integer = self.op.builder, self.op.width, ir.IntType(64)
+        if isinstance(row, int):
+            first = ir.Constant(integer, row * width)
+        else:
+            first = builder.mul(row, ir.Constant(integer, width))
+        vector = ir.VectorType(lanes.FLOAT32, width)
+        return builder.bitcast(builder.gep(base, [first]), vector.as_pointer())
+
+    def load(self, row: int | ir.Value) -> lanes.Lanes:
+        """A row of the source, float32."""
+        address = self._address(self._source, row)
+        return lanes.Lanes(self.op.builder, self.op.builder.load(address, align=4))
+
+    def store(self, *rows: lanes.Lanes) -> None:
+        """Append float32 rows to the target."""
+        for x in rows:
+            self.op.builder.store(x.vector, self._address(self._target, self._stored), align=4)
+            self._stored += 1
+
+
+@functools.cache
+def _source_digest() -> str:
+    # Part of every cached kernel's identity: Numba itself watches only the file with the loop.
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def specification(module: str, **settings: Any) -> str:
+    """The literal text that names a tile program: `emit(tile, settings)` of a module here."""
+    return json.dumps({"module": module, "source": _source_digest(), **settings}, sort_keys=True)
+
+
+def _tile_function(module: ir.Module, text: str) -> ir.Function:
+    settings = json.loads(text)
+    pointer = lanes.FLOAT32.as_pointer()
+    function = ir.Function(
+        module,
+        ir.FunctionType(ir.VoidType(), [pointer, pointer]),
+        "tile_" + hashlib.sha256(text.encode()).hexdigest()[:16],
+    )
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    tile = Tile(lanes.LaneOperations(builder, settings["width"]), *function.args)
+    program = importlib.import_module(f"frictionstore.extract.conduit.{settings['module']}")
+    program.emit(tile, settings)
+    builder.ret_void()
+    return function
+
+
+@intrinsic(prefer_literal=True)
+def run_tile(typingctx: Any, text: Any, source: Any, target: Any) -> Any:
+    """Run the program of a literal specification on two C-contiguous float32 arrays."""
+    literal = text.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function = _tile_function(builder.module, literal)
+        pointers = [
+            context.make_array(kind)(context, builder, value).data
+            for kind, value in zip(signature.args[1:], args[1:], strict=True)
+        ]
+        builder.call(function, pointers)
+        return context.get_dummy_value()
+
+    return types.void(text, source, target), codegen
+
+
+def vector_width() -> int:
+    """Matrices per vector: what 512 bits hold in float32 where there are 512, else 256 bits."""
+    return 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
+
+
+def in_chunks(task: Callable[[int, int], None], count: int, threads: int | None) -> None:
+    """Call `task(first, last)` over `range(count)` in chunks, on several threads if it pays."""
+    workers = available_cores() if threads is None else threads
+    chunk = min(max(-(-count // (4 * workers)), SMALLEST_CHUNK), LARGEST_CHUNK)
+    starts = range(0, count, chunk)
+    if workers == 1 or len(starts) < 2:
+        task(0, count)
+        return
+    with ThreadPoolExecutor(min(workers, len(starts))) as pool:
+        list(pool.map(lambda first: task(first, min(first + chunk, count)), starts))
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
