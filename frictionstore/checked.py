@@ -48,7 +48,9 @@ class CheckedStore(WrapperStore[Any]):
             return prototype.buffer.from_bytes(self.header.document)
         size = self.header.shard_bytes.get(key)
         if size is None or not isinstance(byte_range, SuffixByteRequest):
-            found = await self._store.get(key, prototype, byte_range)
+            # a known size saves a server the question for it
+            asked = byte_range if size is None or byte_range else RangeByteRequest(0, size)
+            found = await self._store.get(key, prototype, asked)
             return self._checked(key, found, byte_range is None)
         # the index: asked for again with every chunk, so it is kept
         if key not in self.indexes:

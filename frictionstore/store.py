@@ -145,6 +145,14 @@ class Header:
             )
 
 
+def damaged(header: Header, key: str) -> StoreError:
+    """The error for a file whose bytes are not those that the manifest names."""
+    return StoreError(
+        f"{printable(header.location.text)} is damaged: {key} is not the file that "
+        f"{schema.MANIFEST} names; see what else is with frictionstore verify"
+    )
+
+
 def read_header(location: str | os.PathLike[str] | Location) -> Header:
     """Read and validate a store's metadata and manifest.
 

@@ -22,18 +22,6 @@ from frictionstore.writer import StoreWriter, partial_path
 from tests.store import making
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("whole") / "x.zarr"
-    making.write(target, making.plan())
-    return target
-
-
-@pytest.fixture
-def copy(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "x.zarr"))
-
-
 def flip(path: Path, bit: int) -> None:
     data = bytearray(path.read_bytes())
     data[bit // 8 % len(data)] ^= 1 << bit % 8
