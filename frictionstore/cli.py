@@ -16,11 +16,16 @@ import click
 
 from frictionstore import __version__
 from frictionstore.errors import FrictionstoreError
+from frictionstore.text import printable
 
 # Groups that live elsewhere and are imported when they are used: name -> (module:attribute, help).
 LAZY: dict[str, tuple[str, str]] = {
     "view": ("frictionstore.cli_view:view", "Look at a store's maps in the browser."),
     "verify": ("frictionstore.cli_share:verify", "Compare a store with its manifest."),
+    "pack": ("frictionstore.cli_share:pack", "Write a store into one .zip."),
+    "unpack": ("frictionstore.cli_share:unpack", "Write the store in a .zip as a folder."),
+    "push": ("frictionstore.cli_share:push", "Send a store to S3, the Hub or a folder."),
+    "pull": ("frictionstore.cli_share:pull", "Fetch a store from an address."),
     "analyze": ("analyses.cli:analyze", "Answer questions from a store: eight analyses, or all."),
 }
 
@@ -29,6 +34,12 @@ class _UserError(click.ClickException):
     """A `FrictionstoreError` on its way to the terminal: one sentence, exit status 2."""
 
     exit_code = 2
+
+
+class _Interrupted(click.ClickException):
+    """Ctrl-C, in words."""
+
+    exit_code = 130
 
 
 class Group(click.Group):
@@ -64,6 +75,19 @@ class Group(click.Group):
             raise _UserError(str(error)) from error
         except RecursionError as error:
             raise _UserError("a file is nested too deeply to be read") from error
+        except MemoryError as error:
+            raise _UserError(
+                "there is not enough memory for this: ask for less at a time"
+            ) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            what = printable(error.filename) if error.filename is not None else "the system"
+            raise _UserError(f"{what}: {error.strerror or error}") from error
+        except KeyboardInterrupt as error:
+            raise _Interrupted(
+                "interrupted: what is complete is kept, run it again to go on"
+            ) from error
 
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -138,9 +162,10 @@ def cli() -> None:
     "--shard-images", type=click.IntRange(min=1), help="Images per shard, a power of two."
 )
 @click.option("--overwrite", is_flag=True, help="Replace another store at the target.")
+@click.option("--repair", is_flag=True, help="Measure the damaged parts of the store again.")
 @json_option
 @quiet_option
-def extract(as_json: bool, quiet: bool, overwrite: bool, **options: Any) -> None:
+def extract(as_json: bool, quiet: bool, overwrite: bool, repair: bool, **options: Any) -> None:
     """Run an encoder over a data set and write its maps to a store."""
     from frictionstore.jobs import Job, run_job
 
@@ -148,6 +173,7 @@ def extract(as_json: bool, quiet: bool, overwrite: bool, **options: Any) -> None
     outcome = run_job(
         job,
         overwrite=overwrite,
+        repair=repair,
         report=lambda text: say(text, quiet or as_json),
         show_progress=not quiet and not as_json and sys.stderr.isatty(),
     )

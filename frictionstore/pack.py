@@ -17,7 +17,7 @@ from frictionstore.errors import RequestError, StoreError
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
 from frictionstore.shard_check import PIECE_BYTES
-from frictionstore.store import Header, read_header
+from frictionstore.store import Header, damaged, read_header
 from frictionstore.text import listed, printable
 from frictionstore.transfer import Copied, copy_store, store_name
 from frictionstore.verify import APART, CARD, verify
@@ -142,10 +142,7 @@ def _write(header: Header, path: Path, show_progress: bool) -> None:
 
 def _check(header: Header, key: str, whole: bool, digest: str) -> None:
     if not whole or digest != header.manifest[key]:
-        raise StoreError(
-            f"{printable(header.location.text)} is damaged: {key} is not the file that "
-            f"{schema.MANIFEST} names; see what else is with frictionstore verify"
-        )
+        raise damaged(header, key)
 
 
 def _entry(key: str, size: int) -> zipfile.ZipInfo:

@@ -30,7 +30,7 @@ from frictionstore.location import Location
 from frictionstore.plan import document_bytes
 from frictionstore.progress import progress_bar
 from frictionstore.shard_check import PIECE_BYTES
-from frictionstore.store import Header, read_header
+from frictionstore.store import Header, damaged, read_header
 from frictionstore.text import byte_count, printable
 from frictionstore.verify import CARD, verify
 from frictionstore.writer import (
@@ -236,7 +236,7 @@ def _fetch(
         if data is None:
             raise _missing(header, key)
         if hashlib.sha256(data).hexdigest() != expected:
-            raise _damaged(header, key)
+            raise damaged(header, key)
         write_atomic(path, data)
         return True
     part = path.with_name(path.name + ".part")
@@ -246,7 +246,7 @@ def _fetch(
         # what an earlier run left may have been of another store: once more, from the start
         if not resumed or not _receive(header, key, part, count, stop):
             part.unlink(missing_ok=True)
-            raise _damaged(header, key)
+            raise damaged(header, key)
     os.replace(part, path)
     fsync_path(path.parent)
     return True
@@ -276,7 +276,7 @@ def _receive(
             if data is None:
                 raise _missing(header, key)
             if len(data) != wanted:
-                raise _damaged(header, key)
+                raise damaged(header, key)
             file.write(data)
             digest.update(data)
             done += wanted
@@ -288,13 +288,6 @@ def _receive(
 
 def _missing(header: Header, key: str) -> StoreError:
     return StoreError(f"{printable(header.location.text)} is damaged: {key} is missing")
-
-
-def _damaged(header: Header, key: str) -> StoreError:
-    return StoreError(
-        f"{printable(header.location.text)} is damaged: {key} is not the file that "
-        f"{schema.MANIFEST} names"
-    )
 
 
 def _finish(
