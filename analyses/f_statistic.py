@@ -385,13 +385,16 @@ def _result(plan: FStatistic, found: Anova, arrays: dict[str, NDArray[Any]]) -> 
     whole = np.asarray(found.constant.all(axis=(0, 1)))
     single = int(found.constant[..., ~whole].sum())
     if single:
-        caveats.append(f"{single} further position-and-mode columns are constant and left out")
+        what = "1 more column is" if single == 1 else f"{single} more columns are"
+        caveats.append(f"{what} constant over all images and left out")
     if found.pure.any():
         place = [int(i) for i in np.argwhere(found.pure)[0]]
+        n_pure = int(found.pure.sum())
+        what = "1 column varies" if n_pure == 1 else f"{n_pure} columns vary"
         caveats.append(
-            f"{int(found.pure.sum())} columns vary between classes and never within one (the "
-            f"first at row {place[0]}, column {place[1]}, {mode_name(place[2], n_modes)}): F has "
-            "no denominator there, they are left out"
+            f"{what} between classes and never within one (the first at row {place[0]}, column "
+            f"{place[1]}, {mode_name(place[2], n_modes)}): F has no denominator there and is left "
+            "out"
         )
     caveats += options.feature_caveats(plan._feature)
 

@@ -166,7 +166,7 @@ class Result:
 
     def to_json(self, *, inline: bool = True) -> str:
         """Return the result as JSON that any strict parser reads."""
-        return json.dumps(self.as_dict(inline=inline), allow_nan=False, indent=1)
+        return json.dumps(self.as_dict(inline=inline), allow_nan=False)
 
     def save(self, folder: str | os.PathLike[str], *, figures: bool = True) -> Path:
         """Write the result into a folder: JSON, a CSV file per table, arrays, figures.

@@ -190,8 +190,8 @@ class Classes:
         missing = len(self.labels) - self.n_labelled
         if not missing:
             return []
-        verb = "image has no label and is" if missing == 1 else "images have no label and are"
-        return [f"{missing} of {len(self.labels)} {verb} left out"]
+        verb = "has no label and is" if missing == 1 else "have no label and are"
+        return [f"{missing} of {len(self.labels)} images {verb} left out"]
 
 
 def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Classes:

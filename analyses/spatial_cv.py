@@ -223,8 +223,8 @@ class SpatialCV:
         caveats = options.constant_caveat(constant)
         if flat:
             caveats.append(
-                f"{flat} maps of single images and modes do not vary over patches: they have no "
-                "Moran's I"
+                f"{flat} of {rows.variance.size} maps of one image and mode do not vary over "
+                "patches and have no Moran's I"
             )
         if self.permutations:
             caveats.append(

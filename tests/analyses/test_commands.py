@@ -1,0 +1,225 @@
+"""The command line and the package's face: lazy, torch-free, callable in any order."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import analyses
+import frictionstore as fs
+from analyses.cli import analyze
+from tests.analyses.material import noise_store
+from tests.support import random_maps
+
+ROOT = Path(__file__).parents[2]
+NAMES = list(analyses.REGISTRY)
+
+
+def python(code: str, *arguments: str) -> str:
+    """Run code in a new interpreter in which torch cannot be imported."""
+    blocked = f"import sys; sys.modules['torch'] = None\n{code}"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked, *arguments], cwd=ROOT, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("stores") / "made.zarr"
+    fs.from_arrays(
+        path, random_maps(30), label=np.arange(30) % 3, class_names=["ant", "bee", "cow"]
+    )
+    return str(path)
+
+
+def test_the_registry_holds_the_eight():
+    assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic",
+                     "mode-variance", "image-summary", "ridge-probe", "summary"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NAMES, "all"])
+def test_every_command_has_help_and_is_documented(name):
+    run = CliRunner().invoke(analyze, [name, "--help"])
+    assert run.exit_code == 0
+    command = analyze.get_command(click.Context(analyze), name)
+    assert command is not None
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.name
+    documentation = (ROOT / "docs" / "analyses.md").read_text()
+    assert f"`{name}`" in documentation
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert f"`{parameter.opts[0]}`" in documentation, (name, parameter.opts)
+
+
+def test_listing_commands_imports_no_analysis():
+    listed = python(
+        "import sys, analyses.cli\n"
+        "from click.testing import CliRunner\n"
+        "print(CliRunner().invoke(analyses.cli.analyze, ['--help']).output)\n"
+        "heavy = {'numpy', 'scipy', 'pandas', 'matplotlib', 'zarr', 'analyses.f_statistic'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    assert listed.strip().endswith("[]")
+    for name in NAMES:
+        assert name in listed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_and_nothing_else_without_torch(name, made):
+    out = python("import sys\nfrom analyses.cli import analyze\nanalyze(sys.argv[1:])",
+                 name, made, "--json", *(["--permutations", "20"] if name not in (
+                     "center-edge", "mode-variance", "image-summary") else []))  # fmt: skip
+    assert json.loads(out)["analysis"] == name
+
+
+def test_no_figures_means_no_matplotlib(made):
+    out = python(
+        "import sys, analyses, frictionstore as fs\n"
+        "str(analyses.f_statistic(fs.open(sys.argv[1])))\n"
+        "print(sorted({'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))",
+        made,
+    )
+    assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import analyses",
+        "import analyses, analyses.f_statistic",
+        "import analyses, analyses.f_statistic as mod",
+        "import analyses, analyses.cli, analyses.everything",
+        "import analyses.f_statistic as mod; import analyses",
+        "import analyses; from analyses import f_statistic",
+        "import analyses; from analyses.f_statistic import f_statistic, anova",
+        "import analyses; analyses.f_statistic; import analyses.f_statistic",
+    ],
+)
+def test_the_function_is_there_in_whatever_order_things_are_imported(imports, made):
+    out = python(
+        f"import sys\n{imports}\n"
+        "import inspect, frictionstore as fs\n"
+        "r = analyses.f_statistic(fs.open(sys.argv[1]), feature='friction', permutations=9)\n"
+        "print(r.f.shape, callable(analyses.f_statistic.anova))\n"
+        "print(list(inspect.signature(analyses.f_statistic).parameters)[:2])",
+        made,
+    )
+    assert out == "(4, 4, 4) True\n['store', 'feature']\n"
+
+
+def test_every_name_of_the_package_is_there():
+    for name in analyses.__all__:
+        assert getattr(analyses, name) is not None
+        assert name in dir(analyses)
+    with pytest.raises(AttributeError, match="no attribute 'tea_leaves'"):
+        _ = analyses.tea_leaves
+
+
+def test_several_features_share_the_passes(made, tmp_path):
+    run = CliRunner().invoke(
+        analyze,
+        ["mode-variance", made, "--feature", "S", "--feature", "settle", "--json",
+         "--out", str(tmp_path / "out"), "--no-figures"],
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    assert [one["feature"] for one in json.loads(run.stdout)] == ["S", "settle"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "mode-variance-S", "mode-variance-settle", "results.json",
+    ]  # fmt: skip
+    assert "saved in" in run.stderr
+
+
+def test_all_reads_the_store_twice():
+    """Once for everything, and once more for the predictions of the probe."""
+    store = noise_store(n=200)
+    passes = []
+    read = store.iter_chunks
+
+    def counted(names, **options):
+        passes.append(tuple(names))
+        return read(names, **options)
+
+    store.iter_chunks = counted
+    analyses.analyze_all(store, permutations=20, probe_permutations=5)
+    assert len(passes) == 2
+    assert set(passes[0]) == {"friction", "S", "settle"}
+
+
+def test_all_prints_answers_and_saves(made, tmp_path):
+    out = tmp_path / "results"
+    arguments = ["all", made, "--permutations", "50", "--probe-permutations", "5"]
+    run = CliRunner().invoke(analyze, [*arguments, "--out", str(out)])
+    assert run.exit_code == 0, run.output
+    for name in NAMES:
+        assert f"{name}:" in run.stdout
+    assert f"saved in {out}" in run.stdout
+    index = json.loads((out / "results.json").read_text())
+    assert [one["analysis"] for one in index["results"]] == NAMES
+    again = CliRunner().invoke(analyze, ["summary", made, "--results", str(out), "--json"])
+    assert json.loads(again.stdout)["tables"]["summary"]
+
+
+def test_a_bad_target_is_refused_before_the_work(made, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("analyses.passes.run", None)
+    run = CliRunner().invoke(analyze, ["mode-variance", made, "--out", str(tmp_path)])
+    assert run.exit_code == 2
+    assert "holds files that are not results" in run.stderr
+
+
+def test_unknown_names_and_stores():
+    assert CliRunner().invoke(analyze, ["tea-leaves", "x"]).exit_code == 2
+    run = CliRunner().invoke(analyze, ["f-statistic", "no-such.zarr"])
+    assert run.exit_code == 2
+    assert "Traceback" not in run.output
+
+
+def test_analyses_of_other_packages(monkeypatch):
+    point = importlib.metadata.EntryPoint(
+        "tea-leaves", "tests.analyses.third_party:command", analyses.ENTRY_POINTS
+    )
+    monkeypatch.setattr(analyses, "entry_points", lambda group: [point])
+    analyses._registered.cache_clear()
+    try:
+        assert list(analyses.REGISTRY)[-1] == "tea-leaves"
+        assert "tea-leaves" in CliRunner().invoke(analyze, ["--help"]).output
+        run = CliRunner().invoke(analyze, ["tea-leaves"])
+        assert run.output == "a tall dark stranger\n"
+    finally:
+        analyses._registered.cache_clear()
+
+
+def test_progress_is_silent_where_there_is_no_terminal(capsys):
+    analyses.f_statistic(noise_store(), permutations=5, show_progress=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_shows_after_two_seconds(monkeypatch, capsys):
+    from analyses.passes import Progress
+
+    clock = iter([0.0, 1.0, 2.5, 2.6, 3.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    progress = Progress(100, "pass 1", show=True)
+    progress.update(10)
+    assert capsys.readouterr().err == ""
+    progress.update(50)
+    assert "50/100 images" in capsys.readouterr().err
+    progress.update(51)  # not more often than five times a second
+    assert capsys.readouterr().err == ""
+    progress.close()
+    assert capsys.readouterr().err == "\r\x1b[K"
