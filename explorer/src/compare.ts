@@ -246,9 +246,10 @@ export class Compare {
 }
 
 export function meanNote(count: number, of: number): string {
+  const images = of === 1 ? "image" : "images";
   return count === of
-    ? `mean of ${show(of)} images`
-    : `mean of the ${show(count)} of ${show(of)} images read`;
+    ? `mean of ${show(of)} ${images}`
+    : `mean of the ${show(count)} of ${show(of)} ${images} read`;
 }
 
 /** One mode of a (row, col, mode) array, or the sum of all. */

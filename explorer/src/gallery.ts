@@ -108,6 +108,8 @@ export class Gallery {
     const { image } = app.state;
     if (image !== null) {
       add(app.state.map, image);
+      // A marked patch is shown in all maps.
+      if (app.state.patch) for (const map of app.store.maps.keys()) add(map, image);
       if (app.store.thumbnails) add("image", image);
     }
     for (let k = first; k < last; k++) {

@@ -177,13 +177,13 @@ function start(app: App): void {
     } else {
       detail.element.hidden = true;
     }
-    if (state.view === "compare") compare.draw();
-    if (state.view === "classes") classes.draw();
-    if (state.view === "about") about.draw();
     if (state.view === "compare" || state.view === "classes") {
-      (state.view === "compare" ? compare : classes).prepare();
+      const view = state.view === "compare" ? compare : classes;
+      view.prepare();
       app.plan();
+      view.draw();
     }
+    if (state.view === "about") about.draw();
 
     const figures = app.figures;
     const known = figures.extent(app.plane).images > 0;

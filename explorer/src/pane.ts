@@ -57,7 +57,9 @@ export class Pane {
       const [rows, cols] = this.grid;
       const clamp = (value: number, count: number): number =>
         Math.min(count - 1, Math.max(0, value));
-      onpatch([clamp(row + step[0], rows), clamp(col + step[1], cols)], true);
+      // Kept at once: keys may come faster than frames.
+      this.marked = [clamp(row + step[0], rows), clamp(col + step[1], cols)];
+      onpatch(this.marked, true);
     });
   }
 

@@ -97,10 +97,9 @@ export class HttpSource implements AsyncReadable {
     }
   }
 
-  /** Forget what was fetched, so that a second try asks again. */
+  /** Forget a file that was fetched whole, so that a second try asks again. */
   forget(key: string): void {
     this.whole.delete(key);
-    this.indexes.delete(key);
   }
 
   private wholeFile(key: string, size: number): Promise<Uint8Array> {
