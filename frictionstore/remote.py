@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from frictionstore.errors import RequestError, StoreError
@@ -184,7 +184,8 @@ def _hub_location(rest: str) -> RemoteLocation:
     hub = imported("huggingface_hub")
     kind, name, revision, path = split_hub(rest)
     folder = "" if kind == "models" else f"{kind}/"
-    url = f"{hub.constants.ENDPOINT}/{folder}{name}/resolve/{quote(revision, safe='')}"
+    endpoint = imported("huggingface_hub.constants").ENDPOINT
+    url = f"{endpoint}/{folder}{name}/resolve/{quote(revision, safe='')}"
     token = hub.get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     store_module = imported("obstore.store")
@@ -328,12 +329,13 @@ class RemoteLocation:
 
         return self._ask(key, request)
 
-    def write(self, key: str, data: Callable[[], bytes | Iterator[bytes]], sha256: str) -> None:
-        """Put a file there, whole or not at all; `data` gives it, again where it is tried again."""
+    def write(self, key: str, data: bytes | BinaryIO, sha256: str) -> None:
+        """Put a file there, whole or not at all."""
 
         def request(path: str) -> None:
-            source = data()
-            self.obstore.put(self.store, path, source, attributes={"sha256": sha256})
+            if not isinstance(data, bytes):
+                data.seek(0)
+            self.obstore.put(self.store, path, data, attributes={"sha256": sha256})
 
         self._ask(key, request)
 

@@ -11,7 +11,10 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 
 from frictionstore import schema
 from frictionstore.card import card
@@ -20,7 +23,7 @@ from frictionstore.hub import push_to_hub
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
 from frictionstore.remote import RemoteLocation, locate_remote
-from frictionstore.shard_check import PIECE_BYTES
+from frictionstore.shard_check import PIECE_BYTES, WHOLE_FILE_BYTES
 from frictionstore.store import Header, damaged, read_header
 from frictionstore.text import printable
 from frictionstore.transfer import THREADS, Copied, copy_store, store_name, target_in
@@ -172,7 +175,8 @@ def _push_to_s3(
             try:
                 fresh = target.noted(key) != (size, header.manifest[key])
                 if fresh:
-                    target.write(key, lambda: _checked_pieces(header, key), header.manifest[key])
+                    with _checked(header, key) as data:
+                        target.write(key, data, header.manifest[key])
             except BaseException:
                 stop.set()
                 raise
@@ -197,7 +201,7 @@ def _push_to_s3(
 
 
 def _put(target: RemoteLocation, key: str, data: bytes) -> None:
-    target.write(key, lambda: data, hashlib.sha256(data).hexdigest())
+    target.write(key, data, hashlib.sha256(data).hexdigest())
 
 
 def _document(header: Header, key: str) -> bytes:
@@ -207,15 +211,18 @@ def _document(header: Header, key: str) -> bytes:
     return data
 
 
-def _checked_pieces(header: Header, key: str) -> Iterator[bytes]:
-    """A shard file piece by piece; an error at its end where it is not what the manifest says."""
-    digest = hashlib.sha256()
+@contextmanager
+def _checked(header: Header, key: str) -> Iterator[bytes | BinaryIO]:
+    """A shard whose bytes are what the manifest says; a large one lies in a temporary file."""
     size = header.shard_bytes[key]
-    for start in range(0, size, PIECE_BYTES):
-        data = header.location.read_range(key, start, min(PIECE_BYTES, size - start))
-        if not data:
-            break
-        digest.update(data)
-        if start + len(data) >= size and digest.hexdigest() != header.manifest[key]:
-            raise damaged(header, key)  # before the last piece, so that nothing is put there
-        yield data
+    digest = hashlib.sha256()
+    with BytesIO() if size <= WHOLE_FILE_BYTES else TemporaryFile() as held:
+        for start in range(0, size, PIECE_BYTES):
+            data = header.location.read_range(key, start, min(PIECE_BYTES, size - start))
+            if not data:
+                break
+            digest.update(data)
+            held.write(data)
+        if digest.hexdigest() != header.manifest[key]:
+            raise damaged(header, key)
+        yield held.getvalue() if isinstance(held, BytesIO) else held
