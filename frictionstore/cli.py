@@ -25,6 +25,8 @@ LAZY: dict[str, tuple[str, str]] = {
     "pack": ("frictionstore.cli_share:pack", "Write a store into one .zip."),
     "unpack": ("frictionstore.cli_share:unpack", "Write the store in a .zip as a folder."),
     "push": ("frictionstore.cli_share:push", "Send a store to S3, the Hub or a folder."),
+    "merge": ("frictionstore.cli_share:merge", "Put stores of one kind into one."),
+    "subset": ("frictionstore.cli_share:subset", "Copy some images of a store into a new one."),
     "pull": ("frictionstore.cli_share:pull", "Fetch a store from an address."),
     "analyze": ("analyses.cli:analyze", "Answer questions from a store: eight analyses, or all."),
 }

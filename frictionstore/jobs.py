@@ -149,7 +149,7 @@ def read_recipe(name: str) -> dict[str, Any]:
             )
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise RequestError(
-                f"recipe {printable(name)}: {key} is {printable(value)!r}, "
+                f"recipe {printable(name)}: {key} is {printable(repr(value))}, "
                 f"expected {'a list of names' if kind is list else kind.__name__}"
             )
         if (
@@ -233,6 +233,7 @@ def run_job(
     job: Job,
     *,
     overwrite: bool = False,
+    repair: bool = False,
     report: Report = lambda text: None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
@@ -243,6 +244,8 @@ def run_job(
     job : Job
     overwrite : bool
         Replace another store at the target.
+    repair : bool
+        Check all of the store at the target and measure its damaged units again.
     report : callable
         Takes remarks for the user.
     show_progress : bool
@@ -259,17 +262,26 @@ def run_job(
         Whatever is wrong, in one sentence.
     """
     started = time.monotonic()
-    return _Run(job, overwrite, report, show_progress, started).go()
+    return _Run(job, overwrite, repair, report, show_progress, started).go()
 
 
 class _Run:
     """The steps of one job; each sees what the ones before it found."""
 
     def __init__(
-        self, job: Job, overwrite: bool, report: Report, show_progress: bool, started: float
+        self,
+        job: Job,
+        overwrite: bool,
+        repair: bool,
+        report: Report,
+        show_progress: bool,
+        started: float,
     ) -> None:
+        if overwrite and repair:
+            raise RequestError("--overwrite replaces a store, --repair mends it: choose one")
         self.job = job
         self.overwrite = overwrite
+        self.repair = repair
         self.report = report
         self.show_progress = show_progress
         self.started = started
@@ -295,7 +307,7 @@ class _Run:
         schema.plan_arrays(rows, len(dataset.ids), shard_images)  # refuses a bad number now
         request = build_request(identity, dataset, job, shard_images)
         try:
-            if up_to_date(job.out, request):
+            if not self.repair and up_to_date(job.out, request):
                 header = read_header(job.out)
                 self.report(f"{printable(job.out)} is up to date ({header.n_images:,} images)")
                 return self._outcome("up to date", header, 0)
@@ -390,7 +402,10 @@ class _Run:
         from frictionstore.extract.pipeline import extract_units
 
         job = self.job
-        with StoreWriter(job.out, plan, overwrite=self.overwrite) as writer:
+        with StoreWriter(job.out, plan, overwrite=self.overwrite, repair=self.repair) as writer:
+            if writer.already_complete:
+                self.report(f"{printable(job.out)} is sound: there is nothing to repair")
+                return 0
             pending = sum(len(plan.units[number]) for number in writer.pending)
             measured, run, seconds = 0, {}, 0.0
             if pending:

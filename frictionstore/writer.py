@@ -160,7 +160,11 @@ class StoreWriter:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._stack.close()
+        try:
+            if self.partial.exists() and self._nothing_recorded():
+                remove_tree(self.partial)  # a run that ended before its first unit leaves nothing
+        finally:
+            self._stack.close()
 
     def _prepare(self) -> None:
         if self.partial.exists() and not self._resumable():

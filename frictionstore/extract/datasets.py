@@ -300,8 +300,8 @@ class TorchvisionSet:
     value_range = (0.0, 1.0)
 
     def __init__(self, name: str, options: DatasetOptions) -> None:
-        _refuse(options, name, "count", "seed")
         self.name, kind = _torchvision_class(name)
+        _refuse(options, self.name, "count", "seed")
         self.images, self.split = _open_torchvision(self.name, kind, options)
         if len(self.images) == 0:
             raise DatasetError(f"the data set {self.name} is empty")

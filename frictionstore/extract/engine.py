@@ -146,6 +146,7 @@ class NativeEngine:
         self.constants = ConduitConstants() if constants is None else constants
         self.threads = (os.cpu_count() or 1) if threads is None else threads
         self.report = report
+        self.fused = kernel_name(model.config.D, str(device)) == "fused-cpu"
         self._tile: int | None = None
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frictionstore-encode")
 
@@ -169,6 +170,7 @@ class NativeEngine:
             "device": self.device.type,
             "device_name": device_name(self.device),
             "conduit_kernel": kernel_name(self.model.config.D, str(self.device)),
+            "spectrum_kernel": "fused-cpu" if self.fused else "torch.linalg.eigh",
             "torch": torch.__version__,
         }
         if self._tile is not None:
@@ -207,14 +209,35 @@ class NativeEngine:
                 made[name] = torch.cat([part[name] for part in encoded]).cpu().numpy()
         wanted = [name for name in CONDUIT_MAPS if name in self.maps]
         if wanted:
-            grams = torch.cat([part["gram"] for part in encoded])
-            fields = conduit_maps(grams, wanted, threads=self.threads, constants=self.constants)
-            for name, field in fields.items():
-                made[name] = field.cpu().numpy()
+            S, V = (torch.cat([part[name] for part in encoded]) for name in ("S", "V"))
+            made.update(self._conduit(S, V, wanted))
         shapes = self.row_shapes(images.shape[-1])
         if "image" in self.maps:
             made["image"] = thumbnails(images, *self.value_range)
         return {name: made[name].reshape(count, *shapes[name]) for name in self.maps}
+
+    def _conduit(self, S: Tensor, V: Tensor, wanted: list[str]) -> Maps:
+        """Friction and its company from the coordinated spectrum, all patches at once."""
+        if self.fused:
+            from frictionstore.extract.conduit.fused_gram import maps_from_spectrum
+
+            return maps_from_spectrum(
+                S.numpy(), V.numpy(), wanted, threads=self.threads, constants=self.constants
+            )
+        fields = conduit_maps(gram(S, V), wanted, threads=self.threads, constants=self.constants)
+        return {name: field.cpu().numpy() for name, field in fields.items()}
+
+    def _spectrum(self, M: Tensor) -> Spectrum:
+        """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
+        if not self.fused:
+            return spectrum_or_nan(M)
+        from frictionstore.extract.conduit.fused_gram import spectrum
+
+        S, V = spectrum(M.flatten(0, 1).numpy(), threads=1)  # tiles run side by side already
+        shape = M.shape[:2]
+        return Spectrum(
+            torch.from_numpy(S).unflatten(0, shape), torch.from_numpy(V).unflatten(0, shape)
+        )
 
     @torch.inference_mode()
     def _encode(self, images: NDArray[np.float32], tile: int) -> dict[str, Tensor]:
@@ -224,25 +247,29 @@ class NativeEngine:
         batch[:count] = torch.from_numpy(images)
         batch = batch.to(self.device, non_blocking=True)
         M = model.encode(model.patches(batch))
-        finite = torch.isfinite(M).all(dim=-1).all(dim=-1).all(dim=-1)
-        if not bool(finite.all()):  # an eigensolver refuses NaN; the caller names the image
-            M = torch.where(finite[:, None, None, None], M, torch.zeros_like(M))
-        spectrum = model.spectrum(M)
+        spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig)
-        made = {"S": S, "S_orig": spectrum.S_orig, "gram": gram(S, spectrum.V)}
+        made = {"S": S, "S_orig": spectrum.S_orig, "V": spectrum.V}
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
-        for name, value in made.items():
-            made[name] = value[:count]
-            if not bool(finite.all()):
-                made[name] = made[name].clone()
-                made[name][~finite[:count]] = float("nan")
-        return made
+        return {name: value[:count] for name, value in made.items()}
 
     def _recon_error(self, batch: Tensor, M: Tensor, spectrum: Spectrum, S: Tensor) -> Tensor:
         height, width = batch.shape[-2:]
         made = self.model.decode(self.model.rescale(M, spectrum, S), height, width)
         return self.model.patches((made - batch).square()).mean(dim=-1)
+
+
+def spectrum_or_nan(M: Tensor) -> Spectrum:
+    """`PatchSVAE.spectrum`, but NaN for matrices that are not finite, which LAPACK refuses."""
+    finite = M.sum(dim=(-2, -1)).isfinite()
+    if bool(finite.all()):
+        return PatchSVAE.spectrum(M)
+    S, V = PatchSVAE.spectrum(torch.where(finite[..., None, None], M, torch.zeros_like(M)))
+    nan = torch.tensor(float("nan"), device=M.device)
+    return Spectrum(
+        torch.where(finite[..., None], S, nan), torch.where(finite[..., None, None], V, nan)
+    )
 
 
 def gram(S: Tensor, V: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def test_noise_spectra() -> None:
         ("digits", {"split": "test"}, "data set digits has no --split"),
         ("photos", {"count": 5}, "data set photos has no --count"),
         ("noise", {"split": "train"}, "data set noise has no --split"),
-        ("cifar10", {"seed": 1}, "data set cifar10 has no --seed"),
+        ("cifar10", {"seed": 1}, "data set CIFAR10 has no --seed"),
         ("nosuchset", {}, "unknown data set 'nosuchset'"),
         ("FakeData", {}, "unknown data set 'FakeData'"),
         ("cifar10", {"split": "valid"}, "CIFAR10 has no split 'valid': choose train or test"),

@@ -165,3 +165,19 @@ def test_a_missing_gpu_is_an_error_and_not_a_fall_back(tmp_path: Path) -> None:
         with pytest.raises(DeviceError, match="unknown device"):
             choose_device(nonsense)
     assert choose_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["svae_d4", "svae_d16"])
+def test_a_matrix_that_is_not_finite_gives_nan_and_leaves_others_alone(name: str) -> None:
+    """D = 4 takes the fused kernels, D = 16 LAPACK and the reference."""
+    model, vectors = load(name)
+    engine = NativeEngine(model, ("S", "S_orig", "friction"), torch.device("cpu"))
+    images = vectors["images"].copy()
+    whole = engine.measure(images)
+    images[1, 0, 0, 0] = np.nan
+    made = engine.measure(images)
+    engine.close()
+    for field in ("S", "friction"):
+        assert np.isnan(made[field][1]).any()
+    for field in whole:
+        np.testing.assert_array_equal(made[field][[0, 2, 3]], whole[field][[0, 2, 3]])
