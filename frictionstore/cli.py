@@ -154,6 +154,11 @@ def cli() -> None:
 @click.option("--out", type=click.Path(path_type=Path), help="The store to make.")
 @click.option("--engine", type=click.Choice(["native", "geolip"]), help="Who computes.")
 @click.option("--device", help="auto, cpu, cuda or cuda:K.  [default: auto]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    help="Of the encoder's matrix products.  [default: float32]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.")
 @click.option(
     "--workers",

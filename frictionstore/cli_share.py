@@ -14,6 +14,7 @@ import click
 from frictionstore.cli import json_option, print_json, quiet_option, say, store_argument
 
 if TYPE_CHECKING:
+    from frictionstore.store import Store
     from frictionstore.transfer import Copied
 
 DAMAGED = 2
@@ -130,3 +131,76 @@ def pull(source: str, folder: Path, overwrite: bool, as_json: bool, quiet: bool)
     shown = watched(quiet, as_json)
     outcome = fetch(source, folder, overwrite=overwrite, show_progress=shown)
     _say_copied(outcome, "pulled", as_json, quiet)
+
+
+def _separate(text: str | None) -> list[str] | None:
+    """The parts of a comma-separated option."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _say_made(store: Store, as_json: bool, quiet: bool) -> None:
+    from frictionstore.text import printable
+
+    if as_json:
+        print_json(store.summary())
+    else:
+        what = f"{store.n_images:,} images, digest {store.digest[:12]}"
+        say(f"{printable(store.location)} is complete ({what})", quiet)
+
+
+@click.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE STORE...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The store to make.")
+@click.option("--names", help="Comma-separated names of the stores' splits, in their order.")
+@overwrite_option
+@json_option
+@quiet_option
+def merge(
+    stores: tuple[str, ...],
+    out: Path,
+    names: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Put stores that were measured in the same way into one.
+
+    Their images become the splits of the new store; ids are kept, and prefixed with the split
+    where two stores share one.
+    """
+    from frictionstore.combine import merge as combine
+
+    shown = watched(quiet, as_json)
+    made = combine(stores, out, names=_separate(names), overwrite=overwrite, show_progress=shown)
+    _say_made(made, as_json, quiet)
+
+
+@click.command()
+@store_argument
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The store to make.")
+@click.option("--classes", help="Comma-separated classes; the new store has only these.")
+@click.option("--split", "splits", help="Comma-separated splits of a merged store.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many images.")
+@click.option("--maps", help="Comma-separated maps.  [default: all]")
+@overwrite_option
+@json_option
+@quiet_option
+def subset(
+    store: str,
+    out: Path,
+    classes: str | None,
+    splits: str | None,
+    limit: int | None,
+    maps: str | None,
+    overwrite: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Copy some images of a store into a new one."""
+    from frictionstore.combine import subset as select
+
+    made = select(
+        store, out, classes=_separate(classes), splits=_separate(splits), limit=limit,
+        maps=_separate(maps), overwrite=overwrite, show_progress=watched(quiet, as_json),
+    )  # fmt: skip
+    _say_made(made, as_json, quiet)

@@ -478,6 +478,30 @@ class Store:
     def class_names(self) -> list[str]:
         return self.header.class_names
 
+    @cached_property
+    def splits(self) -> dict[str, slice]:
+        """Rows of each split of a merged store, in order; empty for other stores."""
+        entries = self.attributes.get("splits", [])
+        splits: dict[str, slice] = {}
+        first = 0
+        try:
+            for entry in entries:
+                name, start, count = entry["name"], entry["first"], entry["count"]
+                if type(start) is not int or type(count) is not int or not isinstance(name, str):
+                    raise ValueError
+                if start != first or count < 1 or name in splits:
+                    raise ValueError
+                splits[name] = slice(start, start + count)
+                first += count
+            if splits and first != self.n_images:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(
+                f"{printable(self.location)}: attribute splits does not divide its "
+                f"{self.n_images:,} images"
+            ) from None
+        return splits
+
     @property
     def n_images(self) -> int:
         return self.header.n_images

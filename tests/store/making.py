@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +13,40 @@ from frictionstore.writer import StorePlan, StoreWriter
 N_IMAGES = 40
 SHARD_IMAGES = 16
 ROWS = {"S": (4, 4, 4), "friction": (4, 4, 4), "settle": (4, 4, 4)}
-CLASSES = ["cat", "dog", "owl"]
+CLASSES = ("cat", "dog", "owl")
 
 
-def plan(seed: int = 0, n_images: int = N_IMAGES, **changes: Any) -> StorePlan:
+def plan(
+    seed: int = 0,
+    n_images: int = N_IMAGES,
+    classes: Sequence[str] = CLASSES,
+    **changes: Any,
+) -> StorePlan:
     """A plan whose content `seed` decides."""
     request = {
         "kind": "test",
         "format": 1,
         "count": n_images,
-        "seed": seed,
+        "dataset": {"name": "made", "seed": seed, **changes.pop("dataset", {})},
         "encoder": {"sha256": "0" * 64},
         "maps": {"S": "float32", "friction": "float32", "settle": "uint8"},
         **changes,
     }
-    return StorePlan(request, n_images, ROWS, SHARD_IMAGES, CLASSES)
+    return StorePlan(request, n_images, ROWS, SHARD_IMAGES, list(classes))
 
 
 def rows(plan: StorePlan) -> dict[str, np.ndarray]:
     """All arrays of the store that `plan` describes."""
-    rng = np.random.default_rng(plan.request["seed"])
+    seed = plan.request["dataset"]["seed"]
+    rng = np.random.default_rng(seed)
     n = plan.n_images
     shape = (n, *ROWS["S"])
     return {
         "S": np.sort(rng.random(shape, np.float32), axis=-1)[..., ::-1],
         "friction": (1 / rng.random(shape)).astype(np.float32),
         "settle": rng.integers(0, 6, shape).astype(np.uint8),
-        "label": rng.integers(-1, len(CLASSES), n).astype(np.int32),
-        "image_id": np.array([f"{plan.request['seed']}/{k:05d}.png" for k in range(n)], object),
+        "label": rng.integers(-1, len(plan.class_names), n).astype(np.int32),
+        "image_id": np.array([f"{seed}/{k:05d}.png" for k in range(n)], object),
     }
 
 

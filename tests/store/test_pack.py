@@ -94,12 +94,12 @@ def test_existing_targets_are_kept(copy: Path, tmp_path: Path) -> None:
     assert archive.read_bytes() == before
     with pytest.raises(StoreError, match="another store"):
         unpack(archive, copy)
-    assert fs.open(copy).request["seed"] == 0
+    assert fs.open(copy).request["dataset"]["seed"] == 0
     pack(copy, archive, overwrite=True)
     assert fs.open(archive).digest == fs.open(copy).digest
     pack(other, tmp_path / "b.zip")
     unpack(tmp_path / "b.zip", copy, overwrite=True)
-    assert fs.open(copy).request["seed"] == 1
+    assert fs.open(copy).request["dataset"]["seed"] == 1
 
 
 def test_a_damaged_store_is_not_packed(copy: Path) -> None:

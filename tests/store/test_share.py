@@ -142,7 +142,7 @@ def test_what_is_at_the_target_is_kept(server: Server, tmp_path: Path) -> None:
         pull(f"{url}/x.zarr", tmp_path)
     assert making.content(tmp_path / "x.zarr") == before
     pull(f"{url}/x.zarr", tmp_path, overwrite=True)
-    assert fs.open(tmp_path / "x.zarr").request["seed"] == 0
+    assert fs.open(tmp_path / "x.zarr").request["dataset"]["seed"] == 0
     photos = tmp_path / "photos.zarr"
     photos.mkdir()
     (photos / "a.png").write_bytes(b"mine")

@@ -273,7 +273,7 @@ def test_repair_interrupted_at_any_unit_loses_nothing(whole: Path, copy: Path) -
 
 def test_repair_refuses_another_store_and_what_is_no_store(copy: Path, tmp_path: Path) -> None:
     before = making.content(copy)
-    with pytest.raises(StoreError, match="seed is 0 there, 1 was asked for"):
+    with pytest.raises(StoreError, match=r"dataset\.seed is 0 there, 1 was asked for"):
         making.write(copy, making.plan(seed=1), repair=True)
     assert making.content(copy) == before
     other = tmp_path / "photos"
