@@ -751,3 +751,8 @@ class Store:
             f"maps {', '.join(self.maps)}, {byte_count(sum(self.header.shard_bytes.values()))}, "
             f"digest {self.digest[:12]}>"
         )
+
+    def _repr_html_(self) -> str:
+        from frictionstore.notebook import store_html
+
+        return store_html(self)
