@@ -20,11 +20,13 @@ from frictionstore.text import printable
 
 # Groups that live elsewhere and are imported when they are used: name -> (module:attribute, help).
 LAZY: dict[str, tuple[str, str]] = {
+    "report": ("frictionstore.cli_view:report", "Write a store's analyses as one HTML file."),
     "view": ("frictionstore.cli_view:view", "Look at a store's maps in the browser."),
     "verify": ("frictionstore.cli_share:verify", "Compare a store with its manifest."),
     "pack": ("frictionstore.cli_share:pack", "Write a store into one .zip."),
     "unpack": ("frictionstore.cli_share:unpack", "Write the store in a .zip as a folder."),
     "push": ("frictionstore.cli_share:push", "Send a store to S3, the Hub or a folder."),
+    "diff": ("frictionstore.cli_share:diff", "Compare two stores, value by value."),
     "merge": ("frictionstore.cli_share:merge", "Put stores of one kind into one."),
     "subset": ("frictionstore.cli_share:subset", "Copy some images of a store into a new one."),
     "pull": ("frictionstore.cli_share:pull", "Fetch a store from an address."),

@@ -204,3 +204,29 @@ def subset(
         maps=_separate(maps), overwrite=overwrite, show_progress=watched(quiet, as_json),
     )  # fmt: skip
     _say_made(made, as_json, quiet)
+
+
+@click.command()
+@click.argument("a", metavar="STORE_A")
+@click.argument("b", metavar="STORE_B")
+@click.option(
+    "--allow-rounding", is_flag=True, help="End with status 0 where all differences are rounding."
+)
+@json_option
+@quiet_option
+def diff(a: str, b: str, allow_rounding: bool, as_json: bool, quiet: bool) -> None:
+    """Compare two stores: what was asked for, which images, and every value.
+
+    Ends with status 0 where their contents are the same and with 1 where they differ.
+    """
+    from frictionstore.diff import describe_difference
+    from frictionstore.diff import diff as compare
+
+    found = compare(a, b, show_progress=watched(quiet, as_json))
+    if as_json:
+        print_json(found.as_json())
+    elif not quiet:
+        click.echo(describe_difference(found))
+    same = ("same bytes", "same values", *(("rounding",) if allow_rounding else ()))
+    if found.verdict not in same:
+        raise SystemExit(DIFFERENT)
