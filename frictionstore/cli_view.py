@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from frictionstore.cli import say, store_argument
+from frictionstore.cli import quiet_option, say, store_argument
+from frictionstore.text import printable
 
 
 @click.command()
@@ -49,3 +50,34 @@ def view(
             server.serve_forever()
         except KeyboardInterrupt:
             say("")
+
+
+@click.command()
+@store_argument
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of 'analyze all'; where there is none yet, the analyses are done and saved "
+    "there.  [default: results/NAME]",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The HTML file.  [default: index.html in the results' folder]",
+)
+@quiet_option
+def report(store: str, results: Path | None, out: Path | None, quiet: bool) -> None:
+    """Write a store's analyses as one HTML file."""
+    from frictionstore.report import analyse, write_report
+    from frictionstore.store import open_store
+
+    opened = open_store(store)
+    folder = Path("results") / opened.name if results is None else results
+    left_out = {}
+    if not (folder / "results.json").is_file():
+        say(f"analysing {printable(opened.name)}; the results go to {printable(folder)}", quiet)
+        left_out = analyse(opened, folder, show_progress=not quiet)
+        for name, why in left_out.items():
+            say(f"left out {name}: {why}", quiet)
+    target = folder / "index.html" if out is None else out
+    click.echo(write_report(opened, target, folder, left_out=left_out))

@@ -1,0 +1,502 @@
+"""The report: one HTML file from a store and the saved results of its analyses.
+
+It needs no network and no other file. What is in it comes from the results themselves, so an
+analysis of another package appears as ours do; pictures of maps are drawn in `report_pictures`.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frictionstore import __version__
+from frictionstore.durable import explain_os_errors, write_atomic
+from frictionstore.errors import RequestError
+from frictionstore.fingerprint import leaves
+from frictionstore.report_html import Budget, facts, svg_figure, table, text, with_interval
+from frictionstore.report_methods import CAPTIONS, HEADINGS, LINE_ANALYSIS, METHODS
+from frictionstore.report_pictures import class_mean_maps, f_maps, image_cards, spans
+from frictionstore.store import Store
+from frictionstore.text import printable
+from frictionstore.typical import image_typicality
+
+LIMIT = 10_000_000  # bytes of a report, so that a mail takes it
+CARDS = 6  # most typical images shown, and as many of the least
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One saved result and where its files are."""
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def analysis(self) -> str:
+        return str(self.content["analysis"])
+
+    @property
+    def feature(self) -> str:
+        return str(self.content["feature"])
+
+    @property
+    def key(self) -> str:
+        """Name for links; only letters, digits and dashes."""
+        return "".join(c if c.isalnum() else "-" for c in self.folder.name) or "result"
+
+    @property
+    def heading(self) -> str:
+        heading = HEADINGS.get(self.analysis, self.analysis)
+        return f"{heading}: {self.feature}" if self.feature else heading
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        path = self.folder / "arrays.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path, allow_pickle=False) as found:
+            return {name: found[name] for name in found}
+
+    def table(self, name: str) -> tuple[list[dict[str, Any]], int, bytes]:
+        """Rows of a table, how many there are, and all of it as CSV."""
+        path = self.folder / f"{Path(name).name}.csv"
+        data = path.read_bytes()
+        rows = self.content["tables"][name]
+        if isinstance(rows, list):
+            return rows, len(rows), data
+        with path.open(newline="", encoding="utf-8") as file:
+            read = [
+                {key: _value(cell) for key, cell in row.items()} for row in csv.DictReader(file)
+            ]
+        return read, len(read), data
+
+
+def _value(cell: str) -> Any:
+    """A cell of a CSV file; what reads as a number is one."""
+    try:
+        return int(cell)
+    except ValueError:
+        pass
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return number if np.isfinite(number) else None
+
+
+def read_results(folder: Path, store: Store) -> list[Saved]:
+    """The results saved in a folder, checked to be of this store.
+
+    Raises
+    ------
+    RequestError
+        They are of another store.
+    frictionstore.errors.FrictionstoreError
+        The folder holds none, or they cannot be read.
+    """
+    from analyses.results import INDEX_FILE, read_saved
+
+    contents = read_saved(folder)
+    entries = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["results"]
+    saved = [
+        Saved(folder / Path(entry["folder"]).name, content)
+        for entry, content in zip(entries, contents, strict=True)
+    ]
+    for one in saved:
+        digest = one.content["provenance"]["digest"]
+        if digest != store.digest:
+            raise RequestError(
+                f"the results in {printable(folder)} are of a store with digest {digest[:12]}, "
+                f"{printable(store.name)} has {store.digest[:12]}: analyse this store first, or "
+                "name another folder with --results"
+            )
+    return saved
+
+
+def analyse(
+    store: Store, folder: Path, *, seed: int = 0, show_progress: bool = False
+) -> dict[str, str]:
+    """Do every analysis that the store allows and save the results in a folder.
+
+    Returns
+    -------
+    dict of analysis name to why it could not be done
+
+    Raises
+    ------
+    frictionstore.errors.FrictionstoreError
+        None of them could be done, or the folder cannot be written.
+    """
+    from analyses.errors import AnalysisError
+    from analyses.everything import analyze_all
+    from analyses.results import check_folder, save_all
+    from analyses.summary import plans
+
+    check_folder(folder)
+    try:
+        save_all(analyze_all(store, seed=seed, show_progress=show_progress), folder)
+        return {}
+    except AnalysisError as whole:
+        # No labels, one class, one patch: what does not need them is done all the same.
+        done, reasons = [], {}
+        for name in plans():
+            try:
+                done.append(analyze_all(store, only=[name], seed=seed)[0])
+            except AnalysisError as error:
+                reasons[name] = str(error)
+        if not done:
+            raise whole
+        from analyses.summary import summary
+
+        save_all([*done, summary(store, results=done, seed=seed)], folder)
+        return reasons
+
+
+def write_report(
+    store: Store,
+    out: Path,
+    results: Path,
+    *,
+    left_out: Mapping[str, str] | None = None,
+) -> Path:
+    """Write the report of a store from its saved results.
+
+    Parameters
+    ----------
+    store : Store
+    out : Path
+        The HTML file; its folder is made where it is missing.
+    results : Path
+        A folder that ``frictionstore analyze all`` saved.
+    left_out : mapping, optional
+        Analyses that could not be done, and why.
+
+    Returns
+    -------
+    Path
+        `out`.
+
+    Raises
+    ------
+    RequestError
+        The results are of another store, or the report would be too large to send.
+    """
+    saved = read_results(results, store)
+    page = b""
+    # Whole tables as CSV where they fit; a store of many images has them beside the report.
+    for csv_bytes, rows in ((5_000_000, 500), (1_000_000, 100), (0, 25)):
+        page = _page(store, saved, left_out or {}, Budget(csv_bytes, rows)).encode()
+        if len(page) <= LIMIT:
+            break
+    else:
+        raise RequestError(
+            f"the report would have {len(page):,} bytes, more than {LIMIT:,}: its figures are too "
+            "large for one file"
+        )
+    with explain_os_errors(str(out), "choose a file that can be written"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, page)
+    return out
+
+
+def _page(store: Store, saved: list[Saved], left_out: Mapping[str, str], budget: Budget) -> str:
+    summary = [one for one in saved if one.analysis == "summary"]
+    others = [one for one in saved if one.analysis != "summary"]
+    sections: list[tuple[str, str, str]] = [
+        ("summary", "Summary", _summary(summary, others, budget))
+    ]
+    for number, one in enumerate(others):
+        sections.append((one.key, one.heading, _section(one, f"f{number}", others, budget)))
+    typical = _typical(store, others)
+    if typical:
+        sections.append(("typical", "Most and least typical images", typical))
+    if left_out:
+        lines = "".join(f"<li>{text(name)}: {text(why)}</li>" for name, why in left_out.items())
+        sections.append(("left-out", "What could not be done", f"<ul>{lines}</ul>"))
+    sections.append(("source", "What this is of", _source(store, saved)))
+    contents = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in sections)
+    body = "".join(
+        f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{text(name)}</h2>'
+        f"{html}</section>"
+        for key, name, html in sections
+    )
+    assets = files("frictionstore") / "report_assets"
+    style = (assets / "style.css").read_text(encoding="utf-8")
+    script = (assets / "sort.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    rows, columns = store.grid
+    labelled = f", {len(store.class_names)} classes" if store.class_names else ", no labels"
+    intro = (
+        f"{store.n_images:,} images{labelled}, {rows} x {columns} patches, {store.n_modes} modes "
+        "(mode 0 has the largest singular value)"
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy, quote=True)}">'
+        f'<meta name="generator" content="frictionstore {escape(__version__)}">'
+        f"<title>{text(store.name)}: friction report</title>"
+        '<link rel="icon" href="data:,">'
+        f"<style>{style}</style></head><body>"
+        '<a class="skip" href="#summary">Skip to the summary</a><div class="page">'
+        f'<nav aria-label="Sections"><ul>{contents}</ul></nav><main>'
+        f'<h1>{text(store.name)}</h1><p class="soft">{text(intro)}<br>'
+        f'digest <span class="hex">{escape(store.digest[:16])}</span></p>{body}'
+        f'<footer class="soft"><p>Made by frictionstore {escape(__version__)} with '
+        f"<code>frictionstore report</code>.</p></footer></main></div>"
+        f'<script type="module">{script}</script></body></html>\n'
+    )
+
+
+# ---- summary ------------------------------------------------------------------------------------
+
+
+def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> str:
+    parts = []
+    for one in summary:
+        parts.append(f'<p class="lead">{text(one.content["answer"])}</p>')
+        rows, total, data = one.table("summary")
+        parts.append(f'<ul class="lines">{_lines(rows, others)}</ul>')
+        parts.extend(_caveats(one))
+        where = f"{one.folder.name}/summary.csv"
+        whole = table("summary", rows, total, data, where, budget)
+        parts.append(f"<details><summary>These lines as a table</summary>{whole}</details>")
+    if not summary:
+        parts.extend(
+            f'<p><a href="#{one.key}">{text(one.heading)}</a>: {text(one.content["answer"])}</p>'
+            for one in others
+        )
+    return "".join(parts)
+
+
+def _lines(rows: list[dict[str, Any]], others: list[Saved]) -> str:
+    """One sentence a line, the notebook's figure and verdict beside it."""
+    from analyses.terminal import number
+
+    notebooks = {one.analysis: one.content["notebook"] for one in others}
+    links = {one.analysis: one.key for one in others}
+    items = []
+    for row in rows:
+        value = with_interval(row["value"], row["value_low"], row["value_high"], row["p"])
+        line = row["line"]
+        sentence = f"{text(row['measure'])} is <b>{value}</b>."
+        theirs = ""
+        if line:
+            analysis, key = LINE_ANALYSIS.get(line, ("", ""))
+            sentence = f"{text(line[0].upper() + line[1:])}: {sentence}"
+            if row["notebook"] is not None:
+                theirs = f"notebook: {escape(number(row['notebook']))}"
+            verdict = notebooks.get(analysis, {}).get(key)
+            if verdict:
+                theirs += f' <span class="chip">{text(str(verdict))}</span>'
+            if analysis in links:
+                sentence += f' <a href="#{links[analysis]}">more</a>'
+        else:
+            sentence = sentence[0].upper() + sentence[1:]
+        items.append(f'<li><p>{sentence}</p><p class="theirs">{theirs}</p></li>')
+    return "".join(items)
+
+
+# ---- one analysis -------------------------------------------------------------------------------
+
+
+def _section(one: Saved, prefix: str, all_results: list[Saved], budget: Budget) -> str:
+    content = one.content
+    sentences = [text(sentence) for sentence in content["sentences"]]
+    parts = [
+        f'<p class="question">{text(content["question"])}</p>',
+        f'<p class="answer">{sentences[0]}</p>',
+        *(f"<p>{sentence}</p>" for sentence in sentences[1:]),
+    ]
+    draw = _PICTURES.get(one.analysis)
+    if draw is not None:
+        parts.append(draw(one, all_results))
+    drawn_here = {("f-statistic", "f_map")}
+    for path in sorted(one.folder.glob("*.svg")):
+        if (one.analysis, path.stem) in drawn_here:
+            continue
+        name = path.stem.replace("_", " ")
+        caption = CAPTIONS.get((one.analysis, path.stem), name)
+        alt = f"{caption}. {content['answer']}"
+        svg = path.read_text(encoding="utf-8")
+        parts.append(svg_figure(svg, f"{prefix}-{path.stem}", text(caption), printable(alt, 600)))
+    names = list(content["tables"])
+    tables = [
+        table(name, *one.table(name), f"{one.folder.name}/{name}.csv", budget) for name in names
+    ]
+    parts.extend(tables[:1])
+    if tables[1:]:
+        listed = ", ".join(text(name.replace("_", " ")) for name in names[1:])
+        parts.append(
+            f"<details><summary>More tables: {listed}</summary>{''.join(tables[1:])}</details>"
+        )
+    method = METHODS.get(one.analysis)
+    if method:
+        parts.append(f'<p class="method"><b>Method.</b> {text(method)}</p>')
+    parts.extend(_caveats(one))
+    parts.append(_asked(one))
+    return "".join(parts)
+
+
+def _caveats(one: Saved) -> list[str]:
+    caveats = one.content["caveats"]
+    if not caveats:
+        return []
+    items = "".join(f"<li>{text(caveat)}</li>" for caveat in caveats)
+    return [f'<ul class="caveats" aria-label="Caveats">{items}</ul>']
+
+
+def _asked(one: Saved) -> str:
+    """Parameters and the notebook's single figures, folded away."""
+    parameters = {**one.content["parameters"]}
+    if one.content["seed"] is not None:
+        parameters["seed"] = one.content["seed"]
+    notebook = {
+        name: value
+        for name, value in one.content["notebook"].items()
+        if not isinstance(value, list | dict)
+    }
+    parts = facts([(name.replace("_", " "), value) for name, value in parameters.items()])
+    if notebook:
+        parts += "<h4>The notebook's figures</h4>" + facts(
+            [(name.replace("_", " "), value) for name, value in notebook.items()]
+        )
+    return f"<details><summary>Parameters and the notebook's figures</summary>{parts}</details>"
+
+
+def _class_means(one: Saved, all_results: list[Saved]) -> str:
+    arrays = one.arrays()
+    if "class_means" not in arrays:
+        return ""
+    rows, _, _ = one.table("classes")
+    names = [str(row["class"]) for row in rows]
+    return class_mean_maps(arrays["class_means"], names, one.feature, _main_mode(all_results, one))
+
+
+def _f_statistic(one: Saved, all_results: list[Saved]) -> str:
+    arrays = one.arrays()
+    if "f" not in arrays:
+        return ""
+    alpha = float(one.content["parameters"].get("alpha", 0.05))
+    return "<h4>F at every position</h4>" + f_maps(arrays["f"], arrays.get("p_family_wise"), alpha)
+
+
+_PICTURES: dict[str, Callable[[Saved, list[Saved]], str]] = {
+    "class-distance": _class_means,
+    "f-statistic": _f_statistic,
+}
+
+
+def _main_mode(all_results: list[Saved], beside: Saved) -> int | None:
+    """The mode with the largest F of the same map, else the one whose mean map varies most."""
+    for analysis, key in (
+        ("f-statistic", "max_f_mode"),
+        ("mode-variance", "largest_variance_mode"),
+    ):
+        for one in all_results:
+            if one.analysis == analysis and one.feature == beside.feature:
+                mode = one.content["values"].get(key)
+                if mode is not None:
+                    return int(mode)
+    return None
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+def _typical(store: Store, others: list[Saved]) -> str:
+    """The images nearest to and farthest from their class's mean map."""
+    means, classes, feature, of = None, None, "", ""
+    for one in others:
+        arrays = one.arrays()
+        if one.feature not in store.maps:
+            continue
+        if one.analysis == "class-distance" and "class_means" in arrays:
+            rows, _, _ = one.table("classes")
+            place = {str(row["class"]): k for k, row in enumerate(rows)}
+            by_label = np.array([place.get(name, -1) for name in store.class_names] + [-1])
+            means, classes = arrays["class_means"], by_label[store.labels]
+            feature, of = one.feature, "its class's mean map"
+            break
+        if one.analysis == "mode-variance" and "mean_map" in arrays:
+            means, classes = arrays["mean_map"][None], np.zeros(store.n_images, np.int64)
+            feature, of = one.feature, "the mean map of all images"
+    if means is None or classes is None or store[feature].ndim != 4:
+        return ""
+    scores = image_typicality(store, feature, np.asarray(means, np.float64), classes)
+    known = np.flatnonzero(np.isfinite(scores))
+    if known.size < 2:
+        return ""
+    order = known[np.argsort(scores[known], kind="stable")]
+    count = min(CARDS, known.size // 2)
+    beside = next(one for one in others if one.feature == feature)
+    mode = _main_mode(others, beside)
+    mode = 0 if mode is None else mode
+    chosen = [int(row) for row in (*order[:count], *order[::-1][:count])]
+    maps = {row: store.read(feature, slice(row, row + 1))[0, ..., mode] for row in chosen}
+    low, high = spans(np.stack([maps[row].astype(np.float64) for row in chosen]))
+
+    def card(row: int) -> tuple[str, str, np.ndarray | None, np.ndarray]:
+        label = int(store.labels[row])
+        name = f"class {store.class_names[label]}, " if 0 <= label < len(store.class_names) else ""
+        picture = store.read("image", slice(row, row + 1))[0] if "image" in store.maps else None
+        note = f"{name}distance {scores[row]:.2f}"
+        return str(store.image_ids[row]), note, picture, maps[row].astype(np.float64)
+
+    what = f"{feature}, mode {mode}"
+    return (
+        f"<p>Distance of each image's {text(feature)} from {of}, every mode on its own scale; 1 is "
+        f"as far as an image is on average. The maps are of mode {mode}, on one colour range.</p>"
+        f"<h4>most typical</h4>{image_cards([card(r) for r in chosen[:count]], low, high, what)}"
+        f"<h4>least typical</h4>{image_cards([card(r) for r in chosen[count:]], low, high, what)}"
+    )
+
+
+# ---- source -------------------------------------------------------------------------------------
+
+
+def _source(store: Store, saved: list[Saved]) -> str:
+    """What was measured, on which store, with which versions."""
+    request = store.request
+    dataset, encoder = request.get("dataset", {}), request.get("encoder", {})
+    pairs: list[tuple[str, object]] = [("store", store.name)]
+    if isinstance(dataset, dict) and "name" in dataset:
+        pairs.append(("data set", dataset["name"]))
+    recorded = store.provenance.get("encoder")
+    if isinstance(recorded, dict) and "name" in recorded:
+        pairs.append(("encoder", recorded["name"]))
+    if isinstance(encoder, dict) and "weights_sha256" in encoder:
+        pairs.append(("encoder's weights", encoder["weights_sha256"]))
+    pairs += [
+        ("images", f"{store.n_images:,}"),
+        ("maps", ", ".join(store.maps)),
+        ("digest", store.digest),
+        ("fingerprint", store.fingerprint),
+    ]
+    provenance = saved[0].content["provenance"]
+    pairs += [(f"version of {name}", v) for name, v in provenance.get("versions", {}).items()]
+    if provenance.get("command"):
+        pairs.append(("analysed with", provenance["command"]))
+    asked = facts([(key, value) for key, value in leaves(request)])
+    made = facts(
+        [(key, value) for key, value in leaves(store.provenance) if not key.startswith("runs")]
+    )
+    return (
+        facts(pairs)
+        + f"<details><summary>What was asked for</summary>{asked}</details>"
+        + (f"<details><summary>How it was made</summary>{made}</details>" if made else "")
+    )

@@ -1,0 +1,81 @@
+"""What the report says about each analysis: its heading, its method in two sentences, captions.
+
+An analysis that is not named here (another package's) appears with its own question and name.
+"""
+
+from __future__ import annotations
+
+HEADINGS: dict[str, str] = {
+    "spatial-cv": "Spatial structure within images",
+    "class-distance": "Class mean maps and their distances",
+    "center-edge": "Centre against edge",
+    "f-statistic": "Where classes differ",
+    "mode-variance": "Variance between images and between positions",
+    "image-summary": "Single images",
+    "ridge-probe": "Linear probes",
+}
+
+METHODS: dict[str, str] = {
+    "spatial-cv": (
+        "Moran's I is computed for every image and mode over neighbouring patches, and compared "
+        "with the same values shuffled over the patches; the share that stays significant after "
+        "the Benjamini-Hochberg procedure over images is reported. The coefficient of variation "
+        "is the notebook's measure and is given beside it, with a 95% interval over images."
+    ),
+    "class-distance": (
+        "Each class's maps are averaged, and the Euclidean distances and cosines of all pairs of "
+        "class means are compared with those under permuted labels and with the distance that "
+        "two random halves of one class show. PERMANOVA's pseudo-F asks the same of all images "
+        "at once: spread between classes against spread within."
+    ),
+    "center-edge": (
+        "The mean of the patches near the border is divided by the mean of the central block, "
+        "image by image, with a 95% interval over images. A paired t test per class asks whether "
+        "the two differ, corrected over classes by the Benjamini-Hochberg procedure."
+    ),
+    "f-statistic": (
+        "A one-way analysis of variance at every position and mode gives F with its degrees of "
+        "freedom, p and eta squared. Labels are permuted and the largest F over all positions "
+        "and modes is kept each time: what exceeds 95% of these maxima is significant for the "
+        "whole map at once."
+    ),
+    "mode-variance": (
+        "Each mode's mean map over all images is described by its mean, its variance over "
+        "patches and their ratio, with jackknife intervals over groups of images. The variance "
+        "of all values is split into parts between images, between positions, and the rest."
+    ),
+    "image-summary": (
+        "Every image is described by the mean, spread and extremes of its map and by the entropy "
+        "of its patches' share of the total, 1 being uniform. A hot spot is a patch above twice "
+        "the image's mean."
+    ),
+    "ridge-probe": (
+        "A ridge regression to one-hot classes is trained on the flattened, standardised maps in "
+        "stratified folds, its penalty chosen inside each training fold, and tested on the fold "
+        "left out. All sets of maps are tested on the same folds, so their differences are "
+        "paired; labels permuted within folds give the level of no information."
+    ),
+}
+
+CAPTIONS: dict[tuple[str, str], str] = {
+    ("spatial-cv", "moran"): "Moran's I of every image, by mode",
+    ("class-distance", "distance"): "Euclidean distance between class mean maps",
+    ("center-edge", "edge_centre"): "Edge over centre by class, with 95% intervals over images",
+    ("mode-variance", "mean_map"): "Mean map over all images, by mode",
+    ("mode-variance", "shares"): "Where the variance lies, by mode",
+    ("image-summary", "entropy"): "Entropy of the images' maps",
+    ("ridge-probe", "accuracy"): "Accuracy of each set of maps, with 95% intervals",
+    ("ridge-probe", "confusion"): "Confusion matrix: true class by predicted class",
+    ("summary", "probes"): "Accuracy of the linear probes, with 95% intervals",
+}
+
+LINE_ANALYSIS: dict[str, tuple[str, str]] = {
+    "spatial structure within images": ("spatial-cv", "verdict"),
+    "inter-class pattern distance": ("class-distance", "verdict"),
+    "per-position F-statistic": ("f-statistic", "verdict"),
+    "friction map linear probe": ("ridge-probe", "friction verdict"),
+    "settle map linear probe": ("ridge-probe", "settle verdict"),
+    "eigenvalue map linear probe": ("ridge-probe", "S verdict"),
+    "combined conduit linear probe": ("ridge-probe", "S+friction+settle verdict"),
+}
+"""Line of the summary to the analysis and the key under which the notebook's verdict stands."""
