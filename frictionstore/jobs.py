@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Report = Callable[[str], None]
 DEFAULT_RECIPE = "digits-speckle"
-PRECISION = "float32"
+PRECISIONS = ("float32", "tf32", "bfloat16")
 VERSIONED = ("numpy", "zarr", "numcodecs", "pillow", "torchvision", "numba", "scikit-learn")
 
 
@@ -50,6 +50,7 @@ class Job:
     maps: tuple[str, ...] = schema.DEFAULT_MAPS
     engine: str = "native"
     device: str = "auto"
+    precision: str = "float32"
     split: str | None = None
     count: int | None = None
     seed: int | None = None
@@ -94,7 +95,8 @@ class Job:
 
 _TYPES: dict[str, type] = {
     "description": str, "dataset": str, "encoder": str, "out": str, "image_size": int,
-    "maps": list, "engine": str, "device": str, "split": str, "count": int, "seed": int,
+    "maps": list, "engine": str, "device": str, "precision": str, "split": str,
+    "count": int, "seed": int,
     "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool,
     "batch_size": int, "workers": int, "shard_images": int,
 }  # fmt: skip
@@ -158,8 +160,9 @@ def read_recipe(name: str) -> dict[str, Any]:
             and value < (0 if key in ("seed", "workers") else 1)
         ):
             raise RequestError(f"recipe {printable(name)}: {key} is {value}, which is too small")
-    if recipe.get("engine", "native") not in ("native", "geolip"):
-        raise RequestError(f"recipe {printable(name)}: engine must be native or geolip")
+    for key, choices in (("engine", ("native", "geolip")), ("precision", PRECISIONS)):
+        if recipe.get(key, choices[0]) not in choices:
+            raise RequestError(f"recipe {printable(name)}: {key} must be {' or '.join(choices)}")
     recipe.setdefault("out", f"data/{path.stem if name.endswith('.toml') else name}.zarr")
     return recipe
 
@@ -203,7 +206,7 @@ def build_request(
             "range": [low, high],
         },
         "conduit": ConduitConstants().as_dict(),
-        "precision": PRECISION,
+        "precision": job.precision,
         "maps": {name: schema.MAPS[name].dtype for name in job.maps},
         "shard_images": shard_images,
     }
@@ -447,6 +450,8 @@ class _Run:
             from frictionstore.extract.geolip import GeolipEngine
 
             upstream = self.upstream or self._load_upstream(self.source)
+            if job.precision != "float32":
+                raise RequestError("the engine geolip computes in float32: leave --precision out")
             return GeolipEngine(upstream, job.maps, device, value_range=dataset.value_range)
         from frictionstore.extract.checkpoints import build_encoder, read_checkpoint
 
@@ -454,7 +459,12 @@ class _Run:
         checkpoint = self.checkpoint or read_checkpoint(self.source)
         model = build_encoder(checkpoint, self.source.path.name)
         return NativeEngine(
-            model, job.maps, device, value_range=dataset.value_range, report=self.report
+            model,
+            job.maps,
+            device,
+            value_range=dataset.value_range,
+            precision=job.precision,
+            report=self.report,
         )
 
     def _workers(self, dataset: Dataset) -> int:

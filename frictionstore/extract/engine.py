@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore import schema
-from frictionstore.errors import DeviceError
+from frictionstore.errors import DeviceError, RequestError
 from frictionstore.extract.conduit import ConduitConstants, conduit_maps, kernel_name
 from frictionstore.extract.images import thumbnails
 from frictionstore.extract.svae import PatchSVAE, Spectrum
@@ -28,7 +28,7 @@ from frictionstore.extract.svae import PatchSVAE, Spectrum
 Report = Callable[[str], None]
 Maps = dict[str, NDArray[Any]]
 
-CPU_TILE_PATCHES = 256  # activations of a hidden layer of 384 stay in a core's L2 cache
+CPU_TILE_PATCHES = 512  # activations of a hidden layer of 384 stay in a core's L2 cache
 CUDA_TILE_PATCHES = 16384
 CONDUIT_MAPS = ("friction", "settle", "slot", "refinement_residual")
 
@@ -100,6 +100,36 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that the device's matrix products do not have.
+
+    Raises
+    ------
+    RequestError
+        tf32 without CUDA.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise RequestError(
+            f"precision tf32 exists on CUDA devices only, not on {device.type}: choose float32 or "
+            "bfloat16"
+        )
+
+
+@contextmanager
+def matrix_products(precision: str, device: torch.device) -> Iterator[None]:
+    """Inside, the encoder's matrix products have this precision; everything else is unchanged."""
+    if precision == "bfloat16":
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Inside, a torch operation uses the thread that calls it and no other."""
@@ -121,6 +151,8 @@ class NativeEngine:
     device : torch.device
     value_range : (float, float)
         Pixel values that a thumbnail shows as black and white.
+    precision : {"float32", "tf32", "bfloat16"}
+        Of the encoder's matrix products. What follows them is the same for all.
     constants : ConduitConstants
     threads : int, optional
         Tiles computed at once on a CPU; by default one per core.
@@ -135,10 +167,13 @@ class NativeEngine:
         device: torch.device,
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
+        precision: str = "float32",
         constants: ConduitConstants | None = None,
         threads: int | None = None,
         report: Report = lambda text: None,
     ) -> None:
+        check_precision(precision, device)
+        self.precision = precision
         self.model = model.to(device)
         self.maps = tuple(maps)
         self.device = device
@@ -246,7 +281,8 @@ class NativeEngine:
         batch = torch.zeros((tile, *images.shape[1:]), dtype=torch.float32)
         batch[:count] = torch.from_numpy(images)
         batch = batch.to(self.device, non_blocking=True)
-        M = model.encode(model.patches(batch))
+        with matrix_products(self.precision, self.device):
+            M = model.encode(model.patches(batch))
         spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig)
         made = {"S": S, "S_orig": spectrum.S_orig, "V": spectrum.V}

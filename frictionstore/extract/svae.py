@@ -109,12 +109,12 @@ class PatchSVAE(nn.Module):
         return grid.reshape(B, 3, height, width)
 
     def encode(self, patches: Tensor) -> Tensor:
-        """(..., 3*ps*ps) to M of shape (..., V, D), rows of unit length."""
+        """(..., 3*ps*ps) to M of shape (..., V, D), float32, rows of unit length."""
         h = F.gelu(self.enc_in(patches))
         for block in self.enc_blocks:
             h = h + block(h)
         M = self.enc_out(h).unflatten(-1, (self.config.V, self.config.D))
-        return F.normalize(M, dim=-1)
+        return F.normalize(M.float(), dim=-1)
 
     @staticmethod
     def spectrum(M: Tensor) -> Spectrum:

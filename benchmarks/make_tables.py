@@ -1,0 +1,66 @@
+"""Write docs/performance.md from the results that are kept.
+
+python benchmarks/make_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import harness
+
+DOCS = Path(__file__).parent.parent / "docs"
+ORDER = (
+    "extraction",
+    "encoder",
+    "conduit",
+    "precision",
+    "memory",
+    "store",
+    "analyses",
+    "verify",
+    "startup",
+)
+TITLES = {
+    "extraction": "Extraction against the notebook's method",
+    "encoder": "Encoder against the machine's matrix products",
+    "conduit": "Conduit kernels against the reference",
+    "precision": "What the encoder's precision changes",
+    "memory": "Memory as images grow",
+    "store": "Writing and reading a map",
+    "analyses": "Analyses",
+    "verify": "Verify",
+    "startup": "Start-up",
+}  # fmt: skip
+
+
+def main() -> None:
+    parts = [(DOCS / "performance.head.md").read_text().rstrip()]
+    found = {path.stem: json.loads(path.read_text()) for path in harness.RESULTS.glob("*.json")}
+    for name in [*ORDER, *sorted(set(found) - set(ORDER))]:
+        if name not in found:
+            continue
+        entry = found[name]
+        parts += [
+            f"## {TITLES.get(name, name)}",
+            f"`{entry['command']}`, {entry['date'][:10]}. {entry['notes']}.",
+            harness.table(entry["rows"]),
+        ]
+        extra = DOCS / f"performance.{name}.md"
+        if extra.exists():
+            parts.append(extra.read_text().strip())
+    machines = {json.dumps(entry["machine"], sort_keys=True) for entry in found.values()}
+    parts.append("## The machine")
+    for text in sorted(machines):
+        m = json.loads(text)
+        packages = ", ".join(f"{name} {number}" for name, number in sorted(m["versions"].items()))
+        parts.append(
+            f"{m['processor']}, {m['cores']} cores, {m['memory_gib']} GiB, {m['system']}, "
+            f"Python {m['python']}; {packages}."
+        )
+    (DOCS / "performance.md").write_text("\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
