@@ -102,7 +102,7 @@ class Cholesky:
     def __init__(self, matrix: Floats, penalty: float) -> None:
         from scipy.linalg import lapack
 
-        shifted = np.array(matrix, order="F")
+        shifted = np.array(matrix.T, order="F")  # symmetric: the transpose copies in order
         np.einsum("ii->i", shifted)[...] += penalty
         factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1)
         if info:
@@ -111,11 +111,11 @@ class Cholesky:
             )
         self._factor: Floats = factor
 
-    def solve(self, right: Floats) -> Floats:
-        """Return the solution for right-hand sides of shape (m, k)."""
+    def solve(self, right: Floats, *, overwrite: bool = False) -> Floats:
+        """Return the solution for right-hand sides of shape (m, k), in place if that is allowed."""
         from scipy.linalg import lapack
 
-        solution, _ = lapack.dpotrs(self._factor, right, lower=1)
+        solution, _ = lapack.dpotrs(self._factor, right, lower=1, overwrite_b=overwrite)
         return np.asarray(solution)
 
     def inverse_trace(self) -> float:

@@ -14,7 +14,9 @@ from analyses import options, permutation
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
 from analyses.passes import Passes, run
-from analyses.probe_passes import ProbePasses, SetFit, Split
+from analyses.probe_held import HeldProbe
+from analyses.probe_split import SetFit, Split
+from analyses.probe_streamed import StreamedProbe
 from analyses.results import Columns, Result, provenance
 from analyses.ridge import Paired, compare_paired, stratified_folds, wilson_interval
 from analyses.source import MapStore, require_classes, require_feature, require_grid
@@ -32,6 +34,9 @@ DEFAULT_FEATURES = ("S", "friction", "settle", "S+friction+settle")
 NOTEBOOK_THRESHOLD = 0.15
 NOTEBOOK_TRAIN = 0.8
 PERMUTATIONS = 100
+HELD = 64 << 20
+"""Bytes of rows up to which they are held in memory and read once."""
+
 MEMORY = 1 << 30
 """Bytes that class sums under permuted labels may take."""
 
@@ -99,14 +104,23 @@ class RidgeProbe:
             for name, parts in sets
         ]
         self.split = self._split()
-        self._check_memory(sum(maps.values()))
-        self.probe = passes.share(
+        probe = self._choose_form(sum(maps.values()))
+        passes.share(
             ("probe", id(self)),
-            lambda: ProbePasses(
+            lambda: probe(
                 maps, self.sets, self.split, permutations=self.permutations, seed=self.seed,
                 notebook_only=self.protocol == "notebook",
             ),
         )  # fmt: skip
+
+    def _choose_form(self, width: int) -> type[HeldProbe | StreamedProbe]:
+        """Return how to go about it: rows in memory if they are few, Gram matrices otherwise."""
+        n_rows = int((self.split.folds >= 0).sum())
+        widest = max(one.n_columns for one in self.sets)
+        if n_rows * width * 8 <= HELD or widest > self.split.smallest_training:
+            return HeldProbe
+        self._check_memory(width)
+        return StreamedProbe
 
     def _split(self) -> Split:
         labels, n_classes = self.classes.labels, self.classes.n
@@ -135,7 +149,7 @@ class RidgeProbe:
         return Split(labels, stratified_folds(labels, self.folds, rng), self.folds, n_classes)
 
     def _check_memory(self, width: int) -> None:
-        one = (self.split.n_folds + 1) * self.classes.n * width * 8
+        one = self.split.n_groups * self.classes.n * width * 8
         if self.permutations * one > MEMORY:
             raise AnalysisError(
                 f"{self.permutations} permutations of {self.classes.n} classes with {width} "

@@ -143,9 +143,11 @@ def test_several_features_share_the_passes(made, tmp_path):
     assert "saved in" in run.stderr
 
 
-def test_all_reads_the_store_twice():
-    """Once for everything, and once more for the predictions of the probe."""
-    store = noise_store(n=200)
+@pytest.mark.parametrize(("held", "expected"), [(1 << 30, 1), (0, 2)])
+def test_all_reads_the_store_as_few_times_as_it_can(held, expected, monkeypatch):
+    """Once for everything, and once more for the probe's predictions if rows are not held."""
+    monkeypatch.setattr("analyses.ridge_probe.HELD", held)
+    store = noise_store(n=300)
     passes = []
     read = store.iter_chunks
 
@@ -155,7 +157,7 @@ def test_all_reads_the_store_twice():
 
     store.iter_chunks = counted
     analyses.analyze_all(store, permutations=20, probe_permutations=5)
-    assert len(passes) == 2
+    assert len(passes) == expected
     assert set(passes[0]) == {"friction", "S", "settle"}
 
 

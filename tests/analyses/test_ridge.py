@@ -60,9 +60,18 @@ def test_folds_are_even_in_size_and_classes(seed, n_folds, n, n_classes):
         assert sizes.max() - sizes.min() <= 1
 
 
+@pytest.fixture(params=["held", "streamed"])
+def form(request, monkeypatch) -> str:
+    """Rows in memory, or Gram matrices from batches of 23 images."""
+    if request.param == "streamed":
+        monkeypatch.setattr("analyses.ridge_probe.HELD", 0)
+        monkeypatch.setattr("analyses.probe_streamed._ROWS", 23)
+    return request.param
+
+
 @pytest.mark.parametrize("n", [60, 200])
-def test_predictions_are_a_pipeline_of_scikit_learn(n):
-    """Both forms: with 200 images the sets are solved from Gram matrices, with 60 from rows."""
+def test_predictions_are_a_pipeline_of_scikit_learn(form, n):
+    """With 60 images the sets have more columns than there are images, so rows are held."""
     store = noise_store(n=n, effect=4.0)
     result = analyses.ridge_probe(store, features=["friction", "S+settle"], permutations=0)
     flat = {name: feature(store, name).reshape(n, -1) for name in ("friction", "S", "settle")}
@@ -78,26 +87,74 @@ def test_predictions_are_a_pipeline_of_scikit_learn(n):
     np.testing.assert_allclose(result.table["accuracy"], right, rtol=1e-12)
 
 
-def test_both_forms_choose_the_same_and_permute_the_same(monkeypatch):
-    from analyses import probe_passes
+def probe(store, form, **options):
+    """The result, after checking that it was made in the form that was asked for."""
+    from unittest.mock import patch
 
-    store = noise_store(n=60, effect=2.0)
-    options = {"features": ["friction", "S+friction"], "permutations": 40, "seed": 3}
-    dual = analyses.ridge_probe(store, **options)
-    monkeypatch.setattr(probe_passes.Split, "smallest_training", property(lambda _: 10**9))
-    primal = analyses.ridge_probe(store, **options)
-    np.testing.assert_array_equal(dual.penalty, primal.penalty)
-    np.testing.assert_array_equal(dual.prediction, primal.prediction)
-    np.testing.assert_array_equal(dual.permuted_accuracy, primal.permuted_accuracy)
-    np.testing.assert_allclose(dual.table["notebook_accuracy"], primal.table["notebook_accuracy"])
+    other = {"held": "StreamedProbe", "streamed": "HeldProbe"}[form]
+    with patch(f"analyses.ridge_probe.{other}", side_effect=AssertionError):
+        return analyses.ridge_probe(store, **options)
 
 
-def test_permuted_accuracy_is_that_of_refits_by_scikit_learn():
-    store = noise_store(n=60)
+def test_both_forms_give_the_same(monkeypatch):
+    store = noise_store(n=200, effect=2.0)
+    options = {"features": ["S+friction", "friction"], "permutations": 40, "seed": 3}
+    held = probe(store, "held", **options)
+    monkeypatch.setattr("analyses.ridge_probe.HELD", 0)
+    streamed = probe(store, "streamed", **options)
+    np.testing.assert_array_equal(held.penalty, streamed.penalty)
+    np.testing.assert_array_equal(held.prediction, streamed.prediction)
+    np.testing.assert_array_equal(held.permuted_accuracy, streamed.permuted_accuracy)
+    assert held.to_json() == streamed.to_json()
+    options = {"features": ["friction"], "protocol": "notebook"}
+    streamed = probe(store, "streamed", **options)
+    monkeypatch.undo()
+    held = probe(store, "held", **options)
+    assert held.to_json() == streamed.to_json()
+
+
+def test_an_outlier_in_one_fold_costs_the_others_no_digits(form):
+    """Friction spans 1e0 to 1e8: training sets without the outlier must not feel it."""
+    store = noise_store(n=200, effect=4.0)
+    x = feature(store)
+    x[0] *= 1e8
+    store = noise_store(n=200, effect=4.0, maps={"friction": x})
+    result = analyses.ridge_probe(store, features=["friction"], permutations=0)
+    flat = x.reshape(200, -1)
+    y = ridge.one_hot(store.labels, 3)
+    fold = result.fold[0]
+    train, test = result.fold != fold, result.fold == fold
+    model = make_pipeline(StandardScaler(), Ridge(alpha=result.penalty[0, fold]))
+    expected = model.fit(flat[train], y[train]).predict(flat[test]).argmax(axis=1)
+    np.testing.assert_array_equal(result.prediction[0, test], expected)
+
+
+def test_a_column_that_hardly_varies_is_clamped_as_the_notebook_did(form):
+    store = noise_store(n=200, effect=4.0)
+    x = feature(store)
+    x[:, 0, 0, 0] = 1.0 + 1e-8 * np.arange(200)
+    store = noise_store(n=200, effect=4.0, maps={"friction": x})
+    result = analyses.ridge_probe(store, features=["friction"], protocol="notebook")
+    flat = x.reshape(200, -1)
+    train, test = result.fold == 1, result.fold == 0
+    mean, std = flat[train].mean(axis=0), flat[train].std(axis=0, ddof=1)
+    assert std[0] < 1e-6
+    z = (flat - mean) / np.maximum(std, 1e-6)
+    y = ridge.one_hot(store.labels, 3)
+    weights = np.linalg.solve(z[train].T @ z[train] + np.eye(60), z[train].T @ y[train])
+    np.testing.assert_array_equal(result.prediction[0, test], (z[test] @ weights).argmax(axis=1))
+    assert result.table["train_accuracy"][0] == np.mean(
+        (z[train] @ weights).argmax(axis=1) == store.labels[train]
+    )
+
+
+def test_permuted_accuracy_is_that_of_refits_by_scikit_learn(form):
+    n = {"held": 60, "streamed": 100}[form]
+    store = noise_store(n=n)
     plan = RidgeProbe(features=["friction"], permutations=6, seed=1)
     result = analyses.passes.run(store, [plan])[0]
-    x = feature(store).reshape(60, -1)
-    drawn = np.empty((6, 60), int)
+    x = feature(store).reshape(n, -1)
+    drawn = np.empty((6, n), int)
     for group, shuffle in enumerate(plan.split.label_shuffles(6, 1)):
         member = result.fold == group
         drawn[:, member] = shuffle.take(int(member.sum()))
@@ -114,7 +171,7 @@ def test_permuted_accuracy_is_that_of_refits_by_scikit_learn():
                 np.bincount(labels[test], minlength=3),
                 np.bincount(store.labels[test], minlength=3),
             )
-        assert result.permuted_accuracy[0, p] == correct / 60
+        assert result.permuted_accuracy[0, p] == correct / n
 
 
 def test_notebook_protocol_gives_the_notebooks_predictions():

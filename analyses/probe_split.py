@@ -1,0 +1,195 @@
+"""What every form of the ridge probe shares: the split, its outcome, the rows it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyses.errors import AnalysisError
+from analyses.passes import Arrays
+from analyses.permutation import Shuffles
+from analyses.ridge import Scaling
+from frictionstore.text import printable
+
+Floats = NDArray[np.float64]
+
+NOTEBOOK_LAMBDA = 1.0
+NOTEBOOK_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images are tested when.
+
+    Attributes
+    ----------
+    labels
+        int64 of shape (n,), -1 for none.
+    folds
+        int64 of shape (n,): the fold that tests an image; `n_folds` for images that are only
+        ever trained on, -1 for images that take no part.
+    n_folds, n_classes
+        Numbers of test folds and classes.
+    """
+
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    n_folds: int
+    n_classes: int
+
+    @property
+    def n_groups(self) -> int:
+        """Test folds, and one more if there are images that are only trained on."""
+        return max(self.n_folds, int(self.folds.max()) + 1)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return images by group and class, shape (n_groups, n_classes)."""
+        part = self.folds >= 0
+        counts = np.zeros((self.n_groups, self.n_classes), np.int64)
+        np.add.at(counts, (self.folds[part], self.labels[part]), 1)
+        return counts
+
+    @property
+    def smallest_training(self) -> int:
+        """Images in the smallest training set."""
+        sizes = self.counts().sum(axis=1)
+        return int(sizes.sum() - sizes[: self.n_folds].max())
+
+    def training(self, fold: int) -> tuple[NDArray[np.int64], int]:
+        """Return the training images of a fold by class, and their number."""
+        counts = self.counts()
+        by_class = counts.sum(axis=0) - counts[fold]
+        return by_class, int(by_class.sum())
+
+    def label_shuffles(self, permutations: int, seed: int) -> list[Shuffles]:
+        """Return arrangements of the labels within each group, one `Shuffles` per group.
+
+        Shuffling within folds keeps every fold as balanced as it is.
+        """
+        children = np.random.SeedSequence(seed).spawn(self.n_groups)
+        return [
+            Shuffles(list(counts), permutations, np.random.default_rng(child))
+            for counts, child in zip(self.counts(), children, strict=True)
+        ]
+
+
+@dataclass
+class SetFit:
+    """What one feature set has come to.
+
+    Attributes
+    ----------
+    columns
+        Slices of the base maps' columns, by map.
+    prediction, notebook_prediction
+        int64 of shape (n,): predicted class, -1 where an image was not tested.
+    penalties
+        The chosen lambda of each fold.
+    used
+        Columns that vary in each fold's training images.
+    null_correct
+        Images classified correctly in each permutation, shape (permutations,).
+    """
+
+    name: str
+    columns: dict[str, slice]
+    prediction: NDArray[np.int64]
+    notebook_prediction: NDArray[np.int64]
+    null_correct: NDArray[np.int64]
+    penalties: list[float] = field(default_factory=list)
+    used: list[int] = field(default_factory=list)
+    training_correct: int = 0
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return sum(part.stop - part.start for part in self.columns.values())
+
+    def select(self, values: Floats) -> Floats:
+        """Return this set's columns, from the last axis of all maps side by side."""
+        parts = [values[..., part] for part in self.columns.values()]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    def scaling(
+        self, fold: int, mean: Floats, variance: Floats, constant: NDArray[np.bool_]
+    ) -> Scaling:
+        """Return the scaling of a training set and note how many columns vary in it.
+
+        Parameters
+        ----------
+        fold
+            The fold left out.
+        mean, variance, constant
+            Of each column over the training images; variance with ddof 0.
+
+        Raises
+        ------
+        AnalysisError
+            If no column varies.
+        """
+        # Rounding may leave a variance of 0 where values differ in their last place.
+        used = ~constant & (variance > 0)
+        if not used.any():
+            raise AnalysisError(
+                f"no column of {printable(self.name)} varies in the training images of fold "
+                f"{fold}, so there is nothing to classify by: use other features or more images"
+            )
+        self.used.append(int(used.sum()))
+        return Scaling(mean, np.sqrt(np.where(used, variance, 1.0)), used)
+
+    def keep_notebook(self, split: Split, index: NDArray[np.int64], scores: Floats) -> None:
+        """Note predictions by the notebook's protocol of images tested on fold 0, or trained."""
+        predicted = scores.argmax(axis=1)
+        tested = split.folds[index] == 0
+        self.notebook_prediction[index[tested]] = predicted[tested]
+        right = predicted == split.labels[index]
+        self.training_correct += int(right[~tested].sum())
+
+
+def notebook_scaling(scaling: Scaling, n: int) -> tuple[Scaling, float]:
+    """Return the notebook's scaling (ddof 1, at least 1e-6) and the penalty to use with it.
+
+    Where no column is clamped, ddof 1 is ddof 0 with another penalty: the same scaling comes back.
+    """
+    factor = n / (n - 1)
+    scale = scaling.scale * np.sqrt(factor)
+    if (scale[scaling.used] >= NOTEBOOK_STD).all():
+        return scaling, NOTEBOOK_LAMBDA * factor
+    return Scaling(scaling.mean, np.maximum(scale, NOTEBOOK_STD), scaling.used), NOTEBOOK_LAMBDA
+
+
+class Rows:
+    """Rows of some maps, shifted, gathered from chunks."""
+
+    def __init__(self, maps: dict[str, int], folds: NDArray[np.int64]) -> None:
+        self._maps = maps
+        self._folds = folds
+        self._held: list[tuple[NDArray[np.int64], Floats]] = []
+        self.shift: Floats | None = None
+
+    def add(self, rows: slice, arrays: Arrays) -> int:
+        """Take in a chunk and return how many images are held."""
+        index = rows.start + np.flatnonzero(self._folds[rows] >= 0)
+        if len(index):
+            parts = [
+                arrays[name].reshape(len(arrays[name]), -1)[index - rows.start]
+                for name in self._maps
+            ]
+            values = np.concatenate(parts, axis=1, dtype=np.float64)
+            if self.shift is None:
+                # The median: one outlier must not shift everything away from zero.
+                self.shift = np.median(values, axis=0)
+            values -= self.shift
+            self._held.append((index, values))
+        return sum(len(part) for part, _ in self._held)
+
+    def take(self) -> tuple[NDArray[np.int64], Floats]:
+        """Return image numbers and rows held, and hold nothing."""
+        if not self._held:
+            return np.empty(0, np.int64), np.empty((0, sum(self._maps.values())))
+        index = np.concatenate([part for part, _ in self._held])
+        values = np.concatenate([part for _, part in self._held])
+        self._held = []
+        return index, values

@@ -1,0 +1,267 @@
+"""The ridge probe on any number of images, from Gram matrices gathered in one pass.
+
+The first pass gathers what every fold's training set needs; the second predicts. Memory does not
+grow with the number of images, except for one predicted class each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analyses.passes import Arrays
+from analyses.permutation import group_sums
+from analyses.probe_split import Floats, Rows, SetFit, Split, notebook_scaling
+from analyses.ridge import LAMBDAS, Primal, Scaling, choose_penalty, one_hot
+
+_Block = tuple[int, int, int, int]
+"""Columns of one map and of another: start, stop, start, stop."""
+
+_ROWS = 2048
+"""Images gathered before Gram matrices are formed, so that products are large."""
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Weights on shifted columns, (d, k), and an intercept, (k,)."""
+
+    weights: Floats
+    intercept: Floats
+
+    def scores(self, rows: Floats) -> Floats:
+        return rows @ self.weights + self.intercept
+
+
+def _linear(weights: Floats, scaling: Scaling, intercept: Floats) -> _Linear:
+    """Return weights for standardised columns as weights for shifted ones."""
+    full = np.zeros((len(scaling.used), weights.shape[1]))
+    full[scaling.used] = weights / scaling.scale[scaling.used, None]
+    return _Linear(full, intercept - scaling.mean @ full)
+
+
+@dataclass
+class _Group:
+    """What one fold's images add to a training set, about the mean of each batch of them.
+
+    Attributes
+    ----------
+    gram
+        Sum over batches of centred X'X, by pair of maps.
+    class_sums
+        Sum over batches of centred class sums, (C, d).
+    batch_means, batch_counts
+        Mean of every batch, (d,), and its images by class, (C,).
+    low, high
+        Extremes of every column, (d,).
+    null_sums
+        Class sums under permuted labels, (permutations, C, d), not centred.
+    """
+
+    gram: dict[_Block, Floats]
+    class_sums: Floats
+    batch_means: list[Floats]
+    batch_counts: list[Floats]
+    low: Floats
+    high: Floats
+    null_sums: Floats
+
+
+class StreamedProbe:
+    """Fits every feature set on every fold, and tests it, in two passes over the store.
+
+    Every set must have fewer columns than there are training images. Batches are centred on their
+    own means and joined as Chan's update joins moments, so that an outlier in one fold costs the
+    training sets without it no digits.
+
+    Parameters
+    ----------
+    maps, sets, split, penalties, permutations, seed, notebook_only
+        As in `analyses.probe_held.HeldProbe`.
+    """
+
+    def __init__(
+        self,
+        maps: dict[str, int],
+        sets: Sequence[SetFit],
+        split: Split,
+        *,
+        penalties: tuple[float, ...] = LAMBDAS,
+        permutations: int = 0,
+        seed: int = 0,
+        notebook_only: bool = False,
+    ) -> None:
+        self.features = tuple(maps)
+        self._sets = list(sets)
+        self._split = split
+        self._penalties = penalties
+        self._permutations = permutations
+        self._seed = seed
+        self._notebook_only = notebook_only
+        self._rows = Rows(maps, split.folds)
+        self._shuffles = split.label_shuffles(permutations, seed) if permutations else []
+        pairs = {
+            (a.start, a.stop, b.start, b.stop)
+            for one in self._sets
+            for a in one.columns.values()
+            for b in one.columns.values()
+            if a.start <= b.start
+        }
+        width, classes = sum(maps.values()), split.n_classes
+        self._groups = [
+            _Group(
+                gram={key: np.zeros((key[1] - key[0], key[3] - key[2])) for key in pairs},
+                class_sums=np.zeros((classes, width)),
+                batch_means=[],
+                batch_counts=[],
+                low=np.full(width, np.inf),
+                high=np.full(width, -np.inf),
+                null_sums=np.zeros((permutations, classes, width)),
+            )
+            for _ in range(split.n_groups)
+        ]
+        self._predicting = False
+        self._models: list[tuple[SetFit, int, str, _Linear]] = []
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        if self._rows.add(rows, arrays) >= _ROWS:
+            self._flush()
+
+    def end_pass(self) -> bool:
+        self._flush()
+        if self._predicting:
+            return False
+        for fold in range(self._split.n_folds):
+            others = [group for g, group in enumerate(self._groups) if g != fold]
+            for one in self._sets:
+                self._fit(one, fold, others)
+        self._groups = []
+        self._predicting = True
+        if self._permutations:
+            self._shuffles = self._split.label_shuffles(self._permutations, self._seed)
+        return True
+
+    def _flush(self) -> None:
+        index, values = self._rows.take()
+        if not len(index):
+            return
+        if self._predicting:
+            self._predict(index, values)
+        else:
+            self._gather(index, values)
+
+    def _gather(self, index: NDArray[np.int64], values: Floats) -> None:
+        groups = self._split.folds[index]
+        for number in np.unique(groups):
+            member = groups == number
+            group = self._groups[number]
+            x = values[member]
+            group.low = np.minimum(group.low, x.min(axis=0))
+            group.high = np.maximum(group.high, x.max(axis=0))
+            if self._permutations:
+                drawn = self._shuffles[number].take(len(x))
+                group.null_sums += group_sums(x, drawn, self._split.n_classes)
+            targets = one_hot(self._split.labels[index[member]], self._split.n_classes)
+            mean = x.mean(axis=0)
+            x -= mean
+            group.batch_means.append(mean)
+            group.batch_counts.append(targets.sum(axis=0))
+            group.class_sums += targets.T @ x
+            for (a, b, c, d), gram in group.gram.items():
+                gram += x[:, a:b].T @ x[:, c:d]
+
+    def _fit(self, one: SetFit, fold: int, others: Sequence[_Group]) -> None:
+        by_class, n = self._split.training(fold)
+        frequency = by_class / n
+        counts = np.stack([count for group in others for count in group.batch_counts])
+        means = one.select(np.stack([m for group in others for m in group.batch_means]))
+        sizes = counts.sum(axis=1)
+        mean = sizes @ means / n
+        means -= mean
+        gram = self._gram(one, others)
+        gram += (means * sizes[:, None]).T @ means
+        low = one.select(np.min([group.low for group in others], axis=0))
+        high = one.select(np.max([group.high for group in others], axis=0))
+        scaling = one.scaling(fold, mean, np.einsum("ii->i", gram) / n, low == high)
+        used = np.flatnonzero(scaling.used)
+        class_sums = counts.T @ means
+        for group in others:
+            class_sums += one.select(group.class_sums)
+        square = float(n - (by_class * by_class / n).sum())
+
+        def problem(scaling: Scaling) -> Primal:
+            inverse = 1.0 / scaling.scale[used]
+            scaled = gram[np.ix_(used, used)]
+            scaled *= inverse[:, None]
+            scaled *= inverse
+            return Primal(scaled, (class_sums[:, used] * inverse).T, square, n)
+
+        path = problem(scaling)
+        if not self._notebook_only:
+            found = choose_penalty(path.at, self._penalties)
+            one.penalties.append(found.penalty)
+            model = _linear(found.coefficients, scaling, frequency)
+            self._models.append((one, fold, "default", model))
+            if self._permutations:
+                null = one.select(others[0].null_sums)[..., used]
+                for group in others[1:]:
+                    null += one.select(group.null_sums)[..., used]
+                null -= by_class[:, None] * mean[used]
+                null /= scaling.scale[used]
+                weights = found.factor.solve(null.reshape(-1, len(used)).T, overwrite=True)
+                intercept = np.tile(frequency, self._permutations)
+                self._models.append((one, fold, "null", _linear(weights, scaling, intercept)))
+        if fold == 0:
+            old, penalty = notebook_scaling(scaling, n)
+            then = path if old is scaling else problem(old)
+            weights = then.at(penalty, criterion=False).coefficients
+            model = _linear(weights, old, np.zeros(self._split.n_classes))
+            self._models.append((one, fold, "notebook", model))
+
+    def _gram(self, one: SetFit, groups: Sequence[_Group]) -> Floats:
+        """Return the sum over groups of the Gram matrix of a set, about batch means."""
+        gram = np.empty((one.n_columns, one.n_columns))
+        row = 0
+        for a in one.columns.values():
+            col = 0
+            for b in one.columns.values():
+                down, across = (
+                    slice(row, row + a.stop - a.start),
+                    slice(col, col + b.stop - b.start),
+                )
+                if a.start <= b.start:
+                    block = gram[down, across]
+                    block[...] = 0.0
+                    for group in groups:
+                        block += group.gram[a.start, a.stop, b.start, b.stop]
+                    gram[across, down] = block.T
+                col = across.stop
+            row = down.stop
+        return gram
+
+    def _predict(self, index: NDArray[np.int64], values: Floats) -> None:
+        groups = self._split.folds[index]
+        drawn: dict[int, NDArray[Any]] = {}
+        if self._permutations:
+            drawn = {
+                int(group): self._shuffles[group].take(int((groups == group).sum()))
+                for group in np.unique(groups)
+            }
+        for one, fold, kind, model in self._models:
+            member = np.flatnonzero(groups == fold)
+            if kind == "notebook" and self._notebook_only:
+                member = np.arange(len(index))
+            if not len(member):
+                continue
+            scores = model.scores(one.select(values[member]))
+            if kind == "default":
+                one.prediction[index[member]] = scores.argmax(axis=1)
+            elif kind == "notebook":
+                one.keep_notebook(self._split, index[member], scores)
+            else:
+                shape = (len(member), self._permutations, self._split.n_classes)
+                predicted = scores.reshape(shape).argmax(axis=2)
+                one.null_correct += (predicted == drawn[fold].T).sum(axis=0)
