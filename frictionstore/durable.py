@@ -5,6 +5,7 @@ Nothing here knows what a store is.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -18,6 +19,9 @@ from pathlib import Path
 
 from frictionstore.errors import BusyError, StoreError
 from frictionstore.text import printable
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # of Linux's renameat2
 
 
 def fsync_path(path: Path) -> None:
@@ -52,6 +56,16 @@ def link_or_copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, path)
         fsync_path(path)
     fsync_path(path.parent)
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap the names of two folders in one step; False where the system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    result = swap(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    return int(result) == 0
 
 
 @contextmanager

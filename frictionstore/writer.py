@@ -21,6 +21,7 @@ import numpy as np
 
 from frictionstore import schema
 from frictionstore.durable import (
+    exchange,
     exclusive,
     explain_os_errors,
     fsync_path,
@@ -399,8 +400,11 @@ def publish(partial: Path, target: Path) -> None:
     if target.exists():
         old = replaced_path(target)
         remove_tree(old)
-        os.rename(target, old)
-        os.rename(partial, target)
+        if exchange(partial, target):  # readers find a whole store under the name all the time
+            os.rename(partial, old)
+        else:
+            os.rename(target, old)
+            os.rename(partial, target)
         fsync_path(target.parent)
         remove_tree(old)
     else:
@@ -411,7 +415,7 @@ def publish(partial: Path, target: Path) -> None:
 def restore_replaced(target: Path) -> None:
     """Undo a replacement that was interrupted between its two renames."""
     old = replaced_path(target)
-    if old.exists() and not target.exists():
+    if (old / schema.MANIFEST).exists() and not target.exists():
         os.rename(old, target)
         fsync_path(target.parent)
     elif old.exists():
@@ -428,7 +432,10 @@ def is_store(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> None:
+    """Remove a folder; interrupted, it leaves nothing that could be taken for a whole store."""
     if path.exists():
+        (path / schema.MANIFEST).unlink(missing_ok=True)
+        fsync_path(path)
         shutil.rmtree(path)
 
 
