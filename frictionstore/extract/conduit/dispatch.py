@@ -85,11 +85,12 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
         raise RequestError(f"unknown conduit kernel {kernel!r}; choose one of {', '.join(KERNELS)}")
     if kernel == "reference":
         return "reference"
-    if device != "cpu":
-        if kernel == "fused":
-            raise RequestError(f"there is no fused conduit kernel for {device}, only for cpu")
-        return "reference"
-    fused, package = "fused-cpu", "numba"
+    if device == "cpu":
+        fused, package = "fused-cpu", "numba"
+    elif device.partition(":")[0] == "cuda":
+        fused, package = "fused-gpu", "triton"
+    else:
+        raise RequestError(f"the conduit runs on cpu and cuda, not on {device}")
     if not FUSED_N[0] <= n <= FUSED_N[1]:
         obstacle = f"it measures n = {FUSED_N[0]}..{FUSED_N[1]}, not {n}"
     elif importlib.util.find_spec(package) is None:
@@ -185,7 +186,7 @@ def _measure(
     batch, n = tuple(A.shape[:-2]), int(A.shape[-1])
     flat = A.reshape(math.prod(batch), n, n)
     is_numpy = isinstance(A, np.ndarray)
-    device = "cpu" if is_numpy else A.device.type
+    device = "cpu" if is_numpy else str(A.device)
     measured: dict[str, Any]
     match kernel_name(n, device, kernel):
         case "fused-cpu":
@@ -193,6 +194,10 @@ def _measure(
 
             flat = flat if is_numpy else flat.detach().numpy()
             measured = fused_cpu.measure(flat, want, constants, threads)
+        case "fused-gpu":
+            from frictionstore.extract.conduit import fused_gpu
+
+            measured = fused_gpu.measure(flat.detach(), want, constants)
         case _:
             import torch
 

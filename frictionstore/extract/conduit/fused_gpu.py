@@ -1,0 +1,162 @@
+"""The conduit in one pass on a GPU: `program.py` as a Triton kernel, one matrix per thread.
+
+Nothing of a matrix goes through memory between its entries and its results. Contraction into fused
+multiply-add is switched off and division and square root are the correctly rounded ones, so that
+the bits are those of `reference.py` and of `fused_cpu.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from frictionstore.extract.conduit import program, text
+from frictionstore.extract.conduit.constants import ConduitConstants
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 128  # matrices per program
+WARPS = 4
+OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}  # no fused multiply-add, no prefetching
+
+
+def source(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> str:
+    """The kernel's text.
+
+    Loads and stores stand in loops of `once` = 1 rounds that carry their pointers along. Around a
+    pointer computed on the spot, Triton's coalescing pass walks through everything connected with
+    it, in time quadratic in the length of the program: a minute at n = 5, beyond all bounds at 8.
+    """
+    op = text.TextOperations()
+    op.line("b = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)")
+    op.line("inside = b < count")
+
+    entries = [text.Name(op, f"a{e}", text.FLOAT32) for e in range(n * n)]
+    singular = [text.Name(op, f"s{k}", text.FLOAT32) for k in range(n if from_spectrum else 0)]
+    addresses = {x: f"A + b * {n * n} + {e}" for e, x in enumerate(entries)}
+    addresses |= {x: f"S + b * {n} + {k}" for k, x in enumerate(singular)}
+    for x, address in addresses.items():
+        op.line(f"p_{x.name} = {address}")
+        op.line(f"{x.name} = tl.zeros((BLOCK,), tl.float32)")
+    op.line("for _ in range(once):")
+    for x in addresses:
+        op.line(f"    {x.name} = tl.load(p_{x.name}, mask=inside, other=0.0)")
+        op.line(f"    p_{x.name} += 1")
+
+    A = [entries[i * n : (i + 1) * n] for i in range(n)]
+    fields = program.measure(
+        op, program.gram(singular, A) if from_spectrum else A, constants, packet
+    )
+
+    op.line(f"measured = {fields['measured'][0].name} > 0")
+    op.line('nan = tl.full((BLOCK,), float("nan"), tl.float32)')
+    stores: list[tuple[str, str]] = []
+
+    def store(address: str, x: text.Name) -> None:
+        stores.append((address, f"tl.where(measured, {x.name}, nan)"))
+
+    for i in range(n):
+        settle, rank = fields["settle"][i].name, fields["rank"][i].name
+        op.line(f"mode_{i} = {n - 1} - tl.where(measured, {rank}, {i}.0).to(tl.int32)")
+        op.line(f"settle_{i} = tl.where(measured, {settle}, {constants.iterations}.0).to(tl.int32)")
+        place = f"b * {n} + mode_{i}"
+        store(f"friction + {place}", fields["friction"][i])
+        store(f"eigenvalues + {place}", fields["eigenvalues"][i])
+        stores.append((f"settle + {place}", f"settle_{i}.to(tl.uint8)"))
+        stores.append((f"slot + {place}", f"tl.full((BLOCK,), {i}, tl.uint8)"))
+        if packet:
+            store(f"char_coeffs + b * {n} + {i}", fields["char_coeffs"][i])
+            for k in range(n):
+                address = f"eigenvectors + b * {n * n} + {k * n} + mode_{i}"
+                store(address, fields["eigenvectors"][k * n + i])
+    if packet:
+        store("refinement_residual + b", fields["refinement_residual"][0])
+    for number, (address, _) in enumerate(stores):
+        op.line(f"q{number} = {address}")
+    op.line("for _ in range(once):")
+    for number, (_, value) in enumerate(stores):
+        op.line(f"    tl.store(q{number}, {value}, mask=inside)")
+        op.line(f"    q{number} += 1")
+    head = (
+        "def measure(S, A, count, once, friction, settle, slot, eigenvalues, eigenvectors,"
+        " char_coeffs, refinement_residual, BLOCK: tl.constexpr):"
+    )
+    return "\n".join([head, *op.lines(), ""])
+
+
+@functools.cache
+def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> Any:
+    """The Triton function made from `source`."""
+    import triton
+    import triton.language as tl
+
+    body = source(n, from_spectrum, packet, constants)
+    name = f"<conduit n={n} from_spectrum={from_spectrum} packet={packet} {constants}>"
+    # Triton reads a function's text back through the standard library's line cache.
+    linecache.cache[name] = (len(body), None, body.splitlines(keepends=True), name)
+    namespace: dict[str, Any] = {"tl": tl, "__name__": __name__}
+    exec(compile(body, name, "exec"), namespace)
+    # Specialised, a number equal to 1 would become a constant and the loops would vanish.
+    return triton.jit(namespace["measure"], do_not_specialize=["once"])
+
+
+def measure(
+    A: Tensor,
+    want: Sequence[str],
+    constants: ConduitConstants,
+    *,
+    S: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Measure a batch of matrices, with mode 0 the largest eigenvalue.
+
+    Parameters
+    ----------
+    A : Tensor of shape (B, n, n), float32, on a CUDA device
+        Symmetric matrices, n in 2..8, of which both triangles are read; with `S`, the matrices `V`
+        whose columns are right singular vectors.
+    want : sequence of str
+        Names of `Packet` fields; those beyond friction, settle, slot and eigenvalues cost a little.
+    constants : ConduitConstants
+    S : Tensor of shape (B, n), float32, optional
+        Singular values: measure `V diag(S^2) V'`, computed as `fused_gram.gram_from_spectrum` does.
+
+    Returns
+    -------
+    dict of Tensor
+        The fields asked for, on the device of `A`, with the bits of `reference.measure`.
+    """
+    import torch
+
+    B, n = int(A.shape[0]), int(A.shape[1])
+    packet = not set(want) <= {"friction", "settle", "slot", "eigenvalues"}
+    more = B if packet else 0
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=A.device)
+
+    fields = {
+        "friction": empty(B, n),
+        "settle": empty(B, n, dtype=torch.uint8),
+        "slot": empty(B, n, dtype=torch.uint8),
+        "eigenvalues": empty(B, n),
+        "eigenvectors": empty(more, n, n),
+        "char_coeffs": empty(more, n),
+        "refinement_residual": empty(more),
+    }
+    if B:
+        singular = A if S is None else S.contiguous()
+        launch = kernel(n, S is not None, packet, constants)[(-(-B // BLOCK),)]
+        launch(
+            singular,
+            A.contiguous(),
+            B,
+            1,
+            *fields.values(),
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+            **OPTIONS,
+        )
+    return {name: fields[name] for name in want}

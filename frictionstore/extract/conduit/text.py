@@ -1,0 +1,122 @@
+"""Triton source text for `program.py`: each value is a name, each operation a line.
+
+A line does one operation and names its rounding, so that what the compiler gets is the program
+itself. One element of each tensor belongs to one matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+FLOAT32, FLOAT64, TRUTH = "tl.float32", "tl.float64", "tl.int1"
+
+
+class Name:
+    """A tensor in the generated text; its operators append lines."""
+
+    def __init__(self, op: TextOperations, name: str, kind: str) -> None:
+        self.op = op
+        self.name = name
+        self.kind = kind
+
+    def _infix(self, symbol: str, other: Name, kind: str | None = None) -> Name:
+        return self.op.assign(f"{self.name} {symbol} {other.name}", kind or self.kind)
+
+    def __add__(self, other: Name) -> Name:
+        return self._infix("+", other)
+
+    def __sub__(self, other: Name) -> Name:
+        return self._infix("-", other)
+
+    def __mul__(self, other: Name) -> Name:
+        return self._infix("*", other)
+
+    def __truediv__(self, other: Name) -> Name:
+        if self.kind == FLOAT32:  # `/` is an approximation in float32 and exact in float64
+            return self.op.assign(f"tl.div_rn({self.name}, {other.name})", self.kind)
+        return self._infix("/", other)
+
+    def __lt__(self, other: Name) -> Name:
+        return self._infix("<", other, TRUTH)
+
+    def __gt__(self, other: Name) -> Name:
+        return self._infix(">", other, TRUTH)
+
+    def __ge__(self, other: Name) -> Name:
+        return self._infix(">=", other, TRUTH)
+
+    def __and__(self, other: Name) -> Name:
+        return self._infix("&", other, TRUTH)
+
+
+class TextOperations:
+    """The `Operations` of `program.py`, appended to the lines of a function's body."""
+
+    def __init__(self) -> None:
+        self._constants: dict[tuple[float, str], Name] = {}
+        self._head: list[str] = []
+        self._body: list[str] = []
+        self._indent = "    "
+        self._count = 0
+
+    def lines(self) -> list[str]:
+        """The body so far, indented; constants come first."""
+        return self._head + self._body
+
+    def line(self, text: str) -> None:
+        """Append a line as it is."""
+        self._body.append(self._indent + text)
+
+    def _new(self, kind: str) -> Name:
+        self._count += 1
+        return Name(self, f"x{self._count}", kind)
+
+    def assign(self, text: str, kind: str) -> Name:
+        """Append `name = text` and return the name."""
+        new = self._new(kind)
+        self.line(f"{new.name} = {text}")
+        return new
+
+    def constant(self, x: float, like: Name) -> Name:
+        key = (x, like.kind)
+        if key not in self._constants:
+            new = self._constants[key] = self._new(like.kind)
+            number = f'float("{x}")' if x in (float("inf"), float("-inf")) else repr(float(x))
+            self._head.append(f"    {new.name} = tl.full((BLOCK,), {number}, {like.kind})")
+        return self._constants[key]
+
+    def to_float32(self, x: Name) -> Name:
+        return self.assign(f"{x.name}.to({FLOAT32})", FLOAT32)
+
+    def to_float64(self, x: Name) -> Name:
+        return self.assign(f"{x.name}.to({FLOAT64})", FLOAT64)
+
+    def square_root(self, x: Name) -> Name:
+        # `sqrt` is an approximation in float32 and exact in float64.
+        function = "tl.sqrt_rn" if x.kind == FLOAT32 else "tl.sqrt"
+        return self.assign(f"{function}({x.name})", x.kind)
+
+    def absolute(self, x: Name) -> Name:
+        return self.assign(f"tl.abs({x.name})", x.kind)
+
+    def negative(self, x: Name) -> Name:
+        # Triton's unary minus is 0 - x, which loses the sign of zero.
+        return x * self.constant(-1.0, x)
+
+    def where(self, mask: Name, x: Name, y: Name) -> Name:
+        return self.assign(f"tl.where({mask.name}, {x.name}, {y.name})", x.kind)
+
+    def repeat(
+        self, count: int, state: list[Name], body: Callable[[list[Name]], list[Name]]
+    ) -> list[Name]:
+        if count == 0:
+            return state
+        carried = [self._new(x.kind) for x in state]
+        for new, old in zip(carried, state, strict=True):
+            self.line(f"{new.name} = {old.name}")
+        self.line(f"for _ in range({count}):")
+        outer, self._indent = self._indent, self._indent + "    "
+        after = body(carried)
+        self.line(f"{', '.join(x.name for x in carried)} = {', '.join(x.name for x in after)}")
+        self._indent = outer
+        return carried

@@ -1,0 +1,135 @@
+"""The Triton kernel: its bits in Triton's interpreter, its machine code, and both on a GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from frictionstore.extract.conduit import Packet, conduit, conduit_maps, kernel_name  # noqa: E402
+
+
+def _run(code: str, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **environment},
+        timeout=300,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+INTERPRETED = """
+import sys
+import numpy as np, torch
+from frictionstore.extract.conduit import DEFAULTS, ConduitConstants, fused_gpu
+from frictionstore.extract.conduit.dispatch import FIELDS
+path = sys.argv[1]
+given = dict(np.load(path))
+results = {}
+for name, x in given.items():
+    kind, n = name.split("/")
+    x = torch.from_numpy(x)
+    constants, S = DEFAULTS, None
+    if kind == "other":
+        constants = ConduitConstants(3, 1, 0, 1e-6, 1e-4)
+    if kind == "spectrum":
+        S, x = x[:, 0].contiguous(), x[:, 1:]
+    want = ("friction", "settle", "slot") if kind == "maps" else FIELDS
+    for field, y in fused_gpu.measure(x, want, constants, S=S).items():
+        results[f"{name}/{field}"] = y.numpy()
+np.savez(path, **results)
+"""
+
+
+def test_bits_of_the_reference_in_the_interpreter(tmp_path, hard_matrices, assert_same_bits):
+    from frictionstore.extract.conduit.fused_gram import gram_from_spectrum
+
+    given = {}
+    for n in (2, 3, 4, 7):
+        A = hard_matrices(n)
+        given[f"packet/{n}"] = A[:: len(A) // (250 if n < 7 else 120)]
+    given["maps/5"] = hard_matrices(5)[::25]
+    given["other/4"] = hard_matrices(4)[::25]
+    spectra = np.random.default_rng(1).standard_normal((140, 5, 4)).astype(np.float32)
+    given["spectrum/4"] = spectra
+    path = tmp_path / "arrays.npz"
+    np.savez(path, **given)
+    _run(INTERPRETED, str(path), TRITON_INTERPRET="1")
+
+    with np.load(path) as results:
+        for name, x in given.items():
+            kind = name.split("/")[0]
+            constants = {}
+            if kind == "other":
+                constants = {"iterations": 3, "polish": 1, "newton_schulz": 0}
+                constants |= {"delta": 1e-6, "tau": 1e-4}
+            A = gram_from_spectrum(x[:, 0], x[:, 1:]) if kind == "spectrum" else x
+            packet = conduit(torch.tensor(A), kernel="reference", **constants)._asdict()
+            fields = ("friction", "settle", "slot") if kind == "maps" else Packet._fields
+            for field in fields:
+                assert_same_bits(results[f"{name}/{field}"], packet[field], f"{name} {field}")
+
+
+MACHINE_CODE = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from frictionstore.extract.conduit import DEFAULTS, fused_gpu
+bytes_ = ("settle", "slot")
+floats = ("S", "A", "friction", "eigenvalues", "eigenvectors", "char_coeffs", "refinement_residual")
+signature = {name: "*fp32" for name in floats} | {name: "*u8" for name in bytes_}
+signature |= {"count": "i32", "once": "i32", "BLOCK": "constexpr"}
+kernel = fused_gpu.kernel(3, False, True, DEFAULTS)
+signature = {name: signature[name] for name in kernel.arg_names}
+block = {(len(signature) - 1,): fused_gpu.BLOCK}
+options = {"num_warps": fused_gpu.WARPS, **fused_gpu.OPTIONS}
+code = triton.compile(
+    ASTSource(fn=kernel, signature=signature, constexprs=block),
+    target=GPUTarget("cuda", 90, 32),
+    options=options,
+).asm["ptx"]
+names = set(re.findall(r"^\\s+(?:@!?%p\\d+ )?([a-z]+\\.[a-z0-9_.]+)", code, re.M))
+wrong = {x for x in names if re.search(r"fma|approx|ftz|full|rcp", x)}
+assert not wrong, wrong
+assert {"div.rn.f32", "sqrt.rn.f32", "div.rn.f64", "sqrt.rn.f64", "mul.rn.f64"} <= names, names
+print("read", len(names))
+"""
+
+
+def test_no_operation_is_contracted_or_approximated(tmp_path):
+    assert "read" in _run(MACHINE_CODE, TRITON_CACHE_DIR=str(tmp_path))
+
+
+def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
+    assert kernel_name(4, "cuda") == kernel_name(4, "cuda:1") == "fused-gpu"
+    assert kernel_name(9, "cuda") == "reference"
+    assert kernel_name(4, "cuda", "reference") == "reference"
+    monkeypatch.setitem(sys.modules, "triton", None)
+    assert kernel_name(4, "cuda") == "reference"
+    with pytest.raises(Exception, match="cannot run on cuda: the package triton is not installed"):
+        kernel_name(4, "cuda", "fused")
+    with pytest.raises(Exception, match="runs on cpu and cuda, not on mps"):
+        kernel_name(4, "mps")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("n", range(2, 9))
+def test_bits_of_the_reference_on_a_gpu(n, hard_matrices, assert_same_bits):
+    A = torch.from_numpy(hard_matrices(n, 3000))
+    on_gpu = conduit(A.cuda(), kernel="fused")
+    for name, x in conduit(A, kernel="reference")._asdict().items():
+        assert_same_bits(getattr(on_gpu, name).cpu(), x, name)
+    maps = conduit_maps(A.cuda(), ("friction", "settle"), kernel="fused")
+    for name, x in maps.items():
+        assert_same_bits(x.cpu(), getattr(on_gpu, name).cpu(), name)
