@@ -92,8 +92,8 @@ def main() -> None:
     harness.save(
         "store",
         rows,
-        f"one map of {arguments.images:,} x 16 x 16 x 4 float32 ({data.nbytes / 1e6:.0f} MB), files "
-        "in the page cache; writing with frictionstore includes checks, hashes, fsync and the "
+        f"one map of {arguments.images:,} x 16 x 16 x 4 ({data.nbytes / 1e6:.0f} MB float32), "
+        "files in the page cache; writing with frictionstore includes checks, hashes, fsync and the "
         "manifest",
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def main() -> None:
     rng = np.random.default_rng(20261124)
     n, grid, modes = 7, 3, 4
     shape = (n, grid, grid, modes)
-    arrays = {
+    arrays: dict[str, Any] = {
         "S": np.sort(rng.uniform(1, 6, shape).astype(np.float32), axis=-1)[..., ::-1],
         "friction": rng.lognormal(3, 2, shape).astype(np.float32),
         "settle": rng.integers(0, 6, shape).astype(np.uint8),
