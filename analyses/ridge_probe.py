@@ -481,7 +481,7 @@ def ridge_probe(
     -------
     Result
         Tables `sets` (accuracy with Wilson's 95% interval), `comparisons` (paired differences
-        with Agresti and Min's 95% interval and McNemar's exact p) and `classes`. Arrays
+        with Tango's 95% interval and McNemar's exact p) and `classes`. Arrays
         `prediction` (set, image), `fold` (image,), `confusion` (set, true, predicted) and
         `penalty` (set, fold).
 

@@ -62,7 +62,7 @@ def test_every_command_has_help_and_is_documented(name):
     assert f"`{name}`" in documentation
     for parameter in command.params:
         if isinstance(parameter, click.Option):
-            assert f"`{parameter.opts[0]}`" in documentation, (name, parameter.opts)
+            assert f"`{parameter.opts[0]}" in documentation, (name, parameter.opts)
 
 
 def test_listing_commands_imports_no_analysis():

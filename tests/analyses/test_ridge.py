@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -216,7 +217,36 @@ def test_paired_comparison_against_scipy():
     assert found.p == pytest.approx(binomtest(int(b), int(b + c)).pvalue, rel=1e-9)
     assert found.difference == pytest.approx((b - c) / 100)
     assert found.low < found.difference < found.high
-    assert ridge.compare_paired(first, first).p == 1
+    turned = ridge.compare_paired(second, first)
+    np.testing.assert_allclose([turned.low, turned.high], [-found.high, -found.low], atol=1e-12)
+    same = ridge.compare_paired(first, first)
+    assert same.p == 1
+    assert same.low == pytest.approx(-same.high, abs=1e-12)
+    assert 0 < same.high < 0.05
+
+
+@pytest.mark.parametrize(("b", "c", "n"), [(12, 2, 50), (0, 0, 30), (15, 0, 150), (1, 9, 10)])
+def test_paired_interval_is_where_the_score_test_stops_rejecting(b, c, n):
+    """The constrained likelihood is maximised numerically, not by Tango's formula."""
+    first = np.arange(n) < b
+    second = (np.arange(n) >= b) & (np.arange(n) < b + c)
+    found = ridge.compare_paired(first, second)
+    for bound in (found.low, found.high):
+        if abs(bound) > 0.999:
+            continue
+        rest = n - b - c
+
+        def loss(q, bound=bound, rest=rest):
+            chances = np.array([q + bound, q, 1 - 2 * q - bound])
+            counts = np.array([b, c, rest])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                terms = np.where(counts > 0, counts * np.log(chances), 0.0)
+            return -terms.sum()
+
+        span = (max(0.0, -bound), (1 - bound) / 2)
+        q = minimize_scalar(loss, bounds=span, method="bounded", options={"xatol": 1e-12}).x
+        score = (b - c - n * bound) / np.sqrt(n * (2 * q + bound * (1 - bound)))
+        assert abs(score) == pytest.approx(1.959963984540054, rel=1e-4)
 
 
 @pytest.mark.parametrize(("correct", "n"), [(0, 7), (7, 7), (45, 100), (1, 3)])
