@@ -25,7 +25,7 @@ from frictionstore.errors import RequestError
 from frictionstore.fingerprint import leaves
 from frictionstore.report_html import Budget, facts, svg_figure, table, text, with_interval
 from frictionstore.report_methods import CAPTIONS, HEADINGS, LINE_ANALYSIS, METHODS
-from frictionstore.report_pictures import class_mean_maps, f_maps, image_cards, spans
+from frictionstore.report_pictures import INSIDE, class_mean_maps, f_maps, image_cards, spans
 from frictionstore.store import Store
 from frictionstore.text import printable
 from frictionstore.typical import image_typicality
@@ -448,7 +448,7 @@ def _typical(store: Store, others: list[Saved]) -> str:
     mode = 0 if mode is None else mode
     chosen = [int(row) for row in (*order[:count], *order[::-1][:count])]
     maps = {row: store.read(feature, slice(row, row + 1))[0, ..., mode] for row in chosen}
-    low, high = spans(np.stack([maps[row].astype(np.float64) for row in chosen]))
+    low, high = spans(np.stack([maps[row].astype(np.float64) for row in chosen]), INSIDE)
 
     def card(row: int) -> tuple[str, str, np.ndarray | None, np.ndarray]:
         label = int(store.labels[row])

@@ -19,6 +19,7 @@ from frictionstore.report_html import text
 SEQUENTIAL = "viridis"
 DIVERGING = "PuOr_r"
 CLASSES_SHOWN = 24
+INSIDE = 0.99  # share of the values inside a colour range: friction has a long tail
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
@@ -79,9 +80,14 @@ def bar(low: float, high: float, name: str, note: str) -> str:
     )
 
 
-def spans(values: NDArray[np.float64]) -> tuple[float, float]:
+def spans(values: NDArray[np.float64], inside: float = 1.0) -> tuple[float, float]:
+    """Ends of a range that holds the middle share `inside` of the finite values."""
     finite = values[np.isfinite(values)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    if not finite.size:
+        return 0.0, 0.0
+    low, high = np.quantile(finite, [(1 - inside) / 2, (1 + inside) / 2])
+    # Where nearly all values are one number, the rest decides.
+    return (float(low), float(high)) if low < high else (float(finite.min()), float(finite.max()))
 
 
 def varying_modes(values: NDArray[np.float64]) -> list[int]:
@@ -91,12 +97,12 @@ def varying_modes(values: NDArray[np.float64]) -> list[int]:
 
 
 def _strip(maps: NDArray[np.float64], names: Sequence[str], what: str, difference: bool) -> str:
-    low, high = spans(maps)
+    low, high = spans(maps, INSIDE)
     colour = SEQUENTIAL
-    note = "one range for all classes"
+    note = "one range for all classes, 99% of the values"
     if difference:
-        high = max(abs(low), abs(high))
-        low, colour, note = -high, DIVERGING, "symmetric about 0"
+        _, high = spans(np.abs(maps), INSIDE)
+        low, colour, note = -high, DIVERGING, "symmetric about 0, 99% of the values"
     cells = "".join(
         f"<figure>{img(paint(values, low, high, colour), f'{what}, class {name}')}"
         f"<figcaption>{text(name, 24)}</figcaption></figure>"

@@ -61,7 +61,7 @@ def skip_without_browser() -> None:
 
 @contextmanager
 def launched() -> Iterator[Any]:
-    """One Chromium, for a whole test session."""
+    """One Chromium, for a module of tests: while it runs, this thread has an event loop."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -36,6 +36,7 @@ export class App {
   private frame = 0;
   private timer = 0;
   private pushNext = false;
+  private knownHash = "";
   private orderKey = "";
   private orderRows: Int32Array = new Int32Array(0);
   private version = 0; // counts chunks read, so that orders are sorted again
@@ -56,6 +57,7 @@ export class App {
     const { state, refused } = fromHash(location.hash, this.store);
     this.state = state;
     this.refused = refused;
+    this.knownHash = location.hash;
   }
 
   /** Change what is shown. `step` makes it a step of the browser's history. */
@@ -69,12 +71,15 @@ export class App {
   }
 
   private writeAddress(): void {
+    // Somebody else has just changed the address: their hashchange is on its way.
+    if (location.hash !== this.knownHash) return;
     const hash = toHash(this.state, this.initial);
     const address = location.pathname + location.search + (hash ? `#${hash}` : "");
     if (address !== location.pathname + location.search + location.hash) {
       if (this.pushNext) history.pushState(null, "", address);
       else history.replaceState(null, "", address);
     }
+    this.knownHash = location.hash;
     this.pushNext = false;
   }
 

@@ -1,7 +1,7 @@
 // The mean map of every class, side by side, or each one's difference from the mean of all images.
 
 import type { App } from "./app.js";
-import { bounds, lut, paintMap, type Range } from "./colour.js";
+import { lut, paintMap, symmetricRange, type Range } from "./colour.js";
 import { meanNote, planeOf, sharedRange } from "./compare.js";
 import { h, setText } from "./dom.js";
 import { rowsOfClass } from "./figures.js";
@@ -127,19 +127,8 @@ export class Classes {
     let table = app.table;
     if (state.difference) {
       table = lut("difference");
-      const spread = Math.max(
-        0,
-        ...maps.flatMap((values) => (values ? bounds(values).map(Math.abs) : [])),
-      );
-      range = maps.some(Boolean)
-        ? {
-            low: -spread,
-            high: spread,
-            log: false,
-            constant: spread === 0,
-            text: "symmetric about 0",
-          }
-        : null;
+      const known = maps.filter((values) => values !== null);
+      range = symmetricRange(known, state.range === "full");
     } else {
       range = sharedRange(app, ...maps);
     }

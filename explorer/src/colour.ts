@@ -71,7 +71,7 @@ export interface Range {
 export type RangeChoice = "shared" | "full" | "image" | `${number}..${number}`;
 export type ScaleChoice = "auto" | "linear" | "log";
 
-const LOG_RATIO = 100; // positive values that span this are shown on a logarithmic scale
+const LOG_RATIO = 30; // positive values that span this are shown on a logarithmic scale
 
 export function decideScale(low: number, high: number, scale: ScaleChoice): boolean {
   if (low <= 0) return false;
@@ -127,6 +127,35 @@ function images(extent: Extent, figures: MapFigures): string {
   return extent.images === n
     ? `all ${show(n)} images`
     : `the ${show(extent.images)} images read so far`;
+}
+
+/** The ends of a range for maps shown together: all of their values, or 99 % of them. */
+export function ends(maps: Float64Array[], full: boolean): [number, number] {
+  const all = new Float64Array(maps.reduce((sum, values) => sum + values.length, 0));
+  let at = 0;
+  for (const values of maps) {
+    all.set(values, at);
+    at += values.length;
+  }
+  all.sort();
+  const cut = full ? 0 : 0.005;
+  const pick = (q: number): number => all[Math.round(q * (all.length - 1))];
+  const [low, high] = [pick(cut), pick(1 - cut)];
+  return low < high ? [low, high] : [all[0], all[all.length - 1]];
+}
+
+/** A range for differences: the same below 0 as above. */
+export function symmetricRange(maps: Float64Array[], full: boolean): Range | null {
+  if (maps.length === 0) return null;
+  const sizes = maps.map((values) => values.map(Math.abs));
+  const spread = ends(sizes, full)[1];
+  return {
+    low: -spread,
+    high: spread,
+    log: false,
+    constant: spread === 0,
+    text: full ? "symmetric about 0" : "symmetric about 0, 99 % of the values",
+  };
 }
 
 export function bounds(values: ArrayLike<number>): [number, number] {

@@ -1,7 +1,7 @@
 // Two images, or two class means, side by side, and their difference.
 
 import type { App } from "./app.js";
-import { bounds, decideScale, lut, type Range } from "./colour.js";
+import { decideScale, ends, lut, symmetricRange, type Range } from "./colour.js";
 import { h, setText } from "./dom.js";
 import { show } from "./format.js";
 import { Legend, Pane, type Patch, type Picture } from "./pane.js";
@@ -188,14 +188,7 @@ export class Compare {
     }
     const difference =
       a.values && b.values ? a.values.map((value, k) => value - b.values![k]) : null;
-    const spread = difference ? Math.max(...bounds(difference).map(Math.abs)) : 0;
-    const differenceRange: Range | null = difference && {
-      low: -spread,
-      high: spread,
-      log: false,
-      constant: spread === 0,
-      text: "symmetric about 0",
-    };
+    const differenceRange = difference && symmetricRange([difference], state.range === "full");
     this.difference.draw(
       {
         label: `Difference A − B of ${app.title}`,
@@ -268,14 +261,14 @@ export function sharedRange(app: App, ...maps: (Float64Array | null)[]): Range |
   const known = maps.filter((values) => values !== null);
   if (known.length === 0) return null;
   if (app.state.range.includes("..")) return app.range();
-  const ends = known.map(bounds);
-  const low = Math.min(...ends.map(([value]) => value));
-  const high = Math.max(...ends.map(([, value]) => value));
+  const full = app.state.range === "full";
+  const [low, high] = ends(known, full);
+  const whose = known.length === 1 ? "its own range" : "one range for all of them";
   return {
     low,
     high,
     log: decideScale(low, high, app.state.scale),
     constant: !(low < high),
-    text: known.length === 1 ? "its own range" : "one range for all of them",
+    text: full ? whose : `${whose}, 99 % of the values`,
   };
 }

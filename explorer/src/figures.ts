@@ -131,7 +131,26 @@ export function modeValues(
   return out;
 }
 
-const SAMPLE = 1024; // values per chunk and mode kept for quantiles
+const SAMPLE = 2048; // values per chunk and mode kept for quantiles
+const MOST_SAMPLED = 200_000; // values that quantiles are taken of
+const GOLDEN = 0.6180339887498949;
+
+/**
+ * Values spread evenly over the images and patches of a chunk. Multiples of the golden ratio fall
+ * between those before them, so any beginning of the sample is spread evenly too; a fixed step
+ * would fall on the same column of every image.
+ */
+function sampled(slab: Slab, info: MapInfo, plane: number): Float64Array {
+  const { modes } = info;
+  const total = (slab.count * slab.imageSize) / modes;
+  const out = new Float64Array(Math.min(SAMPLE, total));
+  for (let k = 0; k < out.length; k++) {
+    const base = (total <= SAMPLE ? k : Math.floor(((k * GOLDEN) % 1) * total)) * modes;
+    if (plane < modes) out[k] = slab.data[base + plane];
+    else for (let m = 0; m < modes; m++) out[k] += slab.data[base + m];
+  }
+  return out;
+}
 
 interface ChunkFigures {
   first: number;
@@ -177,19 +196,15 @@ export class MapFigures {
     };
     const cells = rows * cols;
     const values = new Float64Array(cells);
-    const step = Math.max(1, Math.ceil((slab.count * cells) / SAMPLE));
     for (let plane = 0; plane < planes; plane++) {
-      const sample: number[] = [];
-      let next = 0;
       for (let k = 0; k < slab.count; k++) {
         modeValues(slab, info, slab.first + k, plane, values);
         const at = (k * planes + plane) * width;
         figuresOf(values, rows, cols, entry.figures, at);
         if (entry.figures[at + 3] < entry.min[plane]) entry.min[plane] = entry.figures[at + 3];
         if (entry.figures[at + 4] > entry.max[plane]) entry.max[plane] = entry.figures[at + 4];
-        for (; next < (k + 1) * cells; next += step) sample.push(values[next - k * cells]);
       }
-      entry.sample.push(Float64Array.from(sample));
+      entry.sample.push(sampled(slab, info, plane));
     }
     this.chunks.set(chunk, entry);
     this.quantileCache.clear();
@@ -222,7 +237,8 @@ export class MapFigures {
     const key = `${plane}/${low}/${high}`;
     const known = this.quantileCache.get(key);
     if (known) return known;
-    const parts = [...this.chunks.values()].map((entry) => entry.sample[plane]);
+    const each = Math.max(1, Math.floor(MOST_SAMPLED / this.chunks.size));
+    const parts = [...this.chunks.values()].map((entry) => entry.sample[plane].subarray(0, each));
     const all = new Float64Array(parts.reduce((sum, part) => sum + part.length, 0));
     let at = 0;
     for (const part of parts) {

@@ -214,9 +214,10 @@ export class Gallery {
     setText(tile.name, store.id(row));
     const figure = app.sortFigure;
     const value = figure && app.figures.figure(row, app.plane, figure.index);
-    const parts = [app.shortClass(row)];
+    const parts: string[] = [];
     if (figure && value !== undefined && value !== null)
       parts.push(`${figure.name} ${show(value, 4)}`);
+    parts.push(app.shortClass(row));
     setText(
       tile.note,
       problem ? "cannot be read" : parts.filter(Boolean).join(" · ") || `image ${show(row)}`,

@@ -173,19 +173,13 @@ export class Tools {
     this.direction.field.hidden = !inImages || state.sort === "store";
 
     const isFixed = state.range.includes("..");
-    const ranges: [string, string][] = inImages
-      ? [
-          ["shared", "shared, 99 %"],
-          ["full", "shared, all"],
-          ["image", "per image"],
-          ["fixed", "fixed"],
-        ]
-      : [
-          ["shared", "one for all"],
-          ["image", "each its own"],
-          ["fixed", "fixed"],
-        ];
-    const choice = isFixed ? "fixed" : state.range === "full" && !inImages ? "shared" : state.range;
+    const ranges: [string, string][] = [
+      ["shared", "shared, 99 %"],
+      ["full", "shared, all"],
+      ["image", inImages ? "per image" : "each its own"],
+      ["fixed", "fixed"],
+    ];
+    const choice = isFixed ? "fixed" : state.range;
     setOptions(this.range.select, ranges, choice);
     this.fixed.hidden = !isFixed;
     if (isFixed) {

@@ -43,7 +43,7 @@ def thumbnails(n: int, side: int = 32) -> np.ndarray:
     return (127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     chromium.skip_without_browser()
     with chromium.launched() as launched:

@@ -82,6 +82,23 @@ def figures_by_numpy(values: np.ndarray) -> dict[str, float]:
     }  # fmt: skip
 
 
+def test_shared_range_holds_99_percent_of_the_values(visit: Any, digits: fs.Store, digits_url: str):
+    values = np.asarray(digits.friction[:256])[..., 3]
+    with visit(digits_url, "#mode=3") as (page, _):
+        ends = page.locator(".line .legend > span:not(.barbox)").all_inner_texts()
+        assert "99 % of the values of the 256 images read so far" in ends[2]
+        # 2,048 of 65,536 values are looked at; the patches differ, so none may be favoured.
+        inside = [(values < float(end.replace(",", ""))).mean() for end in ends[:2]]
+        assert inside == pytest.approx([0.005, 0.995], abs=0.004)
+        page.select_option("#range", "full")
+        page.wait_for_function(
+            "() => document.querySelector('.line .legend').textContent.includes('smallest')"
+        )
+        ends = page.locator(".line .legend > span:not(.barbox)").all_inner_texts()
+        assert float(ends[0].replace(",", "")) == pytest.approx(values.min(), rel=1e-4)
+        assert float(ends[1].replace(",", "")) == pytest.approx(values.max(), rel=1e-4)
+
+
 def test_figures_of_an_image(visit: Any, digits: fs.Store, digits_url: str):
     with visit(digits_url, "#mode=3&image=77") as (page, _):
         cells = page.locator("[data-figure]").all()

@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(store, results, write_report(store, results / "index.html", results))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     chromium.skip_without_browser()
     with chromium.launched() as launched:
