@@ -13,6 +13,7 @@ from typing import Any
 from frictionstore.text import printable
 
 ROWS_SHOWN = 500
+_PROBABILITY = re.compile(r"(.*_)?[pq]|[pq]_.*")
 _ID = re.compile(r'\bid="([^"]+)"')
 
 
@@ -77,6 +78,8 @@ def table(
     def cell(row: Mapping[str, Any], column: str) -> str:
         value = row[column]
         content = text(value) if isinstance(value, str) else escape(number(value))
+        if value == 0.0 and isinstance(value, float) and _PROBABILITY.fullmatch(column):
+            content = "&lt; 1e-300"  # it underflowed: no p is 0
         low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
         if is_number(low) and is_number(high):
             content += f" <small>({escape(number(low))} to {escape(number(high))})</small>"

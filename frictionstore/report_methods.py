@@ -72,10 +72,14 @@ CAPTIONS: dict[tuple[str, str], str] = {
 LINE_ANALYSIS: dict[str, tuple[str, str]] = {
     "spatial structure within images": ("spatial-cv", "verdict"),
     "inter-class pattern distance": ("class-distance", "verdict"),
+    "center vs edge asymmetry": ("center-edge", ""),
     "per-position F-statistic": ("f-statistic", "verdict"),
     "friction map linear probe": ("ridge-probe", "friction verdict"),
     "settle map linear probe": ("ridge-probe", "settle verdict"),
     "eigenvalue map linear probe": ("ridge-probe", "S verdict"),
     "combined conduit linear probe": ("ridge-probe", "S+friction+settle verdict"),
+    "conduit lift over eigenvalues": ("ridge-probe", ""),
+    "spatial variance of the mean map": ("mode-variance", ""),
+    "single images": ("image-summary", ""),
 }
-"""Line of the summary to the analysis and the key under which the notebook's verdict stands."""
+"""Line of the summary to its analysis and the key of the notebook's verdict, if it gave one."""

@@ -142,6 +142,13 @@ def test_large_tables_are_cut_and_named(tmp_path: Path):
     assert "mean low" not in html
 
 
+def test_a_p_that_underflowed_is_not_zero():
+    rows = [{"p": 0.0, "mcnemar_p": 0.0, "p_family_wise": 0.0, "share_q_below": 0.0, "f": 0.0}]
+    html = table("modes", rows, 1, b"", "x/modes.csv", Budget(100))
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", html)
+    assert cells == ["&lt; 1e-300"] * 3 + ["0.0000"] * 2
+
+
 def test_results_of_another_store_are_refused(made: Made, tmp_path: Path):
     label = np.arange(12) % 3
     other = fs.from_arrays(tmp_path / "b.zarr", maps_with_classes(label, seed=5), label=label)
