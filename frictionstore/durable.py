@@ -13,7 +13,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -137,6 +137,24 @@ def exclusive(target: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+@contextmanager
+def claimed(target: Path) -> Iterator[None]:
+    """`exclusive`, in a folder that is made where it is missing.
+
+    Raises
+    ------
+    StoreError
+        The folder cannot be written, or its disk is full.
+    BusyError
+        Another process holds the target.
+    """
+    with ExitStack() as stack:
+        with explain_os_errors(str(target), "choose a folder that can be written"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(exclusive(target))
+        yield
 
 
 def _read_holder(descriptor: int) -> str:

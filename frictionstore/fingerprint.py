@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +65,31 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:18] + "…" + text[-18:]
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; ValueError where it is not JSON (bad UTF-8 and deep nesting included)."""
+def parse_json(data: bytes) -> Any:
+    """Parse JSON as the standard has it.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, holds NaN, an infinity or a number beyond float64, or is nested too deeply.
+    """
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is beyond float64")
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """`parse_json` of a file."""
+    return parse_json(path.read_bytes())

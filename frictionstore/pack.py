@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from frictionstore import schema
-from frictionstore.durable import exclusive, explain_os_errors, fsync_path
+from frictionstore.durable import claimed, explain_os_errors, fsync_path
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
@@ -64,9 +64,7 @@ def pack(
     target = _zip_path(place, store) if out is None else Path(out)
     if target.suffix != ".zip":
         raise RequestError(f"{printable(target)} does not end in .zip: readers go by the ending")
-    with explain_os_errors(str(target), "choose a folder that can be written"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(target):
+    with claimed(target):
         if target.exists():
             if _is_pack_of(header, target):
                 return Copied(str(target), header.digest, 0, 0)

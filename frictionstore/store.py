@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from frictionstore import schema
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
-from frictionstore.fingerprint import fingerprint
+from frictionstore.fingerprint import fingerprint, parse_json
 from frictionstore.location import Location, locate
 from frictionstore.shards import CRC_BYTES, index_size
 from frictionstore.text import byte_count, listed, printable
@@ -210,8 +210,8 @@ def _explain_without_manifest(document: bytes, where: str) -> None:
 
 def _parse_object(document: bytes, where: str) -> dict[str, Any]:
     try:
-        group = json.loads(document)
-    except (ValueError, RecursionError):
+        group = parse_json(document)
+    except ValueError:
         raise StoreError(f"{where} is damaged: zarr.json is not JSON") from None
     if not isinstance(group, dict):
         raise StoreError(f"{where} is damaged: zarr.json is not a JSON object")
@@ -268,6 +268,12 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
         isinstance(sums, dict)
         and all(isinstance(v, str) and bool(_CHECKSUMS.fullmatch(v)) for v in sums.values()),
         "an object of checksums in hex",
+    )
+    skipped = own.get("skipped", [])
+    require(
+        "skipped",
+        isinstance(skipped, list) and all(isinstance(name, str) for name in skipped),
+        "a list of ids",
     )
     require("mode_order", own.get("mode_order") == schema.MODE_ORDER, f'"{schema.MODE_ORDER}"')
     require(
@@ -464,13 +470,13 @@ class Store:
         if data is None:
             return {}
         try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
+            value = parse_json(data)
+        except ValueError:
             value = None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not isinstance(value.get("runs", []), list):
             raise StoreError(
-                f"{printable(self.location)}: {schema.PROVENANCE} is not a JSON object; it is no "
-                "part of the content and can be removed"
+                f"{printable(self.location)}: {schema.PROVENANCE} is not what was written; it is "
+                "no part of the content and can be removed"
             )
         return value
 

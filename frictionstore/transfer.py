@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from frictionstore import schema
 from frictionstore.durable import (
-    exclusive,
+    claimed,
     explain_os_errors,
     fsync_path,
     link_or_copy,
@@ -111,9 +111,7 @@ def copy_store(
         Another process writes `target`.
     """
     header = read_header(place)
-    with explain_os_errors(str(target), "choose a folder that can be written"):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(target):
+    with claimed(target):
         restore_replaced(target)
         if _already_there(header, target, overwrite):
             return Copied(str(target), header.digest, 0, 0)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from frictionstore import schema
 from frictionstore.errors import RequestError, StoreError
+from frictionstore.fingerprint import parse_json
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
 from frictionstore.shard_check import PIECE_BYTES, Damage, ShardCheck, check_shard
@@ -223,7 +224,7 @@ def _check_metadata(header: Header, report: Report) -> None:
     """The arrays' own metadata is that of the group, and says what the format says."""
     from frictionstore.plan import array_document
 
-    consolidated = json.loads(header.document)["consolidated_metadata"]["metadata"]
+    consolidated = parse_json(header.document)["consolidated_metadata"]["metadata"]
     report.files += 1  # zarr.json was compared when the header was read
     report.bytes += len(header.document)
     for name, plan in header.arrays.items():
@@ -256,8 +257,8 @@ def _check_metadata(header: Header, report: Report) -> None:
 
 def _json(data: bytes) -> object:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
+        return parse_json(data)
+    except ValueError:
         return None
 
 

@@ -21,8 +21,8 @@ import numpy as np
 
 from frictionstore import schema
 from frictionstore.durable import (
+    claimed,
     exchange,
-    exclusive,
     explain_os_errors,
     fsync_path,
     link_or_copy,
@@ -135,9 +135,7 @@ class StoreWriter:
         from contextlib import ExitStack
 
         with ExitStack() as stack:
-            with explain_os_errors(str(self.target), "choose a folder that can be written"):
-                self.target.parent.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(exclusive(self.target))
+            stack.enter_context(claimed(self.target))
             restore_replaced(self.target)
             keep: dict[int, dict[str, Any]] = {}
             if self.repair and self.target.is_dir():

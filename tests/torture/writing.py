@@ -1,0 +1,56 @@
+"""What the children of the torture bench do: write a small store, run a command, copy a store.
+
+    python -m tests.torture.writing TARGET SEED N_IMAGES PAUSE [--overwrite] [--repair]
+
+The first writes what `tests.store.making` makes, with a pause between units so that a kill can fall
+anywhere. Errors end it as they end the command line: one sentence, status 2.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from frictionstore.errors import FrictionstoreError
+from frictionstore.writer import StoreWriter
+from tests.store import making
+
+
+def write(arguments: list[str]) -> int:
+    """Write the store the arguments ask for; the exit status."""
+    target, seed, n_images, pause = arguments[:4]
+    plan = making.plan(int(seed), int(n_images))
+    options = {name: f"--{name}" in arguments[4:] for name in ("overwrite", "repair")}
+    try:
+        with StoreWriter(Path(target), plan, **options) as writer:
+            for number in writer.pending:
+                writer.write_unit(number, making.unit_arrays(plan, number), {"engine": "test"})
+                time.sleep(float(pause))
+            writer.finalise({"command": "torture"})
+    except FrictionstoreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def command(arguments: list[str]) -> int:
+    """Run the command line; it exits by itself."""
+    from frictionstore.cli import cli
+
+    cli.main(args=arguments, prog_name="frictionstore")
+    return 0
+
+
+def copy(arguments: list[str]) -> int:
+    """Pull, unpack or pack: WHAT SOURCE TARGET."""
+    from frictionstore.pack import pack, unpack
+    from frictionstore.share import pull
+
+    what, source, target = arguments
+    {"pull": pull, "unpack": unpack, "pack": pack}[what](source, target, overwrite=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(write(sys.argv[1:]))
