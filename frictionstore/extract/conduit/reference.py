@@ -31,9 +31,11 @@ from frictionstore.extract.conduit.constants import (
     guess_offsets,
 )
 
+ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}  # a core's cache; enough to fill a GPU
+
 
 def _product(X: Tensor, Y: Tensor) -> Tensor:
-    return sums.in_order([X[:, m, None] * Y[None, m, :] for m in range(X.shape[1])])
+    return sums.in_order(X[:, m, None] * Y[None, m, :] for m in range(X.shape[1]))
 
 
 def _sum_of_entries(X: Tensor) -> Tensor:
@@ -189,7 +191,7 @@ def _make_largest_entry_positive(V: Tensor) -> Tensor:
 
 
 def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
-    """All seven steps, with mode 0 the largest eigenvalue.
+    """All seven steps, with mode 0 the largest eigenvalue, in blocks that bound the memory.
 
     Parameters
     ----------
@@ -204,6 +206,13 @@ def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
         its Rayleigh quotients is not finite, everything measured on that matrix is NaN, settle is
         `iterations` and slot is `n-1 .. 0`.
     """
+    entries = ENTRIES_AT_ONCE["cpu" if A.device.type == "cpu" else "cuda"]
+    blocks = A.split(max(1, entries // A.shape[-1] ** 2))
+    measured = [_measure_block(block, constants) for block in blocks]
+    return {name: torch.cat([fields[name] for fields in measured]) for name in measured[0]}
+
+
+def _measure_block(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
     n = A.shape[-1]
     A = A.permute(1, 2, 0).contiguous()
 

@@ -7,14 +7,15 @@ upstream's to the last bit, and so do degenerate matrices up to n = 8, where eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
-def in_order(terms: Sequence[Any]) -> Any:
+def in_order(terms: Iterable[Any]) -> Any:
     """The terms added from first to last."""
-    total = terms[0]
-    for term in terms[1:]:
+    rest = iter(terms)
+    total = next(rest)
+    for term in rest:
         total = total + term
     return total
 
