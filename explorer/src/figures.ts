@@ -333,24 +333,36 @@ export class ClassMeans {
 }
 
 const rowsCache = new WeakMap<Store, Map<number | "all", Int32Array>>();
+const noRows = new Int32Array(0);
 
-/** Positions of a class's images, in the store's order. */
+/** Positions of a class's images, in the store's order; found for all classes in one pass. */
 export function rowsOfClass(store: Store, label: number | "all"): Int32Array {
   let known = rowsCache.get(store);
-  if (!known) rowsCache.set(store, (known = new Map()));
-  let rows = known.get(label);
-  if (!rows) {
-    const list: number[] = [];
-    for (let row = 0; row < store.n; row++) {
-      if (label === "all" || store.labels[row] === label) list.push(row);
-    }
-    known.set(label, (rows = Int32Array.from(list)));
+  if (!known) {
+    known = new Map<number | "all", Int32Array>([["all", Int32Array.from(store.labels.keys())]]);
+    const lists = new Map<number, number[]>();
+    store.labels.forEach((own, row) => {
+      const list = lists.get(own);
+      if (list) list.push(row);
+      else lists.set(own, [row]);
+    });
+    for (const [own, list] of lists) known.set(own, Int32Array.from(list));
+    rowsCache.set(store, known);
   }
-  return rows;
+  return known.get(label) ?? noRows;
 }
 
+const chunksCache = new WeakMap<Int32Array, Map<number, number[]>>();
+
+/** Chunks that hold the images `rows`, in order. */
 export function chunksOfRows(rows: Int32Array, info: MapInfo): number[] {
-  const chunks = new Set<number>();
-  for (const row of rows) chunks.add(Math.floor(row / info.chunkImages));
-  return [...chunks];
+  let known = chunksCache.get(rows);
+  if (!known) chunksCache.set(rows, (known = new Map()));
+  let chunks = known.get(info.chunkImages);
+  if (!chunks) {
+    const seen = new Set<number>();
+    for (const row of rows) seen.add(Math.floor(row / info.chunkImages));
+    known.set(info.chunkImages, (chunks = [...seen]));
+  }
+  return chunks;
 }

@@ -8,6 +8,7 @@ import { show } from "./format.js";
 const GAP = 10;
 const CAPTION = 38;
 const SMALLEST = 40; // px, of a picture's longer side
+const TALLEST = 15_000_000; // px; browsers cut off elements that are a little taller
 const REST = 70; // ms without scrolling before chunks are asked for
 
 interface Tile {
@@ -77,9 +78,28 @@ export class Gallery {
     style.setProperty("--tile-height", `${height - 4}px`);
   }
 
+  /** Height of all rows, and how far the content moves for a pixel of the scroll bar. */
+  private extent(count: number): { total: number; shown: number; speed: number } {
+    const { columns, height } = this.layout;
+    const total = Math.ceil(count / columns) * height;
+    const shown = Math.min(total, TALLEST);
+    const view = this.element.clientHeight;
+    const speed = total > shown ? (total - view) / (shown - view) : 1;
+    return { total, shown, speed };
+  }
+
+  /** What of the content is at the top of the screen, in px. */
+  private top(count: number): number {
+    return Math.max(0, this.element.scrollTop) * this.extent(count).speed;
+  }
+
+  private scrollTo(top: number, count: number): void {
+    this.element.scrollTop = top / this.extent(count).speed;
+  }
+
   private onScreen(count: number): [number, number] {
     const { columns, height } = this.layout;
-    const first = Math.floor(Math.max(0, this.element.scrollTop) / height) * columns;
+    const first = Math.floor(this.top(count) / height) * columns;
     const rows = Math.ceil(this.element.clientHeight / height) + 1;
     return [Math.min(first, count), Math.min(first + rows * columns, count)];
   }
@@ -126,11 +146,11 @@ export class Gallery {
     this.measure();
     const order = app.order;
     const { columns, width, height, left } = this.layout;
-    this.space.style.height = `${Math.ceil(order.length / columns) * height}px`;
+    this.space.style.height = `${this.extent(order.length).shown}px`;
     this.empty.hidden = order.length > 0;
     setText(this.empty, "No image has this class.");
     if (!this.placed && this.element.clientHeight > 0) {
-      this.element.scrollTop = Math.floor(app.state.at / columns) * height;
+      this.scrollTo(Math.floor(app.state.at / columns) * height, order.length);
       this.placed = true;
       const row = app.state.image;
       this.selected = row === null ? app.state.at : Math.max(0, order.indexOf(row));
@@ -151,6 +171,8 @@ export class Gallery {
       }
     }
     this.complete = true;
+    // Where all rows are taller than an element can be, the rows move under the scroll bar.
+    const shift = this.element.scrollTop - this.top(order.length);
     for (let place = first; place < last; place++) {
       let tile = this.tiles.get(place);
       if (!tile) {
@@ -160,7 +182,7 @@ export class Gallery {
         this.tiles.set(place, tile);
       }
       const x = left + (place % columns) * width;
-      const y = GAP / 2 + Math.floor(place / columns) * height;
+      const y = GAP / 2 + Math.floor(place / columns) * height + Math.min(0, shift);
       tile.element.style.transform = `translate(${x}px, ${y}px)`;
       this.drawTile(tile, place, order[place], order.length);
     }
@@ -278,12 +300,13 @@ export class Gallery {
     this.selected = place;
     const { columns, height } = this.layout;
     const top = Math.floor(place / columns) * height;
-    const view = this.element;
-    if (top < view.scrollTop) view.scrollTop = top;
-    else if (top + height > view.scrollTop + view.clientHeight) {
-      view.scrollTop = top + height - view.clientHeight;
+    const order = this.app.order;
+    const view = this.element.clientHeight;
+    if (top < this.top(order.length)) this.scrollTo(top, order.length);
+    else if (top + height > this.top(order.length) + view) {
+      this.scrollTo(top + height - view, order.length);
     }
-    const row = this.app.order[place];
+    const row = order[place];
     if (open && row !== undefined) this.app.set({ image: row });
     else this.app.redraw();
   }

@@ -104,3 +104,33 @@ def test_sorting_ten_thousand_images_reads_each_chunk_once(show: Any, tmp_path: 
         assert int(first) == int(means.argmax())
         starts = [r for url, r in watch.requests if "friction/c/" in url]
         assert len(starts) == len(set(starts))
+
+
+def test_more_rows_than_an_element_can_be_tall(show: Any, tmp_path: Path):
+    n = 300_000
+    settle = (np.arange(n) % 250).astype(np.uint8).reshape(n, 1, 1, 1)
+    label = np.arange(n) % 1000
+    store = fs.from_arrays(tmp_path / "tall.zarr", {"settle": settle}, label=label)
+    with show(store, "#size=240", width=800) as (page, _):
+        page.locator(".gallery").focus()
+        for key, row in ("End", n - 1), ("Home", 0):
+            page.keyboard.press(key)
+            page.wait_for_selector(f".tile[data-row='{row}']:visible")
+            box = page.locator(f".tile[data-row='{row}']").bounding_box()
+            view = page.locator(".gallery").bounding_box()
+            assert view["y"] <= box["y"]
+            assert box["y"] + box["height"] <= view["y"] + view["height"] + 1
+        page.evaluate(
+            "() => { const g = document.querySelector('.gallery');"
+            " g.scrollTop = g.scrollHeight / 2 }"
+        )
+        page.wait_for_function(
+            "n => Math.abs(Number(/at=(\\d+)/.exec(location.hash)?.[1]) - n / 2) < n / 100", arg=n
+        )
+        at = int(page.evaluate("() => /at=(\\d+)/.exec(location.hash)[1]"))
+        assert page.locator(f".tile[data-row='{at}']").is_visible()
+        link = page.evaluate("() => location.href")
+        page.goto("about:blank")
+        page.goto(link)
+        page.wait_for_selector("body[data-idle=true]")
+        assert page.locator(f".tile[data-row='{at}']").is_visible()

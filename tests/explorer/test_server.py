@@ -227,6 +227,16 @@ def static_host(folder: Path, handler: type[BaseHTTPRequestHandler]) -> Iterator
             thread.join()
 
 
+def test_a_packed_store_is_served_as_a_folder_is(visit: Any, digits: fs.Store, tmp_path: Path):
+    from frictionstore.pack import pack
+
+    path = pack(digits.location, tmp_path / "digits.zip").target
+    packed = fs.open(path)
+    with serving(packed) as url, visit(url, "#image=1500&mode=2&patch=1,8") as (page, _):
+        shown = float(page.locator("[data-test=readout]").get_attribute("data-value"))
+        assert shown == plane(digits, "friction", 1500, 2)[1, 8]
+
+
 @pytest.mark.parametrize("handler", [RangeHandler, PlainHandler], ids=["ranges", "no-ranges"])
 def test_an_export_works_on_a_static_host(
     visit: Any, digits: fs.Store, tmp_path: Path, handler: type[BaseHTTPRequestHandler]
