@@ -372,7 +372,7 @@ def _asked(one: Saved) -> str:
     }
     parts = facts([(name.replace("_", " "), value) for name, value in parameters.items()])
     if notebook:
-        parts += "<h4>The notebook's figures</h4>" + facts(
+        parts += "<h3>The notebook's figures</h3>" + facts(
             [(name.replace("_", " "), value) for name, value in notebook.items()]
         )
     return f"<details><summary>Parameters and the notebook's figures</summary>{parts}</details>"
@@ -392,7 +392,7 @@ def _f_statistic(one: Saved, all_results: list[Saved]) -> str:
     if "f" not in arrays:
         return ""
     alpha = float(one.content["parameters"].get("alpha", 0.05))
-    return "<h4>F at every position</h4>" + f_maps(arrays["f"], arrays.get("p_family_wise"), alpha)
+    return "<h3>F at every position</h3>" + f_maps(arrays["f"], arrays.get("p_family_wise"), alpha)
 
 
 _PICTURES: dict[str, Callable[[Saved, list[Saved]], str]] = {
@@ -461,8 +461,8 @@ def _typical(store: Store, others: list[Saved]) -> str:
     return (
         f"<p>Distance of each image's {text(feature)} from {of}, every mode on its own scale; 1 is "
         f"as far as an image is on average. The maps are of mode {mode}, on one colour range.</p>"
-        f"<h4>most typical</h4>{image_cards([card(r) for r in chosen[:count]], low, high, what)}"
-        f"<h4>least typical</h4>{image_cards([card(r) for r in chosen[count:]], low, high, what)}"
+        f"<h3>most typical</h3>{image_cards([card(r) for r in chosen[:count]], low, high, what)}"
+        f"<h3>least typical</h3>{image_cards([card(r) for r in chosen[count:]], low, high, what)}"
     )
 
 

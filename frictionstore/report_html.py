@@ -109,7 +109,7 @@ def table(
     more = f", the first {len(shown):,} of {total:,} rows" if total > len(shown) else ""
     return (
         f'<div class="table"><p class="tools"><b>{label(name)}</b>{more} · {link}</p>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Table {label(name)}">'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Table {label(name)}">'
         f'<table class="sortable"><thead><tr>{"".join(map(head, columns))}</tr></thead>'
         f"<tbody>{body}</tbody></table></div></div>"
     )

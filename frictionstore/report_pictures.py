@@ -136,9 +136,9 @@ def class_mean_maps(
         centre = class_means[..., mode].mean(axis=0)
         names_shown = names[: len(shown)]
         parts.append(
-            f"<h4>{text(feature)}, mode {mode}: mean of each class</h4>"
+            f"<h3>{text(feature)}, mode {mode}: mean of each class</h3>"
             + _strip(maps, names_shown, f"mean {feature} of mode {mode}", False)
-            + "<h4>the same, minus the mean of the classes</h4>"
+            + "<h3>the same, minus the mean of the classes</h3>"
             + _strip(maps - centre, names_shown, f"difference of {feature}, mode {mode}", True)
         )
     left = len(class_means) - len(shown)

@@ -19,7 +19,7 @@ type Side = "a" | "b";
 export class Compare {
   private readonly sides = { a: this.makeSide("a"), b: this.makeSide("b") };
   private readonly difference = this.makePane();
-  private readonly differenceTitle = h("h3", {}, "A − B");
+  private readonly differenceTitle = h("h2", {}, "A − B");
   private readonly differenceNote = h("p", { class: "subtitle" });
   private readonly differenceLegend = new Legend();
   private readonly readout = h("p", { class: "readout", role: "status", "data-test": "compare" });
@@ -73,7 +73,7 @@ export class Compare {
     const note = h("p", { class: "subtitle" });
     const legend = new Legend();
     const parts = [
-      h("div", { class: "pick" }, h("h3", {}, side.toUpperCase()), kind, number),
+      h("div", { class: "pick" }, h("h2", {}, side.toUpperCase()), kind, number),
       note,
       pane.stage,
       legend.element,

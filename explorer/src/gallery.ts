@@ -223,10 +223,6 @@ export class Gallery {
     element.setAttribute("aria-selected", String(place === this.selected));
     element.setAttribute("aria-posinset", String(place + 1));
     element.setAttribute("aria-setsize", String(count));
-    element.setAttribute(
-      "aria-label",
-      app.describeImage(row) + (problem ? ", cannot be read" : ""),
-    );
     element.classList.toggle("open", state.image === row);
     element.classList.toggle("damaged", !!problem);
     element.classList.toggle("overlay", state.show === "overlay");

@@ -73,7 +73,7 @@ function start(app: App): void {
   const go = h("button", { type: "button", hidden: true, onclick: () => app.allow() }, "Read them");
   const line = h(
     "div",
-    { class: "line" },
+    { class: "line", role: "region", "aria-label": "What is shown" },
     h("div", { class: "saying" }, status, go),
     legend.element,
     pointer,

@@ -48,7 +48,7 @@ export class Tools {
       this.summary,
       h(
         "div",
-        { class: "fields" },
+        { class: "fields", role: "region", "aria-label": "Controls" },
         this.map.field,
         this.mode.field,
         this.classes.field,
