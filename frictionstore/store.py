@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _MANIFEST_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _CHECKSUMS = re.compile(r"(?:[0-9a-f]{8}){2,}")
+LARGEST_FILE_BYTES = 1 << 50
 LARGEST_CHUNK_BYTES = 1 << 28  # more in one chunk is a mistake or an attack on the reader's memory
 
 
@@ -279,7 +280,7 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
     require(
         "shard_bytes",
         isinstance(sizes, dict)
-        and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in sizes.values()),
+        and all(type(v) is int and 0 < v < LARGEST_FILE_BYTES for v in sizes.values()),
         "an object of file sizes",
     )
     return own
