@@ -10,6 +10,22 @@ from frictionstore.cli import quiet_option, say, store_argument
 from frictionstore.text import printable
 
 
+def open_browser(url: str) -> None:
+    """Open a graphical browser, and none where there is no screen to open it on.
+
+    In a thread, since some browsers return only when they are closed.
+    """
+    import os
+    import sys
+    import threading
+    import webbrowser
+
+    on_linux = sys.platform.startswith("linux")
+    if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
 @click.command()
 @store_argument
 @click.option(
@@ -43,9 +59,7 @@ def view(
         click.echo(server.url)
         say("Ctrl-C ends it.")
         if not no_browser:
-            import webbrowser
-
-            webbrowser.open(server.url)
+            open_browser(server.url)
         try:
             server.serve_forever()
         except KeyboardInterrupt:

@@ -4,7 +4,6 @@ import type { App } from "./app.js";
 import { h } from "./dom.js";
 import { FIGURES } from "./figures.js";
 import { bytes, show } from "./format.js";
-import { reason } from "./store.js";
 
 export class About {
   private readonly digest = h("dd", { class: "hex" }, "…");
@@ -89,38 +88,9 @@ export class About {
     void this.read();
   }
 
-  /** The digest is the hash of the manifest; browsers hash on https and on this machine only. */
   private async read(): Promise<void> {
-    const { store } = this.app;
-    try {
-      const manifest = await store.source.get("/MANIFEST.sha256");
-      if (!manifest) {
-        this.digest.textContent = "–";
-        this.check.textContent = "missing: the store is not complete";
-        return;
-      }
-      if (!crypto.subtle) {
-        this.digest.textContent = "not computed: this page was not opened over https";
-        this.check.textContent = "there, not compared";
-        return;
-      }
-      this.digest.textContent = await sha256(manifest);
-      const line = new TextDecoder()
-        .decode(manifest)
-        .split("\n")
-        .find((text) => text.endsWith("  zarr.json"));
-      const matches = line?.slice(0, 64) === (await sha256(store.document));
-      this.check.textContent = matches
-        ? "names the metadata this page has read; chunks are checked one by one as they are read"
-        : "names other metadata than this page has read: the store is damaged";
-    } catch (error) {
-      this.digest.textContent = "–";
-      this.check.textContent = reason(error);
-    }
+    const { digest, says } = await this.app.store.checkMetadata();
+    this.digest.textContent = digest;
+    this.check.textContent = says;
   }
-}
-
-async function sha256(bytes: Uint8Array): Promise<string> {
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as BufferSource));
-  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -40,6 +40,7 @@ export class App {
   private orderKey = "";
   private orderRows: Int32Array = new Int32Array(0);
   private version = 0; // counts chunks read, so that orders are sorted again
+  private metadataProblem = "";
   draw: () => void = () => {};
 
   constructor(readonly store: Store) {
@@ -287,6 +288,13 @@ export class App {
     this.redraw();
   }
 
+  /** Compare the metadata with the manifest: a check that the first view does not wait for. */
+  async checkMetadata(): Promise<void> {
+    const { says, damaged } = await this.store.checkMetadata();
+    this.metadataProblem = damaged ? `${this.store.name}: ${says}` : "";
+    this.redraw();
+  }
+
   retry(): void {
     this.store.retry();
     this.changed();
@@ -294,7 +302,8 @@ export class App {
 
   /** What cannot be read, in words. */
   get problems(): string[] {
-    return [...this.store.problems.values()].map((problem) => problem.text);
+    const texts = [...this.store.problems.values()].map((problem) => problem.text);
+    return this.metadataProblem ? [this.metadataProblem, ...texts] : texts;
   }
 
   describeImage(row: number): string {

@@ -31,6 +31,8 @@ const KEYS: [string, string][] = [
   ["?", "this list"],
 ];
 
+const LATER = 1500; // ms after the first view
+
 /** Where the store is: ?store=, or what `frictionstore view --export` wrote into the page. */
 function storeAddress(): URL | null {
   const asked = new URLSearchParams(location.search).get("store");
@@ -239,6 +241,7 @@ function start(app: App): void {
     const idle = !store.busy && (!images || gallery.complete) && (!work || work.waiting);
     if (idle && performance.getEntriesByName("first-view").length === 0) {
       performance.mark("first-view");
+      setTimeout(() => void app.checkMetadata(), LATER);
     }
     document.body.dataset.idle = String(idle);
   };

@@ -53,6 +53,13 @@ export interface Slab {
   data: Float32Array | Uint8Array;
 }
 
+/** What the manifest says: its own hash, a sentence, and whether the store is damaged. */
+export interface MetadataCheck {
+  digest: string;
+  says: string;
+  damaged: boolean;
+}
+
 export interface Problem {
   map: string;
   first: number;
@@ -251,6 +258,41 @@ export class Store {
     this.problems.set(`${info.name}/${chunk}`, { map: info.name, first, last, text });
   }
 
+  // ---- the manifest -------------------------------------------------------------------------
+
+  /** Whether the metadata that was read is what the manifest names. */
+  checkMetadata(): Promise<MetadataCheck> {
+    this.metadataCheck ??= this.compareManifest().catch((error) => {
+      this.metadataCheck = undefined;
+      return { digest: "–", says: reason(error), damaged: false };
+    });
+    return this.metadataCheck;
+  }
+
+  private metadataCheck: Promise<MetadataCheck> | undefined;
+
+  private async compareManifest(): Promise<MetadataCheck> {
+    const manifest = await this.source.get("/MANIFEST.sha256");
+    if (!manifest) {
+      return { digest: "–", says: "MANIFEST.sha256 is missing: it is not complete", damaged: true };
+    }
+    // Browsers compute hashes for pages from https and from this machine only.
+    if (!crypto.subtle) {
+      const digest = "not computed: this page was not opened over https";
+      return { digest, says: "there, not compared", damaged: false };
+    }
+    const lines = new TextDecoder().decode(manifest).split("\n");
+    const line = lines.find((text) => text.endsWith("  zarr.json"));
+    const matches = line?.slice(0, 64) === (await sha256(this.document));
+    return {
+      digest: await sha256(manifest),
+      says: matches
+        ? "names the metadata this page has read; chunks are checked one by one as they are read"
+        : "MANIFEST.sha256 names another zarr.json than this page has read: it is damaged",
+      damaged: !matches,
+    };
+  }
+
   // ---- chunks -------------------------------------------------------------------------------
 
   info(map: string): MapInfo {
@@ -381,6 +423,11 @@ function shardKey(info: MapInfo, chunk: number): string {
 function isAbsent(index: Uint8Array, inShard: number): boolean {
   const entry = index.subarray(16 * inShard, 16 * inShard + 8);
   return entry.length < 8 || entry.every((byte) => byte === 255);
+}
+
+async function sha256(bytes: Uint8Array): Promise<string> {
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes as BufferSource));
+  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 function split(key: string): [string, number] {

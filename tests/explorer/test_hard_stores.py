@@ -188,6 +188,15 @@ def test_damaged_labels_stop_the_page(visit: Any, damaged_copy: Damage):
         assert "label of images 0 to 1796 cannot be read" in page.inner_text("[role=alert]")
 
 
+def test_changed_metadata_is_noticed(show: Any, damaged_copy: Damage):
+    store = damaged_copy("zarr.json", lambda data: data.replace(b"kind 3", b"kind 8"))
+    with show(store) as (page, _):
+        page.wait_for_selector(".problems:visible")
+        assert "MANIFEST.sha256 names another zarr.json" in problem_text(page)
+        page.click("[data-view=about]")
+        page.wait_for_selector(f"text={store.digest}")
+
+
 def test_a_missing_shard_is_not_fill_values(show: Any, damaged_copy: Damage, tmp_path: Path):
     store = damaged_copy(SHARD, lambda data: data)
     (tmp_path / "damaged.zarr" / SHARD).unlink()

@@ -22,6 +22,7 @@ from click.testing import CliRunner
 
 import frictionstore as fs
 from frictionstore.cli import cli
+from frictionstore.cli_view import open_browser
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.view import ViewServer, explorer_page, export, parse_range
 from tests.browser import READY, opened
@@ -288,3 +289,24 @@ def test_what_is_no_store_is_one_sentence(
     # A file that is not there is logged by the browser itself.
     with static_host(tmp_path, RangeHandler) as url, visit(url, query, quiet=False) as (page, _):
         assert says in page.inner_text("[role=alert]")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have a screen")
+def test_a_browser_is_opened_only_on_a_screen(monkeypatch: pytest.MonkeyPatch):
+    opened_urls: list[str] = []
+    done = threading.Event()
+
+    def record(url: str) -> bool:
+        opened_urls.append(url)
+        done.set()
+        return True
+
+    monkeypatch.setattr("webbrowser.open", record)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    open_browser("http://127.0.0.1:1/")
+    assert not done.wait(0.2)
+    monkeypatch.setenv("DISPLAY", ":0")
+    open_browser("http://127.0.0.1:2/")
+    assert done.wait(5)
+    assert opened_urls == ["http://127.0.0.1:2/"]
