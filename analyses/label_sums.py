@@ -6,7 +6,6 @@ change when labels are permuted, so sums are all that either needs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import Arrays, Passes
+from analyses.passes import THREADS, Arrays, Passes
 from analyses.permutation import Shuffles, group_sums, label_shuffles, tile_sizes
 from analyses.source import Classes
 
@@ -26,8 +25,6 @@ MEMORY = 256 << 20
 
 _ROWS = 1024
 """Images multiplied at a time, so that adding up the sums costs little beside the products."""
-
-THREADS = min(os.cpu_count() or 1, 8)
 
 
 class Buffer:

@@ -6,6 +6,7 @@ moments of one map get the same object. A collector may ask for another pass.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -21,6 +22,9 @@ from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from analyses.results import Result
+
+THREADS = min(os.cpu_count() or 1, 8)
+"""Threads that share the work on a chunk or a fold."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -73,13 +77,21 @@ class Passes:
     def run(self, *, show_progress: bool = False) -> None:
         """Read the store until no collector needs another pass.
 
-        Collectors are fed and finished in the order in which they were registered.
+        Collectors are fed and finished in the order in which they were registered. BLAS is held to
+        one thread meanwhile: collectors share work among threads of their own, and threads of both
+        kinds would wait for each other.
 
         Raises
         ------
         AnalysisError
             If a map holds values that are not finite; all images are searched first.
         """
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            self._run(show_progress)
+
+    def _run(self, show_progress: bool) -> None:
         active = list(self._collectors.values())
         number = 1
         while active:

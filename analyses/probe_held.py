@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import Arrays
+from analyses.passes import THREADS, Arrays
 from analyses.permutation import group_sums
 from analyses.probe_split import Floats, Rows, SetFit, Split, notebook_scaling
-from analyses.ridge import LAMBDAS, Dual, Primal, Solved, choose_penalty, one_hot
+from analyses.ridge import LAMBDAS, Dual, Primal, Scratch, Solved, choose_penalty, one_hot
 
 
 class HeldProbe:
@@ -53,6 +55,7 @@ class HeldProbe:
         self._seed = seed
         self._notebook_only = notebook_only
         self._rows = Rows(maps, split.folds)
+        self._scratch = Scratch()
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         self._rows.add(rows, arrays)
@@ -60,10 +63,15 @@ class HeldProbe:
     def end_pass(self) -> bool:
         index, values = self._rows.take()
         drawn = self._draw(index)
-        for one in self._sets:
-            columns = one.select(values)
-            for fold in range(self._split.n_folds):
-                self._fit(one, fold, index, columns, drawn)
+
+        def fit(task: tuple[SetFit, int]) -> None:
+            one, fold = task
+            self._fit(one, fold, index, one.select(values), drawn)
+
+        # The largest first: no thread is left alone with them at the end.
+        by_size = sorted(self._sets, key=lambda one: -one.n_columns)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(fit, product(by_size, range(self._split.n_folds))))
         return False
 
     def _draw(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -86,28 +94,35 @@ class HeldProbe:
         columns: Floats,
         drawn: NDArray[np.int64],
     ) -> None:
-        split = self._split
+        split, scratch = self._split, self._scratch
         tested = split.folds[index] == fold
         train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
         by_class, n = split.training(fold)
         frequency = by_class / n
-        training = columns[train]
-        mean = training.mean(axis=0)
-        constant = training.min(axis=0) == training.max(axis=0)
-        training -= mean
-        variance = np.einsum("ij,ij->j", training, training) / n
-        scaling = one.scaling(fold, mean, variance, constant)
+        z = np.take(
+            columns, train, axis=0, out=scratch.array("z", n, columns.shape[1]), mode="clip"
+        )
+        mean = z.mean(axis=0)
+        constant = z.min(axis=0) == z.max(axis=0)
+        z -= mean
+        scaling = one.scaling(fold, mean, np.einsum("ij,ij->j", z, z) / n, constant)
         used = scaling.used
         target = one_hot(split.labels[index[train]], split.n_classes) - frequency
-
-        z = training if used.all() else training[:, used]
+        if not used.all():
+            z = np.take(
+                z,
+                np.flatnonzero(used),
+                axis=1,
+                out=scratch.array("used", n, int(used.sum())),
+                mode="clip",
+            )
         z /= scaling.scale[used]
         z_test = (columns[test] - mean)[:, used]
         z_test /= scaling.scale[used]
-        fitted = _Fitted(z, target)
+        fitted = _Fitted(z, target, scratch)
         if not self._notebook_only:
-            found = choose_penalty(fitted.at, self._penalties)
-            one.penalties.append(found.penalty)
+            found = choose_penalty(fitted.problem, self._penalties)
+            one.penalties[fold] = found.penalty
             scores = fitted.scores(found, z_test) + frequency
             one.prediction[index[test]] = scores.argmax(axis=1)
             if self._permutations:
@@ -115,14 +130,15 @@ class HeldProbe:
                 sums = group_sums(hat, drawn[:, train], split.n_classes)
                 # Centred targets: what the frequencies predict is taken off and put back.
                 sums += frequency[:, None] * (1.0 - hat.sum(axis=0))
-                one.null_correct += (sums.argmax(axis=1) == drawn[:, test]).sum(axis=1)
+                right = sums.argmax(axis=1) == drawn[:, test]
+                one.null_correct[fold] = right.sum(axis=1)
         if fold == 0:
             old, penalty = notebook_scaling(scaling, n)
             if old is not scaling:
                 change = scaling.scale[used] / old.scale[used]
                 z, z_test = z * change, z_test * change
-                fitted = _Fitted(z, target)
-            then = fitted.at(penalty, criterion=False)
+                fitted = _Fitted(z, target, scratch)
+            then = fitted.problem.at(penalty, criterion=False)
             one.keep_notebook(split, index[test], fitted.scores(then, z_test))
             if self._notebook_only:
                 one.keep_notebook(split, index[train], fitted.scores(then, z))
@@ -131,16 +147,18 @@ class HeldProbe:
 class _Fitted:
     """Ridge on standardised rows, (n, d), in whichever form is smaller."""
 
-    def __init__(self, z: Floats, target: Floats) -> None:
+    def __init__(self, z: Floats, target: Floats, scratch: Scratch) -> None:
         self._z = z
         self._primal = z.shape[1] <= len(z)
-        square = float(np.einsum("nc,nc->", target, target))
-        self._problem: Primal | Dual = (
-            Primal(z.T @ z, z.T @ target, square, len(z)) if self._primal else Dual(z @ z.T, target)
-        )
-
-    def at(self, penalty: float, *, criterion: bool = True) -> Solved:
-        return self._problem.at(penalty, criterion=criterion)
+        gram = scratch.array("gram", min(z.shape), min(z.shape))
+        self.problem: Primal | Dual
+        if self._primal:
+            np.matmul(z.T, z, out=gram)
+            square = float(np.einsum("nc,nc->", target, target))
+            self.problem = Primal(gram, z.T @ target, square, len(z), scratch)
+        else:
+            np.matmul(z, z.T, out=gram)
+            self.problem = Dual(gram, target, scratch)
 
     def scores(self, found: Solved, rows: Floats) -> Floats:
         """Return predicted targets of standardised rows, (m, C)."""
@@ -152,4 +170,4 @@ class _Fitted:
         """Return what predictions weigh each training image with, (n, m)."""
         if self._primal:
             return self._z @ found.factor.solve(rows.T)
-        return np.ascontiguousarray(found.factor.solve(self._z @ rows.T))
+        return found.factor.solve(self._z @ rows.T)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,12 +86,12 @@ class SetFit:
         Slices of the base maps' columns, by map.
     prediction, notebook_prediction
         int64 of shape (n,): predicted class, -1 where an image was not tested.
-    penalties
-        The chosen lambda of each fold.
-    used
-        Columns that vary in each fold's training images.
     null_correct
-        Images classified correctly in each permutation, shape (permutations,).
+        int64 of shape (n_folds, permutations): images classified correctly under permuted labels.
+    penalties
+        float64 of shape (n_folds,): the chosen lambda, NaN where none was chosen.
+    used
+        int64 of shape (n_folds,): columns that vary in the training images.
     """
 
     name: str
@@ -98,8 +99,8 @@ class SetFit:
     prediction: NDArray[np.int64]
     notebook_prediction: NDArray[np.int64]
     null_correct: NDArray[np.int64]
-    penalties: list[float] = field(default_factory=list)
-    used: list[int] = field(default_factory=list)
+    penalties: Floats
+    used: NDArray[np.int64]
     training_correct: int = 0
 
     @property
@@ -109,8 +110,10 @@ class SetFit:
 
     def select(self, values: Floats) -> Floats:
         """Return this set's columns, from the last axis of all maps side by side."""
-        parts = [values[..., part] for part in self.columns.values()]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+        parts = list(self.columns.values())
+        if all(a.stop == b.start for a, b in pairwise(parts)):
+            return values[..., parts[0].start : parts[-1].stop]  # side by side: no copy
+        return np.concatenate([values[..., part] for part in parts], axis=-1)
 
     def scaling(
         self, fold: int, mean: Floats, variance: Floats, constant: NDArray[np.bool_]
@@ -136,7 +139,7 @@ class SetFit:
                 f"no column of {printable(self.name)} varies in the training images of fold "
                 f"{fold}, so there is nothing to classify by: use other features or more images"
             )
-        self.used.append(int(used.sum()))
+        self.used[fold] = used.sum()
         return Scaling(mean, np.sqrt(np.where(used, variance, 1.0)), used)
 
     def keep_notebook(self, split: Split, index: NDArray[np.int64], scores: Floats) -> None:

@@ -7,19 +7,24 @@ grow with the number of images, except for one predicted class each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import Arrays
+from analyses.passes import THREADS, Arrays
 from analyses.permutation import group_sums
 from analyses.probe_split import Floats, Rows, SetFit, Split, notebook_scaling
-from analyses.ridge import LAMBDAS, Primal, Scaling, choose_penalty, one_hot
+from analyses.ridge import LAMBDAS, Primal, Scaling, Scratch, choose_penalty, one_hot
 
 _Block = tuple[int, int, int, int]
 """Columns of one map and of another: start, stop, start, stop."""
+
+_FITS = 4
+"""Training sets solved at once at most: each takes a few Gram matrices of memory."""
 
 _ROWS = 2048
 """Images gathered before Gram matrices are formed, so that products are large."""
@@ -41,6 +46,10 @@ def _linear(weights: Floats, scaling: Scaling, intercept: Floats) -> _Linear:
     full = np.zeros((len(scaling.used), weights.shape[1]))
     full[scaling.used] = weights / scaling.scale[scaling.used, None]
     return _Linear(full, intercept - scaling.mean @ full)
+
+
+_Model = tuple[SetFit, int, str, _Linear]
+"""A feature set, the fold it is tested on, the kind of prediction, and the weights."""
 
 
 @dataclass
@@ -102,6 +111,7 @@ class StreamedProbe:
         self._seed = seed
         self._notebook_only = notebook_only
         self._rows = Rows(maps, split.folds)
+        self._scratch = Scratch()
         self._shuffles = split.label_shuffles(permutations, seed) if permutations else []
         pairs = {
             (a.start, a.stop, b.start, b.stop)
@@ -124,7 +134,7 @@ class StreamedProbe:
             for _ in range(split.n_groups)
         ]
         self._predicting = False
-        self._models: list[tuple[SetFit, int, str, _Linear]] = []
+        self._models: list[_Model] = []
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._rows.add(rows, arrays) >= _ROWS:
@@ -134,11 +144,19 @@ class StreamedProbe:
         self._flush()
         if self._predicting:
             return False
-        for fold in range(self._split.n_folds):
+
+        def fit(task: tuple[SetFit, int]) -> list[_Model]:
+            one, fold = task
             others = [group for g, group in enumerate(self._groups) if g != fold]
-            for one in self._sets:
-                self._fit(one, fold, others)
+            return self._fit(one, fold, others)
+
+        # The largest first: no thread is left alone with them at the end.
+        by_size = sorted(self._sets, key=lambda one: -one.n_columns)
+        with ThreadPoolExecutor(min(THREADS, _FITS)) as pool:
+            for models in pool.map(fit, product(by_size, range(self._split.n_folds))):
+                self._models += models
         self._groups = []
+        self._scratch = Scratch()
         self._predicting = True
         if self._permutations:
             self._shuffles = self._split.label_shuffles(self._permutations, self._seed)
@@ -155,7 +173,8 @@ class StreamedProbe:
 
     def _gather(self, index: NDArray[np.int64], values: Floats) -> None:
         groups = self._split.folds[index]
-        for number in np.unique(groups):
+
+        def add(number: int) -> None:
             member = groups == number
             group = self._groups[number]
             x = values[member]
@@ -173,7 +192,10 @@ class StreamedProbe:
             for (a, b, c, d), gram in group.gram.items():
                 gram += x[:, a:b].T @ x[:, c:d]
 
-    def _fit(self, one: SetFit, fold: int, others: Sequence[_Group]) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(add, np.unique(groups)))
+
+    def _fit(self, one: SetFit, fold: int, others: Sequence[_Group]) -> list[_Model]:
         by_class, n = self._split.training(fold)
         frequency = by_class / n
         counts = np.stack([count for group in others for count in group.batch_counts])
@@ -197,29 +219,32 @@ class StreamedProbe:
             scaled = gram[np.ix_(used, used)]
             scaled *= inverse[:, None]
             scaled *= inverse
-            return Primal(scaled, (class_sums[:, used] * inverse).T, square, n)
+            cross = (class_sums[:, used] * inverse).T
+            return Primal(scaled, cross, square, n, self._scratch)
 
+        models: list[_Model] = []
         path = problem(scaling)
         if not self._notebook_only:
-            found = choose_penalty(path.at, self._penalties)
-            one.penalties.append(found.penalty)
+            found = choose_penalty(path, self._penalties)
+            one.penalties[fold] = found.penalty
             model = _linear(found.coefficients, scaling, frequency)
-            self._models.append((one, fold, "default", model))
+            models.append((one, fold, "default", model))
             if self._permutations:
                 null = one.select(others[0].null_sums)[..., used]
                 for group in others[1:]:
                     null += one.select(group.null_sums)[..., used]
                 null -= by_class[:, None] * mean[used]
                 null /= scaling.scale[used]
-                weights = found.factor.solve(null.reshape(-1, len(used)).T, overwrite=True)
+                weights = found.factor.solve(null.reshape(-1, len(used)).T)
                 intercept = np.tile(frequency, self._permutations)
-                self._models.append((one, fold, "null", _linear(weights, scaling, intercept)))
+                models.append((one, fold, "null", _linear(weights, scaling, intercept)))
         if fold == 0:
             old, penalty = notebook_scaling(scaling, n)
             then = path if old is scaling else problem(old)
             weights = then.at(penalty, criterion=False).coefficients
             model = _linear(weights, old, np.zeros(self._split.n_classes))
-            self._models.append((one, fold, "notebook", model))
+            models.append((one, fold, "notebook", model))
+        return models
 
     def _gram(self, one: SetFit, groups: Sequence[_Group]) -> Floats:
         """Return the sum over groups of the Gram matrix of a set, about batch means."""
@@ -250,12 +275,14 @@ class StreamedProbe:
                 int(group): self._shuffles[group].take(int((groups == group).sum()))
                 for group in np.unique(groups)
             }
-        for one, fold, kind, model in self._models:
+
+        def predict(made: _Model) -> None:
+            one, fold, kind, model = made
             member = np.flatnonzero(groups == fold)
             if kind == "notebook" and self._notebook_only:
                 member = np.arange(len(index))
             if not len(member):
-                continue
+                return
             scores = model.scores(one.select(values[member]))
             if kind == "default":
                 one.prediction[index[member]] = scores.argmax(axis=1)
@@ -264,4 +291,7 @@ class StreamedProbe:
             else:
                 shape = (len(member), self._permutations, self._split.n_classes)
                 predicted = scores.reshape(shape).argmax(axis=2)
-                one.null_correct += (predicted == drawn[fold].T).sum(axis=0)
+                one.null_correct[fold] += (predicted == drawn[fold].T).sum(axis=0)
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(predict, self._models))

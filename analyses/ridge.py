@@ -6,17 +6,20 @@ targets, (n, C), the weights are
     primal  W = (X'X + lambda I)^-1 X'Y          needs the d x d Gram matrix only
     dual    W = X' (XX' + lambda I)^-1 Y         cheaper where n < d
 
-Both are solved by one Cholesky factor per lambda on a Gram matrix that is formed once.
+Both are solved with one Cholesky factor per lambda of a Gram matrix that is formed once.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from analyses.permutation import spans
 
 Floats = NDArray[np.float64]
 
@@ -24,6 +27,8 @@ LAMBDAS: tuple[float, ...] = tuple(10.0**power for power in range(-2, 8))
 """The path of penalties, for features of unit variance."""
 
 _START = 5
+_LEAF = 64
+_BAND = 192
 
 
 def stratified_folds(
@@ -71,7 +76,102 @@ class Scaling:
     used: NDArray[np.bool_]
 
 
-class Solution(Protocol):
+class Scratch(threading.local):
+    """Memory that each thread uses again: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Floats] = {}
+
+    def array(self, name: str, *shape: int) -> Floats:
+        """Return an array with anything in it; the next call with this name takes it back."""
+        size = math.prod(shape)
+        if name not in self._held or self._held[name].size < size:
+            self._held[name] = np.empty(size)
+        return self._held[name][:size].reshape(shape)
+
+
+def inverse_factor(matrix: Floats, penalty: float, scratch: Scratch, name: str) -> Floats:
+    """Return the inverse of the Cholesky factor of `matrix + penalty I`.
+
+    With blocks [[A, B'], [B, C]] and the factor's [[P, 0], [Q, R]]: P P' = A, Q = B P^-T,
+    R R' = C - Q Q', and the lower left block of the inverse is `-R^-1 Q P^-1`. Nearly all of the
+    work is matrix products, which leave other threads free.
+
+    Parameters
+    ----------
+    matrix
+        Symmetric positive semidefinite, float64 of shape (m, m); not changed.
+    penalty
+        Positive.
+    scratch, name
+        Where the result is kept, and under which name.
+
+    Returns
+    -------
+    float64 array of shape (m, m), lower triangular.
+    """
+    work = scratch.array("factor", *matrix.shape)
+    work[...] = matrix
+    np.einsum("ii->i", work)[...] += penalty
+    inverse = scratch.array(name, *matrix.shape)
+
+    def fill(start: int, stop: int) -> None:
+        if stop - start <= _LEAF:
+            block = slice(start, stop)
+            inverse[block, block] = np.tril(np.linalg.inv(np.linalg.cholesky(work[block, block])))
+            return
+        middle = (start + stop) // 2
+        first, second = slice(start, middle), slice(middle, stop)
+        inverse[first, second] = 0.0
+        fill(start, middle)
+        lower, below = inverse[second, first], work[second, first]
+        for cols in spans(middle - start, _BAND):
+            triangle = inverse[first, first][cols, : cols.stop]
+            np.matmul(below[:, : cols.stop], triangle.T, out=lower[:, cols])
+        product = scratch.array("product", stop - middle, stop - middle)
+        work[second, second] -= np.matmul(lower, lower.T, out=product)
+        fill(middle, stop)
+        product = scratch.array("product", *lower.shape)
+        _times(inverse[second, second], lower, product)
+        np.negative(product, out=product)
+        for cols in spans(middle - start, _BAND):
+            triangle = inverse[first, first][cols.start :, cols]
+            np.matmul(product[:, cols.start :], triangle, out=lower[:, cols])
+
+    fill(0, len(work))
+    return inverse
+
+
+def _times(lower: Floats, right: Floats, out: Floats) -> None:
+    """Put `lower @ right` into `out`, a band of rows at a time: no zeros are multiplied."""
+    for rows in spans(len(lower), _BAND):
+        np.matmul(lower[rows, : rows.stop], right[: rows.stop], out=out[rows])
+
+
+class Factor:
+    """`matrix + penalty I`, factorised: see `inverse_factor` for the parameters."""
+
+    def __init__(self, matrix: Floats, penalty: float, scratch: Scratch, name: str) -> None:
+        self.name = name
+        self._inverse = inverse_factor(matrix, penalty, scratch, name)
+
+    def solve(self, right: Floats) -> Floats:
+        """Return the solution for right-hand sides of shape (m, k)."""
+        inverse = self._inverse
+        half = np.empty_like(right, order="C")
+        _times(inverse, right, half)
+        solution = np.empty_like(half)
+        for cols in spans(len(inverse), _BAND):
+            np.matmul(inverse[cols.start :, cols].T, half[cols.start :], out=solution[cols])
+        return solution
+
+    def inverse_trace(self) -> float:
+        """Return the trace of the inverse, the squared Frobenius norm of the factor's inverse."""
+        return float(np.einsum("ij,ij->", self._inverse, self._inverse))
+
+
+@dataclass(frozen=True)
+class Solved:
     """What solving for one penalty gives.
 
     Attributes
@@ -80,64 +180,31 @@ class Solution(Protocol):
         Weights of shape (d, C), or dual coefficients of shape (n, C).
     criterion
         Generalised cross-validation, `n RSS / (n - df - 1)^2`; smaller is better.
-    """
-
-    @property
-    def coefficients(self) -> Floats: ...
-    @property
-    def criterion(self) -> float: ...
-
-
-class Cholesky:
-    """Cholesky factor of `matrix + penalty I`.
-
-    Parameters
-    ----------
-    matrix
-        Symmetric positive semidefinite, float64 of shape (m, m); not changed.
+    factor
+        For more right-hand sides, until the problem is solved for two further penalties.
     penalty
-        Positive.
+        Lambda.
     """
-
-    def __init__(self, matrix: Floats, penalty: float) -> None:
-        from scipy.linalg import lapack
-
-        shifted = np.array(matrix.T, order="F")  # symmetric: the transpose copies in order
-        np.einsum("ii->i", shifted)[...] += penalty
-        factor, info = lapack.dpotrf(shifted, lower=1, overwrite_a=1)
-        if info:
-            raise np.linalg.LinAlgError(
-                f"the matrix with penalty {penalty:g} is not positive definite at row {info - 1}"
-            )
-        self._factor: Floats = factor
-
-    def solve(self, right: Floats, *, overwrite: bool = False) -> Floats:
-        """Return the solution for right-hand sides of shape (m, k), in place if that is allowed."""
-        from scipy.linalg import lapack
-
-        solution, _ = lapack.dpotrs(self._factor, right, lower=1, overwrite_b=overwrite)
-        return np.asarray(solution)
-
-    def inverse_trace(self) -> float:
-        """Return the trace of the inverse, the squared Frobenius norm of the factor's inverse."""
-        from scipy.linalg import lapack
-
-        inverse, _ = lapack.dtrtri(self._factor, lower=1)
-        # The strict upper triangle is what the factor's copy holds, which is zero.
-        return float(np.einsum("ij,ij->", inverse, inverse))
-
-
-@dataclass(frozen=True)
-class Solved:
-    """A `Solution` with the factor it came from, for more right-hand sides."""
 
     coefficients: Floats
     criterion: float
-    factor: Cholesky
+    factor: Factor
     penalty: float
 
 
-class Primal:
+class _Problem:
+    """A Gram matrix solved for one penalty after another, the best solution so far kept."""
+
+    def __init__(self, matrix: Floats, scratch: Scratch | None) -> None:
+        self._matrix = matrix
+        self._scratch = Scratch() if scratch is None else scratch
+
+    def _factorise(self, penalty: float, keep: Solved | None) -> Factor:
+        name = "first" if keep is None or keep.factor.name == "second" else "second"
+        return Factor(self._matrix, penalty, self._scratch, name)
+
+
+class Primal(_Problem):
     """Ridge from a Gram matrix.
 
     Parameters
@@ -150,17 +217,26 @@ class Primal:
         Sum of squares of Y.
     n
         Number of training images.
+    scratch
+        Memory to work in.
     """
 
-    def __init__(self, gram: Floats, cross: Floats, target_square: float, n: int) -> None:
-        self._gram = gram
+    def __init__(
+        self,
+        gram: Floats,
+        cross: Floats,
+        target_square: float,
+        n: int,
+        scratch: Scratch | None = None,
+    ) -> None:
+        super().__init__(gram, scratch)
         self._cross = cross
         self._target_square = target_square
         self._n = n
 
-    def at(self, penalty: float, *, criterion: bool = True) -> Solved:
-        """Return the weights for one penalty, shape (d, C)."""
-        factor = Cholesky(self._gram, penalty)
+    def at(self, penalty: float, keep: Solved | None = None, *, criterion: bool = True) -> Solved:
+        """Return the weights for one penalty, shape (d, C), without touching `keep`."""
+        factor = self._factorise(penalty, keep)
         weights = factor.solve(self._cross)
         if not criterion:
             return Solved(weights, np.nan, factor, penalty)
@@ -168,11 +244,11 @@ class Primal:
         explained = float(np.einsum("dc,dc->", weights, self._cross))
         residual = self._target_square - explained
         residual -= penalty * float(np.einsum("dc,dc->", weights, weights))
-        freedom = len(self._gram) - penalty * factor.inverse_trace()
+        freedom = len(self._matrix) - penalty * factor.inverse_trace()
         return Solved(weights, _criterion(self._n, residual, freedom), factor, penalty)
 
 
-class Dual:
+class Dual(_Problem):
     """Ridge from the products of images.
 
     Parameters
@@ -181,20 +257,22 @@ class Dual:
         XX', shape (n, n), of centred features.
     target
         Y, shape (n, C), centred.
+    scratch
+        Memory to work in.
     """
 
-    def __init__(self, kernel: Floats, target: Floats) -> None:
-        self._kernel = kernel
+    def __init__(self, kernel: Floats, target: Floats, scratch: Scratch | None = None) -> None:
+        super().__init__(kernel, scratch)
         self._target = target
 
-    def at(self, penalty: float, *, criterion: bool = True) -> Solved:
-        """Return the dual coefficients for one penalty, shape (n, C)."""
-        factor = Cholesky(self._kernel, penalty)
+    def at(self, penalty: float, keep: Solved | None = None, *, criterion: bool = True) -> Solved:
+        """Return the dual coefficients for one penalty, (n, C), without touching `keep`."""
+        factor = self._factorise(penalty, keep)
         alpha = factor.solve(self._target)
         if not criterion:
             return Solved(alpha, np.nan, factor, penalty)
         residual = penalty * penalty * float(np.einsum("nc,nc->", alpha, alpha))
-        n = len(self._kernel)
+        n = len(self._matrix)
         freedom = n - penalty * factor.inverse_trace()
         return Solved(alpha, _criterion(n, residual, freedom), factor, penalty)
 
@@ -205,7 +283,7 @@ def _criterion(n: int, residual: float, freedom: float) -> float:
     return n * max(residual, 0.0) / (left * left) if left > 0 else float("inf")
 
 
-def choose_penalty(at: Callable[[float], Solved], penalties: tuple[float, ...] = LAMBDAS) -> Solved:
+def choose_penalty(problem: Primal | Dual, penalties: tuple[float, ...] = LAMBDAS) -> Solved:
     """Return the solution with the least criterion, walking down from the middle of the path.
 
     Only the penalties on the way to the nearest minimum are solved for; the start is fixed, so
@@ -217,11 +295,11 @@ def choose_penalty(at: Callable[[float], Solved], penalties: tuple[float, ...] =
     ridge parameter, Technometrics 21, 215-223.
     """
     here = min(_START, len(penalties) - 1)
-    best = at(penalties[here])
+    best = problem.at(penalties[here])
     for step in (1, -1):
         moved = False
         while 0 <= here + step < len(penalties):
-            candidate = at(penalties[here + step])
+            candidate = problem.at(penalties[here + step], best)
             if candidate.criterion >= best.criterion:
                 break
             best, here, moved = candidate, here + step, True

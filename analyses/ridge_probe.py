@@ -93,17 +93,20 @@ class RidgeProbe:
             for (part, width), end in zip(maps.items(), ends, strict=True)
         }
         n = store.n_images
+        self.split = self._split()
+        n_folds = self.split.n_folds
         self.sets = [
             SetFit(
                 name=name,
                 columns={part: place[part] for part in parts},
                 prediction=np.full(n, -1, np.int64),
                 notebook_prediction=np.full(n, -1, np.int64),
-                null_correct=np.zeros(self.permutations, np.int64),
+                null_correct=np.zeros((n_folds, self.permutations), np.int64),
+                penalties=np.full(n_folds, np.nan),
+                used=np.zeros(n_folds, np.int64),
             )
             for name, parts in sets
         ]
-        self.split = self._split()
         probe = self._choose_form(sum(maps.values()))
         passes.share(
             ("probe", id(self)),
@@ -197,7 +200,7 @@ def _result(plan: RidgeProbe) -> Result:
         row: dict[str, Any] = {
             "features": one.name,
             "columns": one.n_columns,
-            "varying": min(one.used),
+            "varying": int(one.used.min()),
             "lambda": float(np.median(one.penalties)),
             "accuracy": correct / n,
             "accuracy_low": low,
@@ -205,9 +208,10 @@ def _result(plan: RidgeProbe) -> Result:
             "balanced_accuracy": float(recall.mean()),
         }
         if plan.permutations:
-            row["permuted_mean"] = float(one.null_correct.mean() / n)
-            row["permuted_q95"] = float(np.quantile(one.null_correct, 0.95) / n)
-            row["p"] = float(permutation.p_value(correct, one.null_correct))
+            null = one.null_correct.sum(axis=0)
+            row["permuted_mean"] = float(null.mean() / n)
+            row["permuted_q95"] = float(np.quantile(null, 0.95) / n)
+            row["p"] = float(permutation.p_value(correct, null))
         row["notebook_accuracy"] = _notebook_accuracy(one, labels)
         _append(rows, row)
         values[f"accuracy {one.name}"] = {
@@ -271,10 +275,12 @@ def _result(plan: RidgeProbe) -> Result:
         "prediction": np.stack([one.prediction for one in plan.sets]),
         "fold": split.folds,
         "confusion": np.stack(tables),
-        "penalty": np.array([one.penalties for one in plan.sets]),
+        "penalty": np.stack([one.penalties for one in plan.sets]),
     }
     if plan.permutations:
-        arrays["permuted_accuracy"] = np.stack([one.null_correct for one in plan.sets]) / n
+        arrays["permuted_accuracy"] = (
+            np.stack([one.null_correct.sum(axis=0) for one in plan.sets]) / n
+        )
 
     def accuracy_figure() -> Figure:
         from analyses import figures
@@ -345,7 +351,7 @@ def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
 def _column_caveats(plan: RidgeProbe) -> list[str]:
     caveats = []
     for one in plan.sets:
-        left = one.n_columns - min(one.used)
+        left = one.n_columns - int(one.used.min())
         if left and len(one.columns) == 1:
             caveats.append(
                 f"{left} of {one.n_columns} columns of {one.name} are constant in the training "
@@ -391,7 +397,7 @@ def _notebook_result(plan: RidgeProbe) -> Result:
         low, high = wilson_interval(correct, n_test)
         _append(
             rows,
-            {"features": one.name, "columns": one.n_columns, "varying": one.used[0],
+            {"features": one.name, "columns": one.n_columns, "varying": int(one.used[0]),
              "train_accuracy": one.training_correct / n_train, "accuracy": correct / n_test,
              "accuracy_low": low, "accuracy_high": high},
         )  # fmt: skip

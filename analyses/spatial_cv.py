@@ -15,9 +15,8 @@ from analyses import options, permutation
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
 from analyses.image_summary import mean_interval
-from analyses.label_sums import THREADS
 from analyses.lattice import CONTIGUITIES, MoranTest, Weights, moran
-from analyses.passes import Arrays, Passes, run
+from analyses.passes import THREADS, Arrays, Passes, run
 from analyses.results import Columns, Result, provenance
 from analyses.source import MapStore, mode_name, require_feature, require_grid
 from analyses.terminal import number
