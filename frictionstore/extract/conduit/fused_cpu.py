@@ -43,9 +43,13 @@ def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
 
 @functools.cache
 def _kernel(
-    n: int, from_spectrum: bool, packet: bool, width: int, constants: ConduitConstants
+    n: int, from_spectrum: bool, amount: int, width: int, constants: ConduitConstants
 ) -> Callable[..., None]:
-    """The loop over matrices: tiles in, the program, results out in the order of their ranks."""
+    """The loop over matrices: tiles in, the program, results out in the order of their ranks.
+
+    `amount` says how much comes out: 0 friction and settle, 1 slot and eigenvalues too, 2 all.
+    """
+    ordered, packet = amount >= 1, amount == 2
     text = tiles.specification(
         "fused_cpu",
         n=n,
@@ -56,6 +60,7 @@ def _kernel(
     )
     iterations, entries = constants.iterations, n * n
     offset = n if from_spectrum else 0
+    in_vectors = tiles.square_of(entries, width) >= 4
     first_row = {}
     rows = 0
     for name, count in _row_names(n, packet):
@@ -87,11 +92,16 @@ def _kernel(
         target = np.empty((rows, width), np.float32)
         for start in range(first, last, width):
             count = min(width, last - start)
+            if in_vectors and count == width:
+                inner = source[offset:]
+                tiles.gather_tile(entries, width, A, start * entries, inner)  # type: ignore[call-arg]
+            else:
+                for lane in range(count):
+                    for e in range(entries):
+                        source[offset + e, lane] = A[(start + lane) * entries + e]
             for lane in range(count):
                 for k in range(offset):
                     source[k, lane] = S[start + lane, k]
-                for e in range(entries):
-                    source[offset + e, lane] = A[start + lane, e]
             tiles.run_tile(text, source, target)  # type: ignore[call-arg]
             for lane in range(count):
                 b = start + lane
@@ -101,13 +111,16 @@ def _kernel(
                         mode = n - 1 - int(target[rank_row + i, lane])
                         friction[b, mode] = target[friction_row + i, lane]
                         settle[b, mode] = np.uint8(target[settle_row + i, lane])
-                        eigenvalues[b, mode] = target[eigenvalue_row + i, lane]
+                        if ordered:
+                            eigenvalues[b, mode] = target[eigenvalue_row + i, lane]
                     else:
                         mode = n - 1 - i
                         friction[b, mode] = nan
                         settle[b, mode] = np.uint8(iterations)
-                        eigenvalues[b, mode] = nan
-                    slot[b, mode] = np.uint8(i)
+                        if ordered:
+                            eigenvalues[b, mode] = nan
+                    if ordered:
+                        slot[b, mode] = np.uint8(i)
                     if packet:
                         for k in range(n):
                             x = target[vector_row + k * n + i, lane]
@@ -119,6 +132,14 @@ def _kernel(
                     refinement_residual[b] = x if measured else nan
 
     return measure
+
+
+def tile_width(n: int) -> int:
+    """Matrices per tile: two registers' worth hides latencies while a matrix is small."""
+    width = tiles.register_width()
+    if n <= 5:
+        return 2 * width
+    return width if n == 6 else width // 2
 
 
 def measure(
@@ -145,7 +166,7 @@ def measure(
     S : ndarray of shape (B, n), float32, optional
         Singular values: measure `V diag(S^2) V'`, as `fused_gram.gram_from_spectrum` computes it.
     width : int, optional
-        Matrices per vector; `tiles.vector_width()` by default.
+        Matrices per vector; `tile_width(n)` by default. No value depends on it.
 
     Returns
     -------
@@ -153,21 +174,25 @@ def measure(
         The fields asked for, with the bits of `reference.measure`.
     """
     B, n = A.shape[:2]
-    packet = not set(want) <= {"friction", "settle", "slot", "eigenvalues"}
-    more = B if packet else 0
+    amount = 2
+    if set(want) <= {"friction", "settle"}:
+        amount = 0
+    elif set(want) <= {"friction", "settle", "slot", "eigenvalues"}:
+        amount = 1
+    some, more = B if amount >= 1 else 0, B if amount == 2 else 0
     fields: dict[str, np.ndarray] = {
         "friction": np.empty((B, n), np.float32),
         "settle": np.empty((B, n), np.uint8),
-        "slot": np.empty((B, n), np.uint8),
-        "eigenvalues": np.empty((B, n), np.float32),
+        "slot": np.empty((some, n), np.uint8),
+        "eigenvalues": np.empty((some, n), np.float32),
         "eigenvectors": np.empty((more, n, n), np.float32),
         "char_coeffs": np.empty((more, n), np.float32),
         "refinement_residual": np.empty(more, np.float32),
     }
-    width = tiles.vector_width() if width is None else width
-    kernel = _kernel(n, S is not None, packet, width, constants)
+    width = tile_width(n) if width is None else width
+    kernel = _kernel(n, S is not None, amount, width, constants)
     singular = np.empty((0, n), np.float32) if S is None else np.ascontiguousarray(S)
-    rows = np.ascontiguousarray(A).reshape(B, n * n)
+    rows = np.ascontiguousarray(A).reshape(-1)
 
     def task(first: int, last: int) -> None:
         kernel(singular, rows, first, last, *fields.values())

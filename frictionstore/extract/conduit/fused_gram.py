@@ -65,6 +65,7 @@ def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
 def _spectrum_kernel(V: int, D: int, width: int) -> Callable[..., None]:
     text = tiles.specification("fused_gram", V=V, D=D, width=width)
     entries, rows = V * D, 1 + 2 * D + D * D
+    in_vectors = tiles.square_of(entries, width) >= 4
     nan = np.float32(np.nan)
 
     @numba.njit(cache=True, nogil=True)
@@ -75,9 +76,12 @@ def _spectrum_kernel(V: int, D: int, width: int) -> Callable[..., None]:
         target = np.empty((rows, width), np.float32)
         for start in range(first, last, width):
             count = min(width, last - start)
-            for lane in range(count):
-                for e in range(entries):
-                    source[e, lane] = M[start + lane, e]
+            if in_vectors and count == width:
+                tiles.gather_tile(entries, width, M, start * entries, source)  # type: ignore[call-arg]
+            else:
+                for lane in range(count):
+                    for e in range(entries):
+                        source[e, lane] = M[(start + lane) * entries + e]
             tiles.run_tile(text, source, target)  # type: ignore[call-arg]
             for lane in range(count):
                 b = start + lane
@@ -90,6 +94,11 @@ def _spectrum_kernel(V: int, D: int, width: int) -> Callable[..., None]:
                         vectors[b, k, mode] = x if finite else nan
 
     return spectra
+
+
+def tile_width(D: int) -> int:
+    """Matrices per tile: two registers' worth hides latencies while a matrix is small."""
+    return tiles.register_width() * (2 if D <= 5 else 1)
 
 
 def spectrum(
@@ -107,7 +116,7 @@ def spectrum(
     threads : int, optional
         All cores by default. No value depends on it.
     width : int, optional
-        Matrices per vector; `tiles.vector_width()` by default. No value depends on it.
+        Matrices per vector; `tile_width(D)` by default. No value depends on it.
 
     Returns
     -------
@@ -132,8 +141,8 @@ def spectrum(
     if V < 1:
         raise RequestError(f"M needs at least one row per matrix; got shape {M.shape}")
     singular, vectors = np.empty((B, D), np.float32), np.empty((B, D, D), np.float32)
-    kernel = _spectrum_kernel(V, D, tiles.vector_width() if width is None else width)
-    rows = np.ascontiguousarray(M).reshape(B, V * D)
+    kernel = _spectrum_kernel(V, D, tile_width(D) if width is None else width)
+    rows = np.ascontiguousarray(M).reshape(-1)
     tiles.in_chunks(lambda first, last: kernel(rows, first, last, singular, vectors), B, threads)
     return singular, vectors
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,8 +104,65 @@ def run_tile(typingctx: Any, text: Any, source: Any, target: Any) -> Any:
     return types.void(text, source, target), codegen
 
 
-def vector_width() -> int:
-    """Matrices per vector: what 512 bits hold in float32 where there are 512, else 256 bits."""
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """The columns of a square of vectors: pairs of rows exchange ever larger blocks."""
+    width, integer = len(rows), ir.IntType(32)
+    size = 1
+    while size < width:
+        low = [i if not i & size else width + i - size for i in range(width)]
+        high = [i + size if not i & size else width + i for i in range(width)]
+        masks = [ir.Constant(ir.VectorType(integer, width), mask) for mask in (low, high)]
+        for i in range(width):
+            if not i & size:
+                pair = rows[i], rows[i + size]
+                rows[i], rows[i + size] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+        size *= 2
+    return rows
+
+
+def square_of(entries: int, width: int) -> int:
+    """Side of the squares in which `gather_tile` can transpose; below 4 it is no use."""
+    return math.gcd(entries, width, 16)
+
+
+@intrinsic(prefer_literal=True)
+def gather_tile(
+    typingctx: Any, entries: Any, width: Any, matrices: Any, first: Any, source: Any
+) -> Any:
+    """Copy `width` matrices from the flat array `matrices` at `first` into the tile `source`.
+
+    `entries`, the numbers in a matrix, and `width` are literals.
+    """
+    count, lanes_wide = entries.literal_value, width.literal_value
+    side = square_of(count, lanes_wide)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = [
+            context.make_array(signature.args[k])(context, builder, args[k]).data for k in (2, 4)
+        ]
+        vector = ir.VectorType(lanes.FLOAT32, side).as_pointer()
+        integer = ir.IntType(64)
+
+        def address(base: ir.Value, index: ir.Value) -> ir.Value:
+            return builder.bitcast(builder.gep(base, [index]), vector)
+
+        for lane in range(0, lanes_wide, side):
+            for e in range(0, count, side):
+                starts = [integer((lane + k) * count + e) for k in range(side)]
+                rows = [
+                    builder.load(address(data[0], builder.add(args[3], start)), align=4)
+                    for start in starts
+                ]
+                for k, column in enumerate(_transposed(builder, rows)):
+                    place = address(data[1], integer((e + k) * lanes_wide + lane))
+                    builder.store(column, place, align=4)
+        return context.get_dummy_value()
+
+    return types.void(entries, width, matrices, types.int64, source), codegen
+
+
+def register_width() -> int:
+    """float32 numbers in one of the processor's vector registers: 512 bits where there are 512."""
     return 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
 
 
