@@ -47,14 +47,8 @@ def test_conforms_to_upstream(kernel, n, family, vectors):
     same = packet["settle"] == stored["settle"][:, ::-1]
     assert np.mean(same[stable]) >= 0.995
 
-    # At n = 16 upstream's own eigenvalues are off by up to 3e-3 of the norm, where its eigenvectors
-    # are not orthonormal: only where both came out orthonormal is there something to compare.
-    sound = np.ones(len(error), bool)
-    if n > 12:
-        sound = (stored["refinement_residual"] < 1e-3) & (packet["refinement_residual"] < 1e-3)
-        assert sound.any()
     difference = np.abs(packet["eigenvalues"] - stored["eigenvalues"][:, ::-1]).max(axis=1)
-    assert np.all(difference[sound] <= 1e-5 * _norms(stored["A"])[sound])
+    assert np.all(difference <= 1e-5 * _norms(stored["A"]))
 
 
 @CASES
@@ -67,11 +61,10 @@ def test_degenerate_families_are_finite(kernel, n, family, vectors):
     for name in ("eigenvalues", "friction", "settle", "char_coeffs", "refinement_residual"):
         assert packet[name].shape == stored[name].shape
     # The eigenvectors of equal roots coincide, and what orthonormalising them gives hangs on every
-    # bit. Up to n = 8 the bits are upstream's; beyond, matrix products round differently.
+    # bit. Up to n = 12 the bits suffice; rank-one matrices at n = 16 differ in a few of 48.
     norms = _norms(stored["A"])
     difference = np.abs(packet["eigenvalues"] - stored["eigenvalues"][:, ::-1]).max(axis=1)
-    if n <= 8:
-        assert np.all(difference <= 1e-4 * norms)
+    assert np.mean(difference <= 1e-4 * norms) >= (0.9 if (n, family) == (16, "rank_one") else 1.0)
     sound = packet["refinement_residual"] < 1e-4
     difference = np.abs(packet["eigenvalues"] - _true_eigenvalues(stored["A"])).max(axis=1)
     assert np.all(difference[sound] <= 1e-4 * norms[sound])
@@ -97,7 +90,7 @@ def test_eigenpairs_against_lapack(kernel, n, family, vectors):
     assert np.all(largest > 0)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 11])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8])
 def test_reference_has_the_bits_of_the_scalar_oracle(n, oracle, vectors, assert_same_bits):
     rng = np.random.default_rng(100 + n)
     X = rng.standard_normal((12, n, n)).astype(np.float32)
@@ -107,6 +100,18 @@ def test_reference_has_the_bits_of_the_scalar_oracle(n, oracle, vectors, assert_
     expected = oracle(A)
     for name, x in _measure(A, "reference").items():
         assert_same_bits(x, expected[name], name)
+
+
+@pytest.mark.parametrize("n", [9, 11])
+def test_above_8_the_reference_follows_the_scalar_oracle(n, oracle):
+    """Products are the library's there: close, not the same bits."""
+    rng = np.random.default_rng(n)
+    X = rng.standard_normal((20, n, n)).astype(np.float32)
+    A = X + X.swapaxes(1, 2)
+    expected, packet = oracle(A), _measure(A, "reference")
+    np.testing.assert_allclose(packet["eigenvalues"], expected["eigenvalues"], atol=2e-5)
+    assert np.mean(np.isclose(packet["friction"], expected["friction"], rtol=1e-4)) > 0.99
+    assert np.mean(packet["settle"] == expected["settle"]) > 0.99
 
 
 def test_constants_reach_every_step(oracle, assert_same_bits):

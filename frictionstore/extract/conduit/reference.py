@@ -3,11 +3,13 @@
 Written to be read beside the definition, step by step, in its dtypes and its order. Arrays hold
 the batch last, so `A[i, j]` is one entry of every matrix and each operation runs along the batch.
 Every sum is written out in a fixed order: what one matrix gives never depends on its neighbours,
-on the size of the batch or on the device. Dispatch and input checks are in `dispatch.py`.
+on the size of the batch or, up to n = 8, on the device. Dispatch and input checks are in
+`dispatch.py`.
 
 The order of sums, where the definition leaves it open:
 
-- a product of matrices adds its terms from the first index to the last;
+- a product of matrices adds its terms from the first index to the last up to n = 8; above, it is
+  the library's (see `_product`);
 - sums over all entries have the order that `sums.py` describes;
 - products with the identity are not carried out: `M_1 = I`, `A M_1 = A`, `X = I` before the first
   Newton-Schulz round.
@@ -31,11 +33,17 @@ from frictionstore.extract.conduit.constants import (
     guess_offsets,
 )
 
+LARGEST_WRITTEN_OUT = 8  # largest n whose matrix products are written out term by term
 ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}  # a core's cache; enough to fill a GPU
 
 
 def _product(X: Tensor, Y: Tensor) -> Tensor:
-    return sums.in_order(X[:, m, None] * Y[None, m, :] for m in range(X.shape[1]))
+    n = X.shape[0]
+    if n > LARGEST_WRITTEN_OUT:
+        # From n = 9 on the polynomial is so ill-conditioned that the order of these sums decides
+        # digits of the small eigenvalues. Upstream's order is that of the library's product.
+        return torch.bmm(X.permute(2, 0, 1), Y.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
+    return sums.in_order(X[:, m, None] * Y[None, m, :] for m in range(n))
 
 
 def _sum_of_entries(X: Tensor) -> Tensor:
