@@ -39,7 +39,6 @@ export class App {
   private knownHash = "";
   private orderKey = "";
   private orderRows: Int32Array = new Int32Array(0);
-  private version = 0; // counts chunks read, so that orders are sorted again
   private metadataProblem = "";
   draw: () => void = () => {};
 
@@ -189,7 +188,7 @@ export class App {
     const { sort, map, classes } = this.state;
     const rows = this.filtered;
     if (sort === "store" || this.sortPending().length > 0) return rows;
-    const key = [sort, map, this.plane, classes, this.version].join("|");
+    const key = [sort, map, this.plane, classes, this.figures.size].join("|");
     if (key !== this.orderKey) {
       const [id, direction] = sort.split(".");
       const figure = figureIndex(id);
@@ -203,7 +202,12 @@ export class App {
       const places = Array.from(rows.keys());
       // Equal figures keep the store's order; images without one come last.
       places.sort((p, q) => (values[p] === values[q] ? p - q : values[p] < values[q] ? -1 : 1));
-      this.orderRows = Int32Array.from(places, (place) => rows[place]);
+      const sorted = Int32Array.from(places, (place) => rows[place]);
+      // The same order stays the same array, so that the grid does not jump.
+      const same = sorted.length === this.orderRows.length;
+      if (!same || sorted.some((row, place) => row !== this.orderRows[place])) {
+        this.orderRows = sorted;
+      }
       this.orderKey = key;
     }
     return this.orderRows;
@@ -279,7 +283,6 @@ export class App {
         const figures = this.figuresOf(map);
         figures.ingest(chunk, slab);
         this.meansByMap.get(map)?.ingest(chunk, slab);
-        this.version++;
         if (map === this.state.map && this.state.mode === null && this.info.hasModes) {
           this.set({ mode: firstVarying(figures) });
         }

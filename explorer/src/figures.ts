@@ -177,6 +177,11 @@ export class MapFigures {
     this.planes = info.hasModes ? info.modes + 1 : 1;
   }
 
+  /** Chunks whose figures are known. */
+  get size(): number {
+    return this.chunks.size;
+  }
+
   has(chunk: number): boolean {
     return this.chunks.has(chunk);
   }

@@ -104,6 +104,14 @@ export class Gallery {
     return [Math.min(first, count), Math.min(first + rows * columns, count)];
   }
 
+  /** The image that should not move when the layout changes, and its distance from the top. */
+  private anchor(count: number): { place: number; y: number } {
+    const { columns, height } = this.layout;
+    const [first, last] = height > 0 ? this.onScreen(count) : [0, 0];
+    const place = this.selected >= first && this.selected < last ? this.selected : first;
+    return { place, y: height > 0 ? Math.floor(place / columns) * height - this.top(count) : 0 };
+  }
+
   private scrolled(): void {
     this.app.redraw();
     clearTimeout(this.timer);
@@ -143,12 +151,19 @@ export class Gallery {
 
   draw(): void {
     const { app } = this;
-    this.measure();
     const order = app.order;
+    const anchor = this.anchor(order.length);
+    const before = this.layout;
+    this.measure();
     const { columns, width, height, left } = this.layout;
     this.space.style.height = `${this.extent(order.length).shown}px`;
     this.empty.hidden = order.length > 0;
     setText(this.empty, "No image has this class.");
+    const moved = before.columns !== columns || before.height !== height;
+    if (this.placed && moved && this.lastOrder === order) {
+      // Opening the large image makes the grid narrower: what one looks at stays where it is.
+      this.scrollTo(Math.floor(anchor.place / columns) * height - anchor.y, order.length);
+    }
     if (!this.placed && this.element.clientHeight > 0) {
       this.scrollTo(Math.floor(app.state.at / columns) * height, order.length);
       this.placed = true;

@@ -174,8 +174,9 @@ function start(app: App): void {
     about.element.hidden = state.view !== "about";
     document.body.classList.toggle("with-detail", images && state.image !== null);
     if (images) {
-      gallery.draw();
+      // The large image first: the grid gets the room that it leaves.
       detail.draw();
+      gallery.draw();
     } else {
       detail.element.hidden = true;
     }

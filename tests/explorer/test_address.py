@@ -65,6 +65,30 @@ def test_scroll_position_comes_back(visit: Any, digits_url: str):
         assert page.locator(f".tile[data-place='{at}']").is_visible()
 
 
+def test_a_sorted_grid_stays_where_it_is_when_more_is_read(visit: Any, digits_url: str):
+    with visit(digits_url, "#mode=1&sort=mean.desc") as (page, watch):
+        page.evaluate("() => { document.querySelector('.gallery').scrollTop = 5000 }")
+        page.wait_for_function("() => /at=[1-9]/.test(location.hash)")
+        page.wait_for_selector(READY)
+        before = len(watch.requests)
+        boxes = [(tile, tile.bounding_box()) for tile in page.locator(".tile:visible").all()]
+        chosen, box = next((tile, box) for tile, box in boxes if 300 < box["y"] < 500)
+        row, y = chosen.get_attribute("data-row"), box["y"]
+        chosen.click()
+        page.wait_for_selector(".detail:visible")
+        # The grid is narrower now, and the image is where it was.
+        page.wait_for_function(
+            "([row, y]) => Math.abs(document.querySelector("
+            "`.tile[data-row='${row}']:not([hidden])`).getBoundingClientRect().top - y) < 3",
+            arg=[row, y],
+        )
+        # A marked patch is given in every map: their chunks are read now.
+        page.locator(".detail .stage").click(position={"x": 5, "y": 5})
+        page.wait_for_selector(READY)
+        assert any("settle" in url for url, _ in watch.requests[before:])
+        assert page.evaluate("() => document.querySelector('.gallery').scrollTop") > 3000
+
+
 def test_the_back_button(visit: Any, digits_url: str):
     with visit(digits_url, "#mode=1") as (page, _):
         page.locator(".tile[data-place='2']").click()

@@ -19,9 +19,10 @@ import frictionstore as fs
 from analyses.results import Result, read_saved, save_all
 from frictionstore.cli import cli
 from frictionstore.errors import RequestError
-from frictionstore.report import LIMIT, _value, read_results, write_report
+from frictionstore.report import LIMIT, write_report
 from frictionstore.report_html import Budget, svg_figure, table
 from frictionstore.report_pictures import _outline, f_maps, paint, png
+from frictionstore.report_saved import _value, read_results
 from frictionstore.text import printable
 from frictionstore.typical import image_typicality, squared_deviation, typicality
 from tests.report.conftest import HOSTILE, Made, maps_with_classes
