@@ -23,8 +23,8 @@ from analyses.ridge import LAMBDAS, Primal, Scaling, Scratch, choose_penalty, on
 _Block = tuple[int, int, int, int]
 """Columns of one map and of another: start, stop, start, stop."""
 
-_FITS = 4
-"""Training sets solved at once at most: each takes a few Gram matrices of memory."""
+_FIT_MEMORY = 400 << 20
+"""Bytes that training sets solved at once may take, five square matrices each."""
 
 _ROWS = 2048
 """Images gathered before Gram matrices are formed, so that products are large."""
@@ -79,6 +79,17 @@ class _Group:
     null_sums: Floats
 
 
+def _pairs(sets: Sequence[SetFit]) -> set[_Block]:
+    """Return the pairs of maps whose products some set needs, each in one order."""
+    return {
+        (a.start, a.stop, b.start, b.stop)
+        for one in sets
+        for a in one.columns.values()
+        for b in one.columns.values()
+        if a.start <= b.start
+    }
+
+
 class StreamedProbe:
     """Fits every feature set on every fold, and tests it, in two passes over the store.
 
@@ -113,17 +124,10 @@ class StreamedProbe:
         self._rows = Rows(maps, split.folds)
         self._scratch = Scratch()
         self._shuffles = split.label_shuffles(permutations, seed) if permutations else []
-        pairs = {
-            (a.start, a.stop, b.start, b.stop)
-            for one in self._sets
-            for a in one.columns.values()
-            for b in one.columns.values()
-            if a.start <= b.start
-        }
         width, classes = sum(maps.values()), split.n_classes
         self._groups = [
             _Group(
-                gram={key: np.zeros((key[1] - key[0], key[3] - key[2])) for key in pairs},
+                gram={key: np.zeros((key[1] - key[0], key[3] - key[2])) for key in _pairs(sets)},
                 class_sums=np.zeros((classes, width)),
                 batch_means=[],
                 batch_counts=[],
@@ -150,13 +154,19 @@ class StreamedProbe:
             others = [group for g, group in enumerate(self._groups) if g != fold]
             return self._fit(one, fold, others)
 
-        # The largest first: no thread is left alone with them at the end.
-        by_size = sorted(self._sets, key=lambda one: -one.n_columns)
-        with ThreadPoolExecutor(min(THREADS, _FITS)) as pool:
-            for models in pool.map(fit, product(by_size, range(self._split.n_folds))):
-                self._models += models
+        # The widest first: what only it needs is given back before its weights pile up.
+        left = sorted(self._sets, key=lambda one: -one.n_columns)
+        while left:
+            one = left.pop(0)
+            at_once = _FIT_MEMORY // (5 * one.n_columns**2 * 8)
+            with ThreadPoolExecutor(max(1, min(THREADS, at_once))) as pool:
+                for models in pool.map(fit, product([one], range(self._split.n_folds))):
+                    self._models += models
+            self._scratch = Scratch()
+            needed = _pairs(left)
+            for group in self._groups:
+                group.gram = {key: group.gram[key] for key in group.gram if key in needed}
         self._groups = []
-        self._scratch = Scratch()
         self._predicting = True
         if self._permutations:
             self._shuffles = self._split.label_shuffles(self._permutations, self._seed)
@@ -214,16 +224,19 @@ class StreamedProbe:
             class_sums += one.select(group.class_sums)
         square = float(n - (by_class * by_class / n).sum())
 
-        def problem(scaling: Scaling) -> Primal:
-            inverse = 1.0 / scaling.scale[used]
-            scaled = gram[np.ix_(used, used)]
-            scaled *= inverse[:, None]
-            scaled *= inverse
-            cross = (class_sums[:, used] * inverse).T
+        scaled = gram[np.ix_(used, used)]
+        del gram
+        cross = np.ascontiguousarray(class_sums[:, used].T)
+
+        def problem(scale: Floats) -> Primal:
+            """Ridge on columns divided by `scale`, which it divides `scaled` by."""
+            np.divide(scaled, scale[:, None], out=scaled)
+            np.divide(scaled, scale, out=scaled)
+            np.divide(cross, scale[:, None], out=cross)
             return Primal(scaled, cross, square, n, self._scratch)
 
         models: list[_Model] = []
-        path = problem(scaling)
+        path = problem(scaling.scale[used])
         if not self._notebook_only:
             found = choose_penalty(path, self._penalties)
             one.penalties[fold] = found.penalty
@@ -240,8 +253,9 @@ class StreamedProbe:
                 models.append((one, fold, "null", _linear(weights, scaling, intercept)))
         if fold == 0:
             old, penalty = notebook_scaling(scaling, n)
-            then = path if old is scaling else problem(old)
-            weights = then.at(penalty, criterion=False).coefficients
+            if old is not scaling:
+                path = problem(old.scale[used] / scaling.scale[used])
+            weights = path.at(penalty, criterion=False).coefficients
             model = _linear(weights, old, np.zeros(self._split.n_classes))
             models.append((one, fold, "notebook", model))
         return models
