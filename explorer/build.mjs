@@ -2,7 +2,7 @@
 // node build.mjs [--out FOLDER]; by default where the Python package looks for it.
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -35,15 +35,31 @@ async function bundled(entry, options) {
     target: "es2022",
     legalComments: "none",
     logLevel: "warning",
+    metafile: true,
     ...options,
   });
-  return result.outputFiles[0].text;
+  return { text: result.outputFiles[0].text, inputs: Object.keys(result.metafile.inputs) };
 }
 
-const script = (
-  await bundled("main.ts", { format: "esm", plugins: [withoutUnusedCodecs] })
-).replaceAll("</script", "<\\/script");
-const style = (await bundled("style.css", {})).trim();
+/** The licences of the packages that the script contains, as an HTML comment. */
+async function licences(inputs) {
+  const found = inputs.map((path) => /node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1]);
+  const texts = [];
+  for (const name of [...new Set(found.filter(Boolean))].sort()) {
+    const folder = join(here, "node_modules", name);
+    const { version, license } = JSON.parse(await readFile(join(folder, "package.json"), "utf8"));
+    const file = (await readdir(folder)).find((entry) => /^licen[cs]e/i.test(entry));
+    const text = file ? await readFile(join(folder, file), "utf8") : "";
+    texts.push(`${name} ${version} (${license})\n\n${text.trim()}`);
+  }
+  const notice = `This page contains the following packages.\n\n${texts.join("\n\n\n")}`;
+  return `<!--\n${notice.replaceAll("--", "- -")}\n-->\n`;
+}
+
+const main = await bundled("main.ts", { format: "esm", plugins: [withoutUnusedCodecs] });
+const script = main.text.replaceAll("</script", "<\\/script");
+const style = (await bundled("style.css", {})).text.trim();
+const notice = await licences(main.inputs);
 const hash = (text) => `'sha256-${createHash("sha256").update(text).digest("base64")}'`;
 const policy = [
   "default-src 'none'",
@@ -60,7 +76,8 @@ const policy = [
 const page = (await readFile(join(here, "src", "page.html"), "utf8"))
   .replace("%CSP%", () => policy)
   .replace("%STYLE%", () => style)
-  .replace("%SCRIPT%", () => script);
+  .replace("%SCRIPT%", () => script)
+  .replace("</html>", () => `</html>\n${notice}`);
 await mkdir(out, { recursive: true });
 await writeFile(join(out, "index.html"), page);
 console.log(`explorer: ${Math.round(page.length / 1000)} kB in ${join(out, "index.html")}`);

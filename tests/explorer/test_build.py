@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import ROOT
+from tests.browser import PAGE, ROOT
 
 
 @pytest.fixture
@@ -71,3 +71,13 @@ def test_dependencies_are_pinned_and_the_lock_names_no_host():
     for name, entry in lock["packages"].items():
         assert "resolved" not in entry
         assert not name or entry["integrity"].startswith("sha512-"), name
+
+
+@pytest.mark.usefixtures("built_page")
+def test_the_page_names_the_licences_of_what_it_contains():
+    page = PAGE.read_text(encoding="utf-8")
+    notice = page[page.rindex("<!--") :]
+    for name in ("zarrita", "fzstd"):
+        version = json.loads((ROOT / "explorer" / "package.json").read_text())["dependencies"][name]
+        assert f"\n{name} {version} (MIT)" in notice
+    assert notice.count("Permission is hereby granted") >= 2
