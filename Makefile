@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help extract analyze test lint bench torture clean page
+.PHONY: help extract analyze view page test lint bench torture clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,21 +39,37 @@ extract: $(VENV)/extract ## run the encoder over a data set and write the store
 
 analyze: extract ## all analyses of the store, and the report
 	@$(BIN)/frictionstore analyze all $(STORE) --out $(RESULTS)
+	@printf 'report at '; $(BIN)/frictionstore report $(STORE) --results $(RESULTS)
 
-test: $(VENV)/dev ## the test suite
+PAGE := frictionstore/explorer_page/index.html
+
+page: $(PAGE) ## the explorer page (Node 20 or newer with npm)
+
+$(PAGE): $(wildcard explorer/src/*) explorer/build.mjs explorer/package-lock.json
+	@if ! command -v npm >/dev/null 2>&1; then \
+	  echo "no Node here: frictionstore view has no page, everything else works" >&2; \
+	elif ! (cd explorer && npm ci --no-progress --loglevel=error && npm run --silent build) >&2; then \
+	  echo "the explorer page could not be built: view has none, everything else works" >&2; fi
+
+view: extract page ## look at the store in the browser
+	@$(BIN)/frictionstore view $(STORE)
+
+test: $(VENV)/dev page ## the test suite
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: $(VENV)/dev ## formatter, linter and type checker
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@if [ -d explorer/node_modules ]; then cd explorer && npm run --silent check; fi
 
 bench: $(VENV)/dev ## benchmarks: results under benchmarks/results, tables in docs/performance.md
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	@$(BIN)/python benchmarks/make_tables.py
 
 torture: $(VENV)/dev ## the whole torture bench (minutes)
 	@$(BIN)/python -m pytest tests/torture --torture-full -s
 
 clean: ## remove .venv, caches and built pages; stores and results stay
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) frictionstore/explorer_page explorer/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
