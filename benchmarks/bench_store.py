@@ -93,8 +93,8 @@ def main() -> None:
         "store",
         rows,
         f"one map of {arguments.images:,} x 16 x 16 x 4 ({data.nbytes / 1e6:.0f} MB float32), "
-        "files in the page cache; writing with frictionstore includes checks, hashes, fsync and the "
-        "manifest",
+        "files in the page cache; writing with frictionstore includes checks, hashes, fsync and "
+        "the manifest",
     )
 
 

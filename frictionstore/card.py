@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from frictionstore import schema
 from frictionstore.fingerprint import leaves
-from frictionstore.store import Header
+from frictionstore.header import Header
 from frictionstore.text import byte_count, printable
 
 SHOWN_CLASSES = 20

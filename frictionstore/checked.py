@@ -20,7 +20,7 @@ from frictionstore.shards import CRC_BYTES, checksums, split_checksums
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
-    from frictionstore.store import Header
+    from frictionstore.header import Header
 
 
 class CheckedStore(WrapperStore[Any]):

@@ -9,10 +9,10 @@ from typing import Any
 from frictionstore import schema
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.fingerprint import file_sha256
+from frictionstore.header import Header, damaged
 from frictionstore.location import LocalLocation
 from frictionstore.progress import progress_bar
 from frictionstore.remote import imported, split_hub
-from frictionstore.store import Header, damaged
 from frictionstore.text import printable
 from frictionstore.verify import CARD
 

@@ -294,7 +294,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         from frictionstore.extract.datasets import DatasetOptions, Part, open_dataset
-        from frictionstore.store import read_header
+        from frictionstore.header import read_header
 
         job = self.job
         self._require_packages()

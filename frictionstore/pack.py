@@ -14,10 +14,10 @@ from pathlib import Path
 from frictionstore import schema
 from frictionstore.durable import claimed, explain_os_errors, fsync_path
 from frictionstore.errors import RequestError, StoreError
+from frictionstore.header import Header, damaged, read_header
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
 from frictionstore.shard_check import PIECE_BYTES
-from frictionstore.store import Header, damaged, read_header
 from frictionstore.text import listed, printable
 from frictionstore.transfer import Copied, copy_store, store_name
 from frictionstore.verify import APART, CARD, verify

@@ -15,10 +15,10 @@ from typing import Any
 from frictionstore import schema
 from frictionstore.errors import StoreError
 from frictionstore.fingerprint import differences, file_sha256
+from frictionstore.header import parse_manifest, read_group
 from frictionstore.location import LocalLocation
 from frictionstore.plan import Shard, StorePlan, document_bytes, group_document
 from frictionstore.shard_check import check_shard
-from frictionstore.store import parse_manifest, read_group
 from frictionstore.text import printable
 from frictionstore.verify import verify
 from frictionstore.writer import shard_record

@@ -19,12 +19,12 @@ from typing import Any, BinaryIO
 from frictionstore import schema
 from frictionstore.card import card
 from frictionstore.errors import RequestError, StoreError
+from frictionstore.header import Header, damaged, read_header
 from frictionstore.hub import push_to_hub
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
 from frictionstore.remote import RemoteLocation, locate_remote
 from frictionstore.shard_check import PIECE_BYTES, WHOLE_FILE_BYTES
-from frictionstore.store import Header, damaged, read_header
 from frictionstore.text import printable
 from frictionstore.transfer import THREADS, Copied, copy_store, store_name, target_in
 from frictionstore.verify import CARD

@@ -26,11 +26,11 @@ from frictionstore.durable import (
 )
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.fingerprint import file_sha256
+from frictionstore.header import Header, damaged, read_header
 from frictionstore.location import Location
 from frictionstore.plan import document_bytes
 from frictionstore.progress import progress_bar
 from frictionstore.shard_check import PIECE_BYTES
-from frictionstore.store import Header, damaged, read_header
 from frictionstore.text import byte_count, printable
 from frictionstore.verify import CARD, verify
 from frictionstore.writer import (

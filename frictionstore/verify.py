@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from frictionstore import schema
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.fingerprint import parse_json
+from frictionstore.header import Header, parse_manifest, read_header
 from frictionstore.location import Location, locate
 from frictionstore.progress import progress_bar
 from frictionstore.shard_check import PIECE_BYTES, Damage, ShardCheck, check_shard
-from frictionstore.store import Header, parse_manifest, read_header
 from frictionstore.text import byte_count, listed, printable
 
 CARD = "README.md"

@@ -23,7 +23,8 @@ from urllib.parse import quote, unquote, urlsplit
 from frictionstore import schema
 from frictionstore.durable import explain_os_errors, write_atomic
 from frictionstore.errors import RequestError, StoreError
-from frictionstore.store import Header, Store, read_header
+from frictionstore.header import Header, read_header
+from frictionstore.store import Store
 from frictionstore.text import printable
 
 LOOPBACK = "127.0.0.1"

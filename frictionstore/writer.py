@@ -68,7 +68,7 @@ def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
     StoreError
         `target` is something else, and the message says what.
     """
-    from frictionstore.store import read_header
+    from frictionstore.header import read_header
 
     if not target.exists() and not target.is_symlink():
         return False

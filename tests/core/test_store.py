@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import frictionstore as fs
 from frictionstore.errors import RequestError, StoreError
-from frictionstore.store import parse_manifest
+from frictionstore.header import parse_manifest
 from tests.support import DATA, MakeStore, random_maps
 
 

@@ -15,11 +15,11 @@ from frictionstore import hub
 from frictionstore.card import card, code
 from frictionstore.cli import cli
 from frictionstore.errors import BusyError, RequestError, StoreError
+from frictionstore.header import read_header
 from frictionstore.location import Location, locate
 from frictionstore.pack import pack
 from frictionstore.remote import RemoteLocation, split_hub
 from frictionstore.share import pull, push
-from frictionstore.store import read_header
 from frictionstore.transfer import copy_store, store_name
 from frictionstore.verify import verify
 from frictionstore.writer import StoreWriter, partial_path
