@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from analyses import options
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
+from analyses.moments import Moments
 from analyses.passes import Arrays, Passes, class_moments, run
 from analyses.results import Result, provenance
 from analyses.source import MapStore, mode_name, require_feature, require_grid
@@ -97,7 +98,7 @@ class GroupedSums:
     counts
         Images per group, shape (groups,).
     image_means
-        float64 of shape (n_images, n_modes): the mean over patches of each image.
+        Moments of the images' own means over patches, one group, shape (n_modes,).
     """
 
     def __init__(
@@ -112,13 +113,13 @@ class GroupedSums:
         self._groups = rng.permuted(dealt, axis=1).reshape(-1)[:n_images]
         self.counts = np.bincount(self._groups, minlength=groups)
         self.sums = np.zeros((groups, grid[0] * grid[1], n_modes))
-        self.image_means = np.empty((n_images, n_modes))
+        self.image_means = Moments(1, (n_modes,))
         self.shift: Floats | None = None
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         values = values.reshape(len(values), *self.sums.shape[1:]).astype(np.float64)
-        self.image_means[rows] = values.mean(axis=1)
+        self.image_means.update(values.mean(axis=1), np.zeros(len(values), np.int64))
         if self.shift is None:
             self.shift = values.mean(axis=0)
         values -= self.shift
@@ -198,8 +199,7 @@ class ModeVariance:
         _, variances, cvs = mean_map_figures(left_out)
         variance_low, variance_high = jackknife(variance, variances[:, varying])
         cv_low, cv_high = jackknife(cv, cvs[:, varying])
-        image_means = self.grouped.image_means
-        image_square = np.square(image_means - image_means.mean(axis=0)).sum(axis=0)
+        image_square = self.grouped.image_means.m2[0]
         found = shares(everything.m2[0].reshape(flat), mean_map, image_square, n)
         total = found.total[varying]
         names = [mode_name(int(m), self.n_modes) for m in varying]

@@ -105,10 +105,12 @@ class Passes:
                     for collector in active:
                         collector.update(rows, maps)
                 progress.update(rows.stop)
-            progress.close()
             if broken.found:
+                progress.close()
                 raise broken.error(self.store)
+            progress.finishing()
             active = [collector for collector in active if collector.end_pass()]
+            progress.close()
             number += 1
 
 
@@ -187,6 +189,13 @@ class Progress:
         )
         sys.stderr.flush()
 
+    def finishing(self) -> None:
+        """Say that all images are read and the rest of the work goes on."""
+        if self._show:
+            self._shown = True
+            sys.stderr.write(f"\r{self._label}: all images read, computing \x1b[K")
+            sys.stderr.flush()
+
     def close(self) -> None:
         """Clear the line."""
         if self._shown:
@@ -205,16 +214,18 @@ class ClassMoments:
     """
 
     def __init__(
-        self, feature: str, labels: NDArray[np.int64], n_classes: int, shape: tuple[int, ...]
+        self, feature: str, labels: NDArray[np.integer[Any]], n_classes: int, shape: tuple[int, ...]
     ) -> None:
         self.features = (feature,)
         self._feature = feature
         self._n_classes = n_classes
-        self._groups = np.where(labels < 0, n_classes, labels)
+        self._labels = labels
         self._moments = Moments(n_classes + 1, shape)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
-        self._moments.update(arrays[self._feature], self._groups[rows])
+        labels = self._labels[rows]
+        groups = np.where(labels < 0, self._n_classes, labels)
+        self._moments.update(arrays[self._feature], groups)
 
     def end_pass(self) -> bool:
         all_groups = self._moments.as_arrays()
@@ -229,7 +240,7 @@ class ClassMoments:
 def class_moments(passes: Passes, feature: str, n_modes: int) -> ClassMoments:
     """Return the shared class moments of one map."""
     store = passes.store
-    labels = np.asarray(store.labels).astype(np.int64)
+    labels = np.asarray(store.labels)
     n_classes = len(class_labels(store))
     shape = (*store.grid, n_modes)
     return passes.share(
