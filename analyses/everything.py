@@ -78,7 +78,7 @@ def analyze_all(
 @options.permutations_option(1000, "of labels and of patches")
 @click.option(
     "--probe-permutations",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, options.MAX_PERMUTATIONS),
     default=PERMUTATIONS,
     show_default=True,
     help="Permutations of ridge-probe, each of which is a refit; 0 for none.",

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from analyses.results import Result
     from analyses.source import MapStore
 
+MAX_PERMUTATIONS = 100_000
+"""More would take gigabytes for p-values that nobody reads that closely."""
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -34,8 +37,10 @@ def check(
     AnalysisError
         Naming the parameter, its value and what would work.
     """
-    if permutations is not None and permutations < 0:
-        raise AnalysisError(f"permutations is {permutations}: it must be 0 or more")
+    if permutations is not None and not 0 <= permutations <= MAX_PERMUTATIONS:
+        raise AnalysisError(
+            f"permutations is {permutations}: it must be from 0 to {MAX_PERMUTATIONS}"
+        )
     if seed is not None and seed < 0:
         raise AnalysisError(f"seed is {seed}: it must be 0 or more")
     if alpha is not None and not 0 < alpha < 1:
@@ -180,7 +185,7 @@ def permutations_option(default: int, what: str) -> Decorator:
     """Add --permutations."""
     return click.option(
         "--permutations",
-        type=click.IntRange(min=0),
+        type=click.IntRange(0, MAX_PERMUTATIONS),
         default=default,
         show_default=True,
         help=f"Permutations {what}; 0 for none.",

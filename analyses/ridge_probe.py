@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from analyses import options, permutation
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
-from analyses.passes import Passes, run
+from analyses.passes import THREADS, Passes, run
 from analyses.probe_held import HeldProbe
 from analyses.probe_split import SetFit, Split
 from analyses.probe_streamed import StreamedProbe
@@ -38,7 +38,7 @@ HELD = 64 << 20
 """Bytes of rows up to which they are held in memory and read once."""
 
 MEMORY = 1 << 30
-"""Bytes that class sums under permuted labels may take."""
+"""Bytes that permutations may take."""
 
 
 class RidgeProbe:
@@ -95,6 +95,8 @@ class RidgeProbe:
         n = store.n_images
         self.split = self._split()
         n_folds = self.split.n_folds
+        columns = {name: sum(maps[part] for part in parts) for name, parts in sets}
+        probe = self._choose_form(sum(maps.values()), list(columns.values()))
         self.sets = [
             SetFit(
                 name=name,
@@ -107,7 +109,6 @@ class RidgeProbe:
             )
             for name, parts in sets
         ]
-        probe = self._choose_form(sum(maps.values()))
         passes.share(
             ("probe", id(self)),
             lambda: probe(
@@ -116,14 +117,30 @@ class RidgeProbe:
             ),
         )  # fmt: skip
 
-    def _choose_form(self, width: int) -> type[HeldProbe | StreamedProbe]:
-        """Return how to go about it: rows in memory if they are few, Gram matrices otherwise."""
-        n_rows = int((self.split.folds >= 0).sum())
-        widest = max(one.n_columns for one in self.sets)
-        if n_rows * width * 8 <= HELD or widest > self.split.smallest_training:
+    def _choose_form(self, width: int, columns: Sequence[int]) -> type[HeldProbe | StreamedProbe]:
+        """Return how to go about it: rows in memory if they are few, Gram matrices otherwise.
+
+        `width` is the columns of all maps together, `columns` those of each set.
+        """
+        split, n_classes = self.split, self.classes.n
+        n_rows = int((split.folds >= 0).sum())
+        if n_rows * width * 8 <= HELD or max(columns) > split.smallest_training:
+            n_test = n_rows - split.smallest_training
+            # Labels under permutation, and sums of what predicts the test images, per thread.
+            self._check_memory(16 * n_rows + 16 * (n_classes + 1) * n_test * THREADS)
             return HeldProbe
-        self._check_memory(width)
+        # Class sums by fold, and weights of every set on every fold.
+        sums = split.n_groups * width
+        self._check_memory(8 * n_classes * (sums + split.n_folds * sum(columns)))
         return StreamedProbe
+
+    def _check_memory(self, per_permutation: int) -> None:
+        needed = self.permutations * per_permutation
+        if needed > MEMORY:
+            raise AnalysisError(
+                f"{self.permutations} permutations would take {needed / 1e9:.1f} GB here: use "
+                f"--permutations {MEMORY // per_permutation} or fewer"
+            )
 
     def _split(self) -> Split:
         labels, n_classes = self.classes.labels, self.classes.n
@@ -150,15 +167,6 @@ class RidgeProbe:
             )
         rng = np.random.default_rng(self.seed)
         return Split(labels, stratified_folds(labels, self.folds, rng), self.folds, n_classes)
-
-    def _check_memory(self, width: int) -> None:
-        one = self.split.n_groups * self.classes.n * width * 8
-        if self.permutations * one > MEMORY:
-            raise AnalysisError(
-                f"{self.permutations} permutations of {self.classes.n} classes with {width} "
-                f"columns would take {self.permutations * one / 1e9:.1f} GB: use --permutations "
-                f"{MEMORY // one} or fewer"
-            )
 
     def result(self) -> Result:
         return _notebook_result(self) if self.protocol == "notebook" else _result(self)

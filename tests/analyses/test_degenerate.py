@@ -201,7 +201,7 @@ def test_one_image_cannot_be_compared():
             lambda s: analyses.ridge_probe(s, order=[1], protocol="notebook"),
             "must name each of the 60 labelled rows once",
         ),
-        (lambda s: analyses.ridge_probe(s, permutations=10**7), "use --permutations"),
+        (lambda s: analyses.f_statistic(s, permutations=10**7), "it must be from 0 to 100000"),
         (lambda s: analyses.analyze_all(s, only=["tea-leaves"]), "no analysis 'tea-leaves'"),
         (lambda s: analyses.summary(s, results=[]), "nothing to summarise"),
     ],
@@ -209,6 +209,17 @@ def test_one_image_cannot_be_compared():
 def test_parameters_out_of_range(call, message):
     with pytest.raises(AnalysisError, match=message):
         call(noise_store())
+
+
+@pytest.mark.parametrize("held", [0, 1 << 30])
+def test_permutations_that_would_not_fit(held, monkeypatch):
+    monkeypatch.setattr("analyses.ridge_probe.HELD", held)
+    monkeypatch.setattr("analyses.ridge_probe.MEMORY", 1 << 20)
+    with pytest.raises(AnalysisError, match="500 permutations would take 0.0 GB here") as caught:
+        analyses.ridge_probe(noise_store(n=200), features=["friction"], permutations=500)
+    fits = int(str(caught.value).split("--permutations ")[1].split()[0])
+    result = analyses.ridge_probe(noise_store(n=200), features=["friction"], permutations=fits)
+    assert result.permuted_accuracy.shape == (1, fits)
 
 
 def test_a_label_without_a_name():
