@@ -146,8 +146,7 @@ def _already_there(header: Header, target: Path, overwrite: bool) -> bool:
 
 
 def _prepare(partial: Path, header: Header) -> None:
-    ours = (partial / MARKER).is_file() or _all_but_named(partial, header)
-    if partial.exists() and not ours:
+    if partial.exists() and not _left_by_us(partial, header):
         raise StoreError(
             f"{printable(partial)} is the unfinished rest of something else: finish that, or "
             "remove the folder"
@@ -164,10 +163,15 @@ def _prepare(partial: Path, header: Header) -> None:
         )
 
 
-def _all_but_named(partial: Path, header: Header) -> bool:
-    """Whether an earlier transfer of this store ended between its last steps."""
+def _left_by_us(partial: Path, header: Header) -> bool:
+    """Whether an earlier transfer left this folder, at whatever step it ended."""
+    if (partial / MARKER).is_file():
+        return True
+    names = os.listdir(partial) if partial.is_dir() else ["a file"]
+    if all(name.endswith(".tmp") for name in names):
+        return True  # before its first step was done
     try:
-        return (partial / "zarr.json").read_bytes() == header.document
+        return (partial / "zarr.json").read_bytes() == header.document  # after its last but one
     except OSError:
         return False
 

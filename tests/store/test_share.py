@@ -163,6 +163,18 @@ def test_an_unfinished_extraction_is_not_touched(server: Server, tmp_path: Path)
     assert making.write(tmp_path / "x.zarr", plan) == [1, 2]
 
 
+@pytest.mark.parametrize("names", [[], [".transfer.json.12.tmp"], ["transfer.json"]])
+def test_remains_of_the_first_step_do_not_stop_a_pull(
+    server: Server, whole: Path, tmp_path: Path, names: list[str]
+) -> None:
+    url, _ = server
+    (tmp_path / "x.zarr.partial").mkdir()
+    for name in names:
+        (tmp_path / "x.zarr.partial" / name).write_text("{")
+    pull(f"{url}/x.zarr", tmp_path)
+    assert making.content(tmp_path / "x.zarr") == making.content(whole)
+
+
 def test_an_extraction_does_not_take_the_rest_of_a_pull_for_its_own(
     server: Server, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +73,23 @@ class Zygote:
         assert process.stdout is not None
         self.answers = process.stdout.fileno()
         self.received = b""
-        self._answer()
+        self._answer("ready")
 
-    def _answer(self) -> str:
+    def _answer(self, what: str) -> int:
+        """The number in the next line, which must be about `what`."""
         while b"\n" not in self.received:
             data = os.read(self.answers, 1000)
             assert data, f"the zygote ended: {self.process.poll()}"
             self.received += data
         line, self.received = self.received.split(b"\n", 1)
-        return line.decode()
+        word, _, number = line.decode().partition(" ")
+        assert word == what, f"expected {what!r}, found {line!r}"
+        return int(number) if number else 0
 
     def start(self, work: Work, *, largest_file: int | None = None) -> None:
+        if self.pid:  # a test that failed has left its child to itself
+            self._kill()
+            self.wait()
         task = {
             "call": work.call,
             "arguments": list(work.arguments),
@@ -93,7 +99,7 @@ class Zygote:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
-        self.pid = int(self._answer())
+        self.pid = self._answer("child")
         self.started = time.monotonic()
 
     def _ended_within(self, seconds: float) -> bool:
@@ -105,14 +111,22 @@ class Zygote:
     def kill_after(self, seconds: float) -> Ended:
         """SIGKILL at an instant; a child that is done before ends as it did."""
         if not self._ended_within(self.started + seconds - time.monotonic()):
-            os.kill(self.pid, signal.SIGKILL)
+            self._kill()
         return self.wait()
+
+    def _kill(self) -> None:
+        assert self.pid > 1, "there is no child"
+        with suppress(ProcessLookupError):  # it ended just now
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self) -> Ended:
         if not self._ended_within(LONGEST):
-            os.kill(self.pid, signal.SIGKILL)
+            self._kill()
+            self._answer("ended")
+            self.pid = 0
             raise AssertionError(f"a child hung for {LONGEST:g} s: {self.log.read_text()}")
-        status = int(self._answer())
+        status = self._answer("ended")
+        self.pid = 0
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return Ended(status, time.monotonic() - self.started, text)
 

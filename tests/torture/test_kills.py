@@ -97,7 +97,7 @@ def test_writer(
 
     kill_until(
         child, work, target, reference, np.random.default_rng([seed, overwrite]),
-        200 if full else 10, prepare, counts,
+        200 if full else 6, prepare, counts,
         f"writer, {'replacing a store' if overwrite else 'new store'}",
     )  # fmt: skip
 
@@ -117,7 +117,7 @@ def test_repair(tmp_path: Path, child: Zygote, counts: Counter[str], full: bool,
     rng = np.random.default_rng([seed, 2])
     shutil.copytree(damaged, target)
     seconds = child.run(work).seconds
-    for _ in range(200 if full else 6):
+    for _ in range(200 if full else 4):
         shutil.rmtree(target, ignore_errors=True)
         shutil.rmtree(partial_path(target), ignore_errors=True)
         shutil.copytree(damaged, target)
@@ -173,7 +173,7 @@ def test_copies(
     work = Work("tests.torture.writing:copy", [what, origin, str(target)])
     rng = np.random.default_rng([seed, 4])
     seconds = 0.0
-    for _ in range(100 if full else 4):
+    for _ in range(100 if full else 3):
         if not seconds:
             child.run(work)  # the first one is slow for other reasons
         if target.is_dir():

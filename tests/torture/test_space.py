@@ -46,7 +46,7 @@ def test_file_size_limit(
     largest = max(len(data) for data in expected.values())
     rng = np.random.default_rng([seed, 5])
     work = Work("tests.torture.writing:write", [str(target), "0", "80", "0"])
-    for _ in range(60 if full else 6):
+    for _ in range(60 if full else 4):
         limit = int(rng.integers(1, largest))
         for ended in (child.run(work, largest_file=limit), child.run(work, largest_file=limit)):
             assert "file-size limit" in ended.check_sentence()
@@ -72,7 +72,7 @@ def test_full_disk(
     target = disk / "x.zarr"
     filler = disk / "filler"
     with small_disk(disk, 2 << 20):
-        for _ in range(100 if full else 6):
+        for _ in range(100 if full else 5):
             for path in disk.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             replace = bool(rng.integers(2))

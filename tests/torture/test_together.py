@@ -29,7 +29,7 @@ def test_two_writers_on_one_target(
     expected = making.content(reference)
     rng = np.random.default_rng([seed, 8])
     work = Work("tests.torture.writing:write", [str(target), "0", "80", "0.01"])
-    for _ in range(50 if full else 4):
+    for _ in range(50 if full else 3):
         shutil.rmtree(target, ignore_errors=True)
         child.start(work)
         time.sleep(rng.uniform(0, 0.1))
@@ -54,7 +54,7 @@ def test_two_writers_one_of_which_is_killed(
     making.write(reference, making.plan(0, 80))
     rng = np.random.default_rng([seed, 9])
     work = Work("tests.torture.writing:write", [str(target), "0", "80", "0.01"])
-    for _ in range(50 if full else 4):
+    for _ in range(50 if full else 3):
         shutil.rmtree(target, ignore_errors=True)
         child.start(work)
         child.kill_after(rng.uniform(0, 0.1))
@@ -74,7 +74,7 @@ def test_readers_during_writes(
         made = making.plan(which, 80)
         right[made.fingerprint] = making.rows(made)
     making.write(target, making.plan(0, 80))
-    deadline = time.monotonic() + (30 if full else 3)
+    deadline = time.monotonic() + (30 if full else 2)
     which = 1
     outcomes: Counter[str] = Counter()
     while time.monotonic() < deadline:

@@ -26,6 +26,7 @@ PRELOADED = (
 WITH_TORCH = (
     "torch", "frictionstore.extract.pipeline", "frictionstore.extract.engine",
     "frictionstore.extract.datasets", "frictionstore.extract.checkpoints",
+    "frictionstore.extract.conduit.fused_cpu", "frictionstore.extract.noise", "numpy.random",
 )  # fmt: skip
 
 
@@ -63,9 +64,9 @@ def main() -> None:
         pid = os.fork()
         if pid == 0:
             live(json.loads(line))
-        print(pid, flush=True)
+        print(f"child {pid}", flush=True)
         _, raw = os.waitpid(pid, 0)
-        print(os.waitstatus_to_exitcode(raw), flush=True)
+        print(f"ended {os.waitstatus_to_exitcode(raw)}", flush=True)
 
 
 if __name__ == "__main__":
