@@ -279,6 +279,16 @@ class CenterEdge:
         caveats = classes.caveats() + options.constant_caveat(constant)
         if constant:
             caveats.append(f"'{ALL_MODES}' averages the constant mode in, as the notebook did")
+        unbounded = [
+            name
+            for name, one in zip(classes.names, by_class, strict=True)
+            if np.isnan(one.ratio_low[0]) and np.isfinite(one.ratio[0])
+        ]
+        if unbounded:
+            caveats.append(
+                f"the ratio has no bounded interval for {listed(unbounded)}: the centre varies "
+                "between images by as much as its mean"
+            )
         same = [n for n, one in zip(classes.names, by_class, strict=True) if np.isnan(one.t[0])]
         if same:
             caveats.append(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from analyses import label_sums, options, permutation
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
-from analyses.passes import Passes, class_moments, run
+from analyses.passes import Passes, class_moments, run, tail_caveat
 from analyses.results import Result, provenance
 from analyses.source import MapStore, mode_name, require_classes, require_feature, require_grid
 from analyses.terminal import number, p_text
@@ -249,6 +249,7 @@ class ClassDistance:
             "distances and raises the notebook's cosines"
             for mode in np.flatnonzero(constant)
         ]
+        caveats += tail_caveat(self.feature, self.collected.everything)
         caveats += options.feature_caveats(self.feature)
         return Result(
             analysis=NAME,

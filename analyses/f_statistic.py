@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from analyses import label_sums, options, permutation
 from analyses.callable_module import make_callable
 from analyses.moments import Moments
-from analyses.passes import Arrays, ClassMoments, Passes, class_moments, run
+from analyses.passes import Arrays, ClassMoments, Passes, class_moments, run, tail_caveat
 from analyses.results import Columns, Result, provenance
 from analyses.source import (
     Classes,
@@ -396,6 +396,7 @@ def _result(plan: FStatistic, found: Anova, arrays: dict[str, NDArray[Any]]) -> 
             f"{place[1]}, {mode_name(place[2], n_modes)}): F has no denominator there and is left "
             "out"
         )
+    caveats += tail_caveat(plan._feature, plan._collected.everything)
     caveats += options.feature_caveats(plan._feature)
 
     def f_map() -> Figure:

@@ -13,7 +13,7 @@ from analyses import options
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
 from analyses.moments import Moments
-from analyses.passes import Arrays, Passes, class_moments, run
+from analyses.passes import Arrays, Passes, class_moments, run, tail_caveat
 from analyses.results import Result, provenance
 from analyses.source import MapStore, mode_name, require_feature, require_grid
 from analyses.terminal import number
@@ -257,6 +257,7 @@ class ModeVariance:
                 f"the variance of a mean map holds noise of the mean, about the rest / "
                 f"{n} images; intervals are a jackknife over {len(left_out)} groups of images"
             )
+        caveats += tail_caveat(self.feature, everything)
         caveats += options.feature_caveats(self.feature)
 
         def maps() -> Figure:

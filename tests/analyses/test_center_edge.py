@@ -92,3 +92,12 @@ def test_the_same_difference_in_every_image_has_no_test():
     result = analyses.center_edge(store)
     assert np.isnan(result.values["p"])
     assert any("is the same in every image of a, b" in caveat for caveat in result.caveats)
+
+
+def test_a_class_without_a_bounded_interval_is_named():
+    x = np.abs(np.random.default_rng(0).normal(size=(20, 4, 4, 1)))
+    x[0, 1:3, 1:3] = 1e6
+    store = analyses.MemoryStore({"friction": x}, labels=np.arange(20) % 2, class_names=["a", "b"])
+    result = analyses.center_edge(store)
+    assert any("no bounded interval for a:" in caveat for caveat in result.caveats)
+    assert np.isfinite(result.table["ratio_low"][1])

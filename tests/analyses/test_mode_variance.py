@@ -78,3 +78,15 @@ def test_all_constant():
     result = analyses.mode_variance(store)
     assert "every mode of friction is constant" in result.sentence
     assert "2 modes are constant" in result.caveats[0]
+
+
+def test_heavy_tails_are_named():
+    x = np.ones((2000, 3, 3, 2)) + np.random.default_rng(0).random((2000, 3, 3, 2))
+    assert not any("heavy" in c for c in analyses.mode_variance(of(x)).caveats)
+    x[5, 1, 1, 1] = 1e5
+    caveats = analyses.mode_variance(of(x)).caveats
+    assert any("heavy-tailed in mode 1 (smallest) (up to 1e+05" in c for c in caveats)
+
+
+def of(x: np.ndarray) -> analyses.MemoryStore:
+    return analyses.MemoryStore({"friction": x})
