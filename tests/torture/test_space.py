@@ -47,7 +47,7 @@ def test_file_size_limit(
     rng = np.random.default_rng([seed, 5])
     work = Work("tests.torture.writing:write", [str(target), "0", "80", "0"])
     for _ in range(60 if full else 4):
-        limit = int(rng.integers(1, largest))
+        limit = int(rng.integers(2000, largest))  # the child's own words must fit too
         for ended in (child.run(work, largest_file=limit), child.run(work, largest_file=limit)):
             assert "file-size limit" in ended.check_sentence()
             assert not target.exists()

@@ -12,7 +12,7 @@ import numpy as np
 import frictionstore as fs
 from frictionstore.errors import StoreError
 from tests.store import making
-from tests.torture.processes import Work, Zygote
+from tests.torture.processes import Work, Zygote, command, zygote
 
 
 def test_two_writers_on_one_target(
@@ -62,6 +62,38 @@ def test_two_writers_one_of_which_is_killed(
         assert finished.status == 0, finished.errors
         assert making.content(target) == making.content(reference)
         counts["a writer after a killed writer: ended whole"] += 1
+
+
+def test_two_extractions_on_one_target(
+    tmp_path: Path, extracting_child: Zygote, counts: Counter[str], full: bool, seed: int
+) -> None:
+    """The whole command, twice at a time."""
+    reference, target = tmp_path / "reference.zarr", tmp_path / "x.zarr"
+    rng = np.random.default_rng([seed, 17])
+
+    def work(out: Path) -> Work:
+        return command(
+            "extract", "--dataset", "noise", "--count", "32", "--seed", "1", "--encoder", "speckle",
+            "--shard-images", "8", "--batch-size", "8", "--workers", "0", "--device", "cpu",
+            "--quiet", "--out", str(out),
+        )  # fmt: skip
+
+    first = extracting_child.run(work(reference))
+    assert first.status == 0, first.errors
+    with zygote(tmp_path, torch=True) as other:
+        for _ in range(30 if full else 2):
+            shutil.rmtree(target, ignore_errors=True)
+            extracting_child.start(work(target))
+            time.sleep(rng.uniform(0, 0.5 * first.seconds))
+            ends = [other.run(work(target)), extracting_child.wait()]
+            assert making.content(target) == making.content(reference)
+            assert 0 in [ended.status for ended in ends]
+            for ended in ends:
+                if ended.status:
+                    assert "is being written by process" in ended.check_sentence()
+                    counts["two extractions: one is told who writes"] += 1
+                else:
+                    counts["two extractions: ended whole"] += 1
 
 
 def test_readers_during_writes(
