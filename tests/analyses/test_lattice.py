@@ -91,6 +91,52 @@ def test_p_values_against_shuffling_by_hand():
     assert (found["queen"].p[:5] <= 0.05).all()
 
 
+def test_the_bound_on_products_holds():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(20, 60)) ** 5
+    z /= np.sqrt(np.square(z).sum(axis=0))
+    bound = lattice._largest_products(z)
+    pairs = lattice.neighbours(4, 5)
+    for order in lattice.patch_shuffles(20, 200, rng):
+        products = np.abs(z[order][pairs[:, 0]] * z[order][pairs[:, 1]]).sum(axis=0)
+        assert (products <= bound).all()
+
+
+def test_maps_that_one_patch_dominates_are_decided_exactly():
+    rng = np.random.default_rng(4)
+    maps = rng.normal(size=(20, 4, 5))
+    maps[:, 1, 1] = 1e4 * rng.uniform(1, 2, 20)
+    found = lattice.moran(maps, permutations=99, rng=np.random.default_rng(7))["queen"]
+    order = lattice.patch_shuffles(20, 99, np.random.default_rng(7))
+    w = lattice.weight_matrix(4, 5)
+    for j in range(20):
+        values = maps[j].reshape(-1)
+        null = np.array([definition(values[o], w) for o in order])
+        distance = np.abs(definition(values, w) + 1 / 19)
+        away = np.abs(null + 1 / 19) >= distance * (1 - 1e-9)
+        np.testing.assert_allclose(found.p[j], (1 + away.sum()) / 100, rtol=1e-12)
+
+
+def test_ties_of_few_values_are_counted_exactly():
+    """Maps of two or three values repeat I exactly in many shuffles: float32 alone would miss."""
+    rng = np.random.default_rng(5)
+    maps = rng.integers(0, 2, (40, 3, 4)).astype(float)
+    maps[:, 0, 0] = 2.0
+    found = lattice.moran(maps, permutations=300, rng=np.random.default_rng(8))
+    order = lattice.patch_shuffles(12, 300, np.random.default_rng(8))
+    for contiguity, result in found.items():
+        w = lattice.weight_matrix(3, 4, contiguity)
+        ties = 0
+        for j in range(40):
+            values = maps[j].reshape(-1)
+            null = np.array([definition(values[o], w) for o in order])
+            distance = np.abs(definition(values, w) + 1 / 11)
+            ties += np.isclose(np.abs(null + 1 / 11), distance, rtol=0, atol=1e-12).sum()
+            away = np.abs(null + 1 / 11) >= distance - 1e-12
+            np.testing.assert_allclose(result.p[j], (1 + away.sum()) / 301, rtol=1e-12)
+        assert ties > 40
+
+
 def test_one_contiguity_alone_is_the_same():
     maps = np.random.default_rng(1).normal(size=(3, 4, 4))
     both = lattice.moran(maps, permutations=50, rng=np.random.default_rng(2))
