@@ -230,6 +230,7 @@ def ridge_probe(
 @options.on_store
 @click.option(
     "--features",
+    "--feature",
     callback=options.split_option,
     default=",".join(DEFAULT_FEATURES),
     show_default=True,
