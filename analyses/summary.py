@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 NAME = "summary"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
-SUMMARY_PERMUTATIONS = 200
+SUMMARY_PERMUTATIONS = 100
 
 Facts = Mapping[str, Any]
 
