@@ -38,7 +38,7 @@ def test_two_writers_on_one_target(
         assert 0 in [ended.status for ended in ends]
         for ended in ends:
             if ended.status != 0:
-                assert "is being written by process" in ended.check_sentence()
+                assert "is being written by" in ended.check_sentence()
                 counts["two writers: the second is told who writes"] += 1
             else:
                 counts["two writers: ended whole"] += 1
@@ -90,7 +90,7 @@ def test_two_extractions_on_one_target(
             assert 0 in [ended.status for ended in ends]
             for ended in ends:
                 if ended.status:
-                    assert "is being written by process" in ended.check_sentence()
+                    assert "is being written by" in ended.check_sentence()
                     counts["two extractions: one is told who writes"] += 1
                 else:
                     counts["two extractions: ended whole"] += 1
