@@ -20,6 +20,8 @@ def describe(store: Store) -> str:
     ]
     if store.class_names:
         lines.append(f"  classes      {listed(store.class_names, SHOWN_CLASSES)}")
+    for split in store.attributes.get("splits", []):
+        lines.append(f"  split        {printable(split['name'])}: {split['count']:,} images")
     if summary["skipped"]:
         lines.append(
             f"  left out     {len(summary['skipped'])} unreadable: {listed(summary['skipped'])}"
