@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,12 @@ import numpy as np
 import frictionstore as fs
 
 DATA = Path(__file__).parent / "data"
+
+
+def heed_interrupts() -> None:
+    """In a child before it starts: a shell's background jobs ignore SIGINT, and pass that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 
 MakeStore = Callable[..., "fs.Store"]
 

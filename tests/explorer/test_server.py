@@ -27,6 +27,7 @@ from frictionstore.errors import RequestError, StoreError
 from frictionstore.view import ViewServer, explorer_page, export, parse_range
 from tests.browser import READY, opened
 from tests.explorer.conftest import plane, serving, smooth_maps
+from tests.support import heed_interrupts
 
 pytestmark = pytest.mark.usefixtures("built_page")
 
@@ -112,7 +113,11 @@ def test_a_file_that_shrinks_ends_the_connection(store: fs.Store):
 def test_the_command_serves_until_it_is_interrupted(store: fs.Store):
     command = [sys.executable, "-m", "frictionstore", "view", store.location, "--no-browser"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

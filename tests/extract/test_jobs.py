@@ -15,7 +15,7 @@ import pytest
 import frictionstore as fs
 from frictionstore.errors import RequestError
 from frictionstore.jobs import Job, read_recipe, recipe_table
-from tests.support import DATA
+from tests.support import DATA, heed_interrupts
 
 pytest.importorskip("torch")
 ENCODER = str(DATA / "svae/svae_d4.pt")
@@ -192,7 +192,11 @@ def test_ctrl_c_says_what_to_do(tmp_path: Path) -> None:
     options = small("--shard-images", "16")
     options[options.index("40")] = "20000"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *options],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     journal = tmp_path / "a.zarr.partial/journal"
     deadline = time.monotonic() + 120
