@@ -85,15 +85,15 @@ def test_threads_do_not_matter() -> None:
 
 def test_an_image_gives_the_same_wherever_it_stands() -> None:
     source = Source(DATA / "svae/svae_d4.pt", "file")
-    images = np.random.default_rng(0).random((40, 3, 16, 16)).astype(np.float32)
+    images = np.random.default_rng(0).random((70, 3, 16, 16)).astype(np.float32)
     model = build_encoder(read_checkpoint(source), "d4")
     engine = NativeEngine(model, ("S", "friction"), torch.device("cpu"))
     tile = engine.tile_images(16)
     whole = engine.measure(images)
-    for first, last in [(0, tile), (tile, 2 * tile), (2 * tile, 40)]:
-        part = engine.measure(images[first:last])
+    for first in range(0, len(images), tile):
+        part = engine.measure(images[first : first + tile])
         for name in ("S", "friction"):
-            np.testing.assert_array_equal(part[name], whole[name][first:last])
+            np.testing.assert_array_equal(part[name], whole[name][first : first + tile])
     engine.close()
 
 
@@ -231,8 +231,9 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPa
         report=said.append,
     )
     original = NativeEngine._encode
-    images = np.random.default_rng(0).random((20, 3, 16, 16)).astype(np.float32)
+    images = np.random.default_rng(0).random((40, 3, 16, 16)).astype(np.float32)
     whole = engine.measure(images)
+    assert engine.tile_images(16) == 32
 
     def encode(self: NativeEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
         if tile > 4:
@@ -243,6 +244,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPa
     made = engine.measure(images)
     np.testing.assert_allclose(made["S"], whole["S"], rtol=1e-6)
     assert said == [
+        "out of memory on cpu: going on with batches of 16 images",
         "out of memory on cpu: going on with batches of 8 images",
         "out of memory on cpu: going on with batches of 4 images",
     ]
