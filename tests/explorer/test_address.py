@@ -84,8 +84,12 @@ def test_a_sorted_grid_stays_where_it_is_when_more_is_read(visit: Any, digits_ur
         )
         # A marked patch is given in every map: their chunks are read now.
         page.locator(".detail .stage").click(position={"x": 5, "y": 5})
-        page.wait_for_selector(READY)
+        for _ in range(200):  # until the request is made; the page may look ready before
+            if any("settle" in url for url, _ in watch.requests[before:]):
+                break
+            page.wait_for_timeout(50)
         assert any("settle" in url for url, _ in watch.requests[before:])
+        page.wait_for_selector(READY)
         assert page.evaluate("() => document.querySelector('.gallery').scrollTop") > 3000
 
 
