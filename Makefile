@@ -63,7 +63,11 @@ lint: $(VENV)/dev ## formatter, linter and type checker
 	@$(BIN)/mypy
 	@if [ -d explorer/node_modules ]; then cd explorer && npm run --silent check; fi
 
-bench: $(VENV)/dev ## benchmarks: results under benchmarks/results, tables in docs/performance.md
+$(VENV)/bench: $(VENV)/dev
+	@$(PIP) -e '.[extract,remote,dev,bench]'
+	@touch $@
+
+bench: $(VENV)/bench ## benchmarks: results under benchmarks/results, tables in docs/performance.md
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 	@$(BIN)/python benchmarks/make_tables.py
 

@@ -110,7 +110,6 @@ def main() -> None:
     parser.add_argument("--orders", type=int, nargs="+", default=[2, 3, 4, 5, 6, 8])
     parser.add_argument("--batch", type=int, nargs="+", default=[16_384, 460_000])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", action="store_true", help="keep the numbers and the machine")
     arguments = parser.parse_args()
 
     rows = []
@@ -125,13 +124,9 @@ def main() -> None:
             print(harness.table(rows[-1:]).splitlines()[-1], flush=True)
     calls = [first_call(n) for n in arguments.orders] if arguments.device == "cpu" else []
     notes = f"conduit on {arguments.device}, per matrix; ratio: the faster reference over fused"
-    if arguments.json:
-        name = "conduit" if arguments.device == "cpu" else "conduit_gpu"
-        harness.save(name, rows, notes)
-        if calls:
-            harness.save("conduit_first_call", calls, "first fused call in a fresh process")
-    else:
-        print(f"\n{notes}\n{harness.table(rows)}\n\n{harness.table(calls)}")
+    harness.save("conduit" if arguments.device == "cpu" else "conduit_gpu", rows, notes)
+    if calls:
+        harness.save("conduit_first_call", calls, "first fused call in a fresh process")
 
 
 if __name__ == "__main__":
