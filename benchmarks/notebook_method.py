@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.extract.conduit import conduit
-from frictionstore.extract.svae import PatchSVAE, Spectrum
+from frictionstore.extract.svae import PatchSVAE
 
 BATCH = 64
 SECOND_PASS = 5  # one image in this many is measured again
@@ -28,7 +28,7 @@ def forward(model: PatchSVAE, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     S = model.coordinate(spectrum.S_orig)
     Vt = spectrum.V.mT
     recon = model.decode((U * S.unsqueeze(-2)) @ Vt, *images.shape[-2:])
-    return S, Spectrum(S, Vt).V, recon
+    return S, Vt, recon
 
 
 @torch.inference_mode()

@@ -12,8 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -435,12 +434,3 @@ def remove_tree(path: Path) -> None:
         (path / schema.MANIFEST).unlink(missing_ok=True)
         fsync_path(path)
         shutil.rmtree(path)
-
-
-@contextmanager
-def writing(
-    target: str | os.PathLike[str], plan: StorePlan, *, overwrite: bool = False
-) -> Iterator[StoreWriter]:
-    """`StoreWriter` for a path in any form."""
-    with StoreWriter(Path(target), plan, overwrite=overwrite) as writer:
-        yield writer

@@ -223,7 +223,9 @@ def extract_units(
                 arrays["image_id"] = np.array(dataset.ids[unit.start : unit.stop], dtype=object)
                 if writing is not None:
                     writing.result()
-                writing = pool.submit(writer.write_unit, number, arrays, dict(run))
+                # Described anew for each unit: the tile may have been halved for want of memory.
+                described = {**run, **engine.describe()}
+                writing = pool.submit(writer.write_unit, number, arrays, described)
             if writing is not None:
                 writing.result()
         finally:

@@ -158,6 +158,7 @@ def test_what_is_stored_is_what_was_measured(tmp_path: Path) -> None:
     assert store.labels.tolist() == [i % 16 for i in range(50)]
     assert store.image_ids[49] == "uniform-49"
     assert store.provenance["runs"][0]["device"] == "cpu"
+    assert store.provenance["runs"][0]["tile_images"] == 8  # of 64 patches each
     assert store.provenance["encoder"]["origin"] == "file:svae_d4.pt"
     assert "svae_d4" not in str(store.request)
 
