@@ -14,7 +14,7 @@ import freckles
 import harness
 import torch
 
-from frictionstore.extract.engine import CPU_TILE_PATCHES, one_thread_each
+from frictionstore.extract.cpu import TILE_PATCHES, one_thread_each
 
 ROUNDS = 7
 
@@ -36,7 +36,7 @@ def main() -> None:
     threads = machine["cores"]
     model = freckles.encoder()
     c = freckles.CONFIG
-    patches = [torch.randn(CPU_TILE_PATCHES, 3 * c.patch_size**2) for _ in range(threads)]
+    patches = [torch.randn(TILE_PATCHES, 3 * c.patch_size**2) for _ in range(threads)]
     per_patch = 2 * (48 * c.hidden + 2 * c.depth * c.hidden**2 + c.hidden * c.V * c.D)
     square = [(torch.randn(1024, 1024), torch.randn(1024, 1024)) for _ in range(threads)]
     tiles, products = 40, 30
@@ -60,7 +60,7 @@ def main() -> None:
             encoder.append(
                 rate(
                     [lambda x=x: encode(x) for x in patches],
-                    threads * tiles * CPU_TILE_PATCHES * per_patch,
+                    threads * tiles * TILE_PATCHES * per_patch,
                 )
             )
     best, ours = statistics.median(matmul), statistics.median(encoder)
@@ -68,7 +68,7 @@ def main() -> None:
         "encoder",
         [
             {"what": "matrix products, 1024 x 1024", "Gflop/s": best / 1e9, "share": 1.0},
-            {"what": f"encoder, tiles of {CPU_TILE_PATCHES} patches", "Gflop/s": ours / 1e9,
+            {"what": f"encoder, tiles of {TILE_PATCHES} patches", "Gflop/s": ours / 1e9,
              "share": ours / best},
         ],
         f"float32, {threads} threads with one product each; hidden 384, depth 4; "

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from frictionstore import schema
-from frictionstore.extract.engine import NativeEngine
+from frictionstore.extract.engine import NativeEngine, native_engine
 from frictionstore.extract.pipeline import extract_units, plan_batches
 from frictionstore.writer import StorePlan, StoreWriter
 
@@ -47,8 +47,8 @@ def main() -> None:
     device = torch.device(arguments.device)
     model = freckles.encoder().to(device)
     dataset = freckles.InMemory(arguments.images)
-    engine = NativeEngine(model, schema.DEFAULT_MAPS, device)
-    half = NativeEngine(model, schema.DEFAULT_MAPS, device, precision="bfloat16")
+    engine = native_engine(model, schema.DEFAULT_MAPS, device)
+    half = native_engine(model, schema.DEFAULT_MAPS, device, precision="bfloat16")
     rows = engine.row_shapes(freckles.SIZE)
     tile = engine.tile_images(freckles.SIZE)
     batches = plan_batches([range(arguments.images)], BATCH, tile)

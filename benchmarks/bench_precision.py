@@ -14,7 +14,7 @@ import torch
 
 from frictionstore.extract.checkpoints import build_encoder, find_checkpoint, read_checkpoint
 from frictionstore.extract.datasets import DatasetOptions, open_dataset
-from frictionstore.extract.engine import NativeEngine
+from frictionstore.extract.engine import native_engine
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     made, seconds = {}, {}
     for precision in precisions:
         model = build_encoder(read_checkpoint(find_checkpoint("speckle")), "speckle")
-        engine = NativeEngine(model, ("S", "friction", "settle"), device, precision=precision)
+        engine = native_engine(model, ("S", "friction", "settle"), device, precision=precision)
         engine.measure(images[:8])
         started = time.perf_counter()
         made[precision] = engine.measure(images)

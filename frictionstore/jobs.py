@@ -364,7 +364,7 @@ class _Run:
 
     def _load_upstream(self, encoder: Any) -> Any:
         _require_torch()
-        from frictionstore.extract.engine import choose_device
+        from frictionstore.extract.devices import choose_device
         from frictionstore.extract.geolip import load_upstream
 
         self.upstream = load_upstream(encoder, choose_device(self.job.device))
@@ -442,7 +442,8 @@ class _Run:
         return measured
 
     def _engine(self, dataset: Dataset) -> Engine:
-        from frictionstore.extract.engine import NativeEngine, choose_device
+        from frictionstore.extract.devices import choose_device
+        from frictionstore.extract.engine import native_engine
 
         job = self.job
         device = choose_device(job.device)
@@ -458,7 +459,7 @@ class _Run:
         assert self.source is not None
         checkpoint = self.checkpoint or read_checkpoint(self.source)
         model = build_encoder(checkpoint, self.source.path.name)
-        return NativeEngine(
+        return native_engine(
             model,
             job.maps,
             device,

@@ -3,15 +3,14 @@
 A matrix product's last bit may depend on how many rows it has. Every tile therefore has the
 same number of images (the last one of a unit is padded), and tiles start where units start:
 what an image gives does not depend on batch size, workers or interruption.
+
+Here is what engines have in common; `cpu.py` and `gpu.py` compute.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,17 +19,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore import schema
-from frictionstore.errors import DeviceError, RequestError
-from frictionstore.extract.conduit import ConduitConstants, conduit_maps, kernel_name
-from frictionstore.extract.images import thumbnails
+from frictionstore.errors import DeviceError
+from frictionstore.extract.conduit import ConduitConstants
+from frictionstore.extract.devices import check_precision, device_name
 from frictionstore.extract.svae import PatchSVAE, Spectrum
 
 Report = Callable[[str], None]
 Maps = dict[str, NDArray[Any]]
 
-CPU_TILE_PATCHES = 512  # activations of a hidden layer of 384 stay in a core's L2 cache
-CUDA_TILE_PATCHES = 16384
 CONDUIT_MAPS = ("friction", "settle", "slot", "refinement_residual")
+ENCODER_MAPS = ("S", "S_orig", "recon_error")
+
+
+@dataclass(frozen=True)
+class Started:
+    """A batch that is being measured.
+
+    finish : waits for its maps; called once.
+    described : what the engine says of itself while it measures this batch.
+    """
+
+    finish: Callable[[], Maps]
+    described: dict[str, Any]
 
 
 class Engine(Protocol):
@@ -38,14 +48,21 @@ class Engine(Protocol):
 
     maps: tuple[str, ...]
 
+    @property
+    def ahead(self) -> int:
+        """Batches worth starting before the one before them is finished."""
+
     def row_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
         """Shape of one image in each map."""
 
     def tile_images(self, image_size: int) -> int:
         """Images computed at a time; batches are cut at multiples of this."""
 
-    def measure(self, images: NDArray[np.float32]) -> Maps:
-        """Maps of images of shape (count, 3, size, size); `count` is each map's first axis too."""
+    def start(self, images: NDArray[np.float32]) -> Started:
+        """Begin to measure images of shape (count, 3, size, size).
+
+        `count` is the first axis of each map. The array must not change before the end.
+        """
 
     def describe(self) -> dict[str, Any]:
         """Engine, device and versions, for the provenance."""
@@ -54,95 +71,8 @@ class Engine(Protocol):
         """Give threads back."""
 
 
-def choose_device(asked: str) -> torch.device:
-    """The device for ``auto``, ``cpu``, ``cuda`` or ``cuda:K``.
-
-    Raises
-    ------
-    DeviceError
-        It is not there. There is no falling back: only ``auto`` chooses.
-    """
-    if asked == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name, _, number = asked.partition(":")
-    if (
-        name not in ("cpu", "cuda")
-        or (number and not number.isdigit())
-        or (name == "cpu" and number)
-    ):
-        raise DeviceError(f"unknown device {asked!r}: choose auto, cpu, cuda or cuda:K")
-    if name == "cpu":
-        return torch.device("cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    index = int(number) if number else 0
-    if index >= count:
-        there = f"this machine has {count} CUDA device{'' if count == 1 else 's'}"
-        if not torch.backends.cuda.is_built():
-            there = "this torch was built without CUDA"
-        raise DeviceError(f"device {asked} was asked for, but {there}: choose --device auto or cpu")
-    return torch.device("cuda", index)
-
-
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _processor()
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision that the device's matrix products do not have.
-
-    Raises
-    ------
-    RequestError
-        tf32 without CUDA.
-    """
-    if precision == "tf32" and device.type != "cuda":
-        raise RequestError(
-            f"precision tf32 exists on CUDA devices only, not on {device.type}: choose float32 or "
-            "bfloat16"
-        )
-
-
-@contextmanager
-def matrix_products(precision: str, device: torch.device) -> Iterator[None]:
-    """Inside, the encoder's matrix products have this precision; everything else is unchanged."""
-    if precision == "bfloat16":
-        with torch.autocast(device.type, torch.bfloat16):
-            yield
-        return
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
-
-
-@contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Inside, a torch operation uses the thread that calls it and no other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class NativeEngine:
-    """The PatchSVAE and the conduit of this package.
+    """The PatchSVAE and the conduit of this package; `native_engine` makes one for a device.
 
     Parameters
     ----------
@@ -154,11 +84,12 @@ class NativeEngine:
     precision : {"float32", "tf32", "bfloat16"}
         Of the encoder's matrix products. What follows them is the same for all.
     constants : ConduitConstants
-    threads : int, optional
-        Tiles computed at once on a CPU; by default one per core.
     report : callable, optional
         Takes remarks for the user.
     """
+
+    ahead = 0
+    tile_patches: int
 
     def __init__(
         self,
@@ -169,7 +100,6 @@ class NativeEngine:
         value_range: tuple[float, float] = (0.0, 1.0),
         precision: str = "float32",
         constants: ConduitConstants | None = None,
-        threads: int | None = None,
         report: Report = lambda text: None,
     ) -> None:
         check_precision(precision, device)
@@ -179,14 +109,16 @@ class NativeEngine:
         self.device = device
         self.value_range = value_range
         self.constants = ConduitConstants() if constants is None else constants
-        self.threads = (os.cpu_count() or 1) if threads is None else threads
         self.report = report
-        self.fused = kernel_name(model.config.D, str(device)) == "fused-cpu"
         self._tile: int | None = None
-        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frictionstore-encode")
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The maps that the conduit gives."""
+        return tuple(name for name in CONDUIT_MAPS if name in self.maps)
 
     def close(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Nothing is held."""
 
     def row_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
         config = self.model.config
@@ -195,17 +127,19 @@ class NativeEngine:
     def tile_images(self, image_size: int) -> int:
         if self._tile is None:
             patches = (image_size // self.model.config.patch_size) ** 2
-            target = CUDA_TILE_PATCHES if self.device.type == "cuda" else CPU_TILE_PATCHES
-            self._tile = max(1, target // patches)
+            self._tile = max(1, self.tile_patches // patches)
         return self._tile
+
+    def kernels(self) -> dict[str, str]:
+        """What computes which stage."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         described: dict[str, Any] = {
             "engine": "native",
             "device": self.device.type,
             "device_name": device_name(self.device),
-            "conduit_kernel": kernel_name(self.model.config.D, str(self.device)),
-            "spectrum_kernel": "fused-cpu" if self.fused else "torch.linalg.eigh",
+            **self.kernels(),
             "torch": torch.__version__,
         }
         if self._tile is not None:
@@ -213,13 +147,22 @@ class NativeEngine:
         return described
 
     def measure(self, images: NDArray[np.float32]) -> Maps:
+        """Start and finish in one."""
+        return self.start(images).finish()
+
+    def start(self, images: NDArray[np.float32]) -> Started:
+        finish = self._begin_in_memory(images)
+        return Started(lambda: self._shaped(finish(), images), self.describe())
+
+    def _begin_in_memory(self, images: NDArray[np.float32]) -> Callable[[], Maps]:
+        """Begin with tiles that fit, halving them for good where they do not."""
         size = images.shape[-1]
         while True:
             tile = self.tile_images(size)
             try:
-                return self._measure(images, tile)
+                return self._begin(images, tile)
             except torch.cuda.OutOfMemoryError:
-                torch.cuda.empty_cache()
+                self._free_memory()
                 if tile == 1:
                     raise DeviceError(
                         f"{self.device} has too little free memory for one image of {size} x "
@@ -230,65 +173,16 @@ class NativeEngine:
                     f"out of memory on {self.device}: going on with batches of {self._tile} images"
                 )
 
-    def _measure(self, images: NDArray[np.float32], tile: int) -> Maps:
-        count = len(images)
-        parts = [images[first : first + tile] for first in range(0, count, tile)]
-        if self.device.type == "cpu":
-            with one_thread_each():
-                encoded = list(self._pool.map(lambda part: self._encode(part, tile), parts))
-        else:
-            encoded = [self._encode(part, tile) for part in parts]
-        made: Maps = {}
-        for name in ("S", "S_orig", "recon_error"):
-            if name in self.maps:
-                made[name] = torch.cat([part[name] for part in encoded]).cpu().numpy()
-        wanted = [name for name in CONDUIT_MAPS if name in self.maps]
-        if wanted:
-            S, V = (torch.cat([part[name] for part in encoded]) for name in ("S", "V"))
-            made.update(self._conduit(S, V, wanted))
+    def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
+        """Begin with tiles of so many images; the function returned waits for the maps."""
+        raise NotImplementedError
+
+    def _free_memory(self) -> None:
+        """Give back what a failed attempt holds."""
+
+    def _shaped(self, made: Maps, images: NDArray[np.float32]) -> Maps:
         shapes = self.row_shapes(images.shape[-1])
-        if "image" in self.maps:
-            made["image"] = thumbnails(images, *self.value_range)
-        return {name: made[name].reshape(count, *shapes[name]) for name in self.maps}
-
-    def _conduit(self, S: Tensor, V: Tensor, wanted: list[str]) -> Maps:
-        """Friction and its company from the coordinated spectrum, all patches at once."""
-        if self.fused:
-            from frictionstore.extract.conduit.fused_gram import maps_from_spectrum
-
-            return maps_from_spectrum(
-                S.numpy(), V.numpy(), wanted, threads=self.threads, constants=self.constants
-            )
-        fields = conduit_maps(gram(S, V), wanted, threads=self.threads, constants=self.constants)
-        return {name: field.cpu().numpy() for name, field in fields.items()}
-
-    def _spectrum(self, M: Tensor) -> Spectrum:
-        """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
-        if not self.fused:
-            return spectrum_or_nan(M)
-        from frictionstore.extract.conduit.fused_gram import spectrum
-
-        S, V = spectrum(M.flatten(0, 1).numpy(), threads=1)  # tiles run side by side already
-        shape = M.shape[:2]
-        return Spectrum(
-            torch.from_numpy(S).unflatten(0, shape), torch.from_numpy(V).unflatten(0, shape)
-        )
-
-    @torch.inference_mode()
-    def _encode(self, images: NDArray[np.float32], tile: int) -> dict[str, Tensor]:
-        """What the maps of one tile are made from; padded to `tile` images, cut back at the end."""
-        model, count = self.model, len(images)
-        batch = torch.zeros((tile, *images.shape[1:]), dtype=torch.float32)
-        batch[:count] = torch.from_numpy(images)
-        batch = batch.to(self.device, non_blocking=True)
-        with matrix_products(self.precision, self.device):
-            M = model.encode(model.patches(batch))
-        spectrum = self._spectrum(M)
-        S = model.coordinate(spectrum.S_orig)
-        made = {"S": S, "S_orig": spectrum.S_orig, "V": spectrum.V}
-        if "recon_error" in self.maps:
-            made["recon_error"] = self._recon_error(batch, M, spectrum, S)
-        return {name: value[:count] for name, value in made.items()}
+        return {name: made[name].reshape(len(images), *shapes[name]) for name in self.maps}
 
     def _recon_error(self, batch: Tensor, M: Tensor, spectrum: Spectrum, S: Tensor) -> Tensor:
         height, width = batch.shape[-2:]
@@ -296,11 +190,33 @@ class NativeEngine:
         return self.model.patches((made - batch).square()).mean(dim=-1)
 
 
+def native_engine(
+    model: PatchSVAE,
+    maps: Sequence[str],
+    device: torch.device,
+    *,
+    threads: int | None = None,
+    **options: Any,
+) -> NativeEngine:
+    """The engine for a device; `options` are `NativeEngine`'s.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Tiles computed at once on a CPU; by default one per core.
+    """
+    if device.type == "cuda":
+        from frictionstore.extract.gpu import GpuEngine
+
+        return GpuEngine(model, maps, device, **options)
+    from frictionstore.extract.cpu import CpuEngine
+
+    return CpuEngine(model, maps, device, threads=threads, **options)
+
+
 def spectrum_or_nan(M: Tensor) -> Spectrum:
     """`PatchSVAE.spectrum`, but NaN for matrices that are not finite, which LAPACK refuses."""
     finite = M.sum(dim=(-2, -1)).isfinite()
-    if bool(finite.all()):
-        return PatchSVAE.spectrum(M)
     S, V = PatchSVAE.spectrum(torch.where(finite[..., None, None], M, torch.zeros_like(M)))
     nan = torch.tensor(float("nan"), device=M.device)
     return Spectrum(

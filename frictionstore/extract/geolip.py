@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from frictionstore import schema
 from frictionstore.errors import CheckpointError, MeasurementError, RequestError
 from frictionstore.extract.checkpoints import Source, hash_weights, read_checkpoint
-from frictionstore.extract.engine import Maps, device_name
+from frictionstore.extract.devices import device_name
+from frictionstore.extract.engine import Maps, Started
 from frictionstore.extract.images import thumbnails
 from frictionstore.text import printable
 
@@ -119,6 +120,8 @@ def _load_file(svae: Any, source: Source, device: torch.device) -> tuple[Any, Ma
 class GeolipEngine:
     """Runs the upstream model and solver; see `frictionstore.extract.engine.Engine`."""
 
+    ahead = 0
+
     def __init__(
         self,
         upstream: UpstreamModel,
@@ -164,6 +167,10 @@ class GeolipEngine:
             "geolip_core": _version("geolip-core"),
             "torch": torch.__version__,
         }
+
+    def start(self, images: NDArray[np.float32]) -> Started:
+        made = self.measure(images)
+        return Started(lambda: made, self.describe())
 
     def measure(self, images: NDArray[np.float32]) -> Maps:
         parts = [self._measure(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]

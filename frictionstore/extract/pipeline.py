@@ -1,13 +1,15 @@
 """Load, encode, measure, write: the stages of an extraction, overlapping, in bounded memory.
 
-Images come from worker processes or a thread, one unit is computed while the one before is
-compressed and written. Memory is that of two units and a few batches, whatever the data set.
+Images come from worker processes or a thread, a GPU is given its next batch before it has finished
+the last, and one unit is computed while the one before is compressed and written. Memory is that of
+two units and a few batches, whatever the data set.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from frictionstore import schema
 from frictionstore.errors import DatasetError, MeasurementError
 from frictionstore.extract.datasets import Dataset
-from frictionstore.extract.engine import Engine, Maps
+from frictionstore.extract.engine import Engine, Maps, Started
 from frictionstore.text import printable
 from frictionstore.writer import StoreWriter
 
@@ -129,6 +131,36 @@ def _from_thread(loader: BatchLoader) -> Iterator[Batch]:
         thread.join()
 
 
+def measured(
+    source: Iterator[Batch], engine: Engine
+) -> Iterator[tuple[Batch, Maps, dict[str, Any]]]:
+    """Each batch, its maps and what measured it, in order.
+
+    Raises
+    ------
+    DatasetError
+        A batch's images cannot be read; those before it have been given.
+    """
+    under_way: deque[tuple[Batch, Started]] = deque()
+
+    def finish() -> tuple[Batch, Maps, dict[str, Any]]:
+        batch, started = under_way.popleft()
+        return batch, started.finish(), started.described
+
+    for batch in source:
+        if batch.images is None:
+            while under_way:
+                yield finish()
+            raise DatasetError(
+                f"{batch.failure}; remove it, or leave such images out with --skip-unreadable"
+            )
+        under_way.append((batch, engine.start(batch.images)))
+        if len(under_way) > engine.ahead:
+            yield finish()
+    while under_way:
+        yield finish()
+
+
 def check_finite(maps: Maps, ids: list[str], first_row: int) -> None:
     """Refuse NaN and infinite values.
 
@@ -197,7 +229,8 @@ def extract_units(
     units = [writer.plan.units[number] for number in numbers]
     batches = plan_batches(units, batch_size, engine.tile_images(image_size))
     source = loaded(BatchLoader(dataset, batches, image_size), workers)
-    measured = 0
+    results = measured(source, engine)
+    count = 0
     with ThreadPoolExecutor(1, thread_name_prefix="frictionstore-write") as pool:
         writing: Future[None] | None = None
         try:
@@ -205,32 +238,25 @@ def extract_units(
                 arrays = _buffers(writer, unit)
                 done = unit.start
                 while done < unit.stop:
-                    batch = next(source)
-                    if batch.images is None:
-                        raise DatasetError(
-                            f"{batch.failure}; remove it, or leave such images out with "
-                            "--skip-unreadable"
-                        )
+                    batch, maps, described = next(results)
                     rows = batch.rows
-                    maps = engine.measure(batch.images)
                     check_finite(maps, dataset.ids[rows.start : rows.stop], rows.start)
                     for name, values in maps.items():
                         arrays[name][rows.start - unit.start : rows.stop - unit.start] = values
                     done = rows.stop
-                    measured += len(rows)
+                    count += len(rows)
                     progress(len(rows))
                 arrays["label"] = dataset.labels[unit.start : unit.stop]
                 arrays["image_id"] = np.array(dataset.ids[unit.start : unit.stop], dtype=object)
                 if writing is not None:
                     writing.result()
                 # Described anew for each unit: the tile may have been halved for want of memory.
-                described = {**run, **engine.describe()}
-                writing = pool.submit(writer.write_unit, number, arrays, described)
+                writing = pool.submit(writer.write_unit, number, arrays, {**run, **described})
             if writing is not None:
                 writing.result()
         finally:
             source.close()  # type: ignore[attr-defined]
-    return measured
+    return count
 
 
 def _buffers(writer: StoreWriter, unit: range) -> dict[str, NDArray[Any]]:

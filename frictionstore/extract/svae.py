@@ -13,10 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from frictionstore.extract.conduit.spectrum import EIGENVALUE_FLOOR, RIDGE
 from frictionstore.extract.config import SVAEConfig
-
-GRAM_RIDGE = 1e-12  # added to the Gram matrix's diagonal before its eigendecomposition
-EIGENVALUE_FLOOR = 1e-24
 
 
 class Residual(nn.Sequential):
@@ -121,7 +119,7 @@ class PatchSVAE(nn.Module):
         """Singular values and right singular vectors of M from its float64 Gram matrix."""
         M64 = M.double()
         gram = M64.mT @ M64
-        gram.diagonal(dim1=-2, dim2=-1).add_(GRAM_RIDGE)
+        gram.diagonal(dim1=-2, dim2=-1).add_(RIDGE)
         values, vectors = torch.linalg.eigh(gram)
         S = values.clamp_min(EIGENVALUE_FLOOR).sqrt().flip(-1)
         return Spectrum(S.float(), vectors.flip(-1).float())

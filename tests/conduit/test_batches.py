@@ -252,7 +252,6 @@ def test_constants_need_neither_torch_nor_numba():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 12])
 def test_reference_on_a_gpu_has_the_bits_of_the_cpu(n, assert_same_bits):
     X = torch.randn((500, n, n), generator=torch.Generator().manual_seed(n))

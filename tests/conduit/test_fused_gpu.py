@@ -30,7 +30,7 @@ def _run(code: str, *arguments: str, **environment: str) -> str:
 INTERPRETED = """
 import sys
 import numpy as np, torch
-from frictionstore.extract.conduit import DEFAULTS, ConduitConstants, fused_gpu
+from frictionstore.extract.conduit import DEFAULTS, ConduitConstants, fused_gpu, fused_gram_gpu
 from frictionstore.extract.conduit.dispatch import FIELDS
 path = sys.argv[1]
 given = dict(np.load(path))
@@ -41,6 +41,10 @@ for name, x in given.items():
     constants, S = DEFAULTS, None
     if kind == "other":
         constants = ConduitConstants(3, 1, 0, 1e-6, 1e-4)
+    if kind == "rows":
+        for field, y in zip(("S", "V"), fused_gram_gpu.spectrum(x)):
+            results[f"{name}/{field}"] = y.numpy()
+        continue
     if kind == "spectrum":
         S, x = x[:, 0].contiguous(), x[:, 1:]
     want = ("friction", "settle", "slot") if kind == "maps" else FIELDS
@@ -54,7 +58,7 @@ def test_bits_of_the_reference_in_the_interpreter(tmp_path, hard_matrices, asser
     from frictionstore.extract.conduit.fused_gram import gram_from_spectrum
 
     given = {}
-    for n in (2, 3, 4, 7):
+    for n in (2, 3, 4, 7, 8):
         A = hard_matrices(n)
         given[f"packet/{n}"] = A[:: len(A) // (250 if n < 7 else 120)]
     given["maps/5"] = hard_matrices(5)[::25]
@@ -79,35 +83,81 @@ def test_bits_of_the_reference_in_the_interpreter(tmp_path, hard_matrices, asser
                 assert_same_bits(results[f"{name}/{field}"], packet[field], f"{name} {field}")
 
 
+@pytest.fixture(scope="session")
+def hard_rows():
+    """Encoder-like matrices (B, 7, D), and broken, degenerate and extreme ones."""
+
+    def of(D: int) -> np.ndarray:
+        M = np.random.default_rng(D).standard_normal((200, 7, D)).astype(np.float32)
+        M[:150] /= np.linalg.norm(M[:150], axis=-1, keepdims=True)
+        M[5] = 0
+        M[6, :, 1:] = 0
+        M[7, 0, 0] = np.nan
+        M[8, 1, 1] = np.inf
+        M[9] = 1
+        M[10] = np.round(M[10])
+        M[11] *= np.float32(1e-20)
+        M[12] *= np.float32(1e15)
+        M[13] = np.eye(7, D, dtype=np.float32)
+        return M
+
+    return of
+
+
+def test_bits_of_the_cpu_s_spectrum_in_the_interpreter(tmp_path, hard_rows, assert_same_bits):
+    from frictionstore.extract.conduit import fused_gram
+
+    given = {f"rows/{D}": hard_rows(D) for D in (2, 3, 4, 5, 8)}
+    given["rows/1"] = hard_rows(4)[:130, :1]  # one row to a matrix, and a block and two lanes
+    path = tmp_path / "arrays.npz"
+    np.savez(path, **given)
+    _run(INTERPRETED, str(path), TRITON_INTERPRET="1")
+    with np.load(path) as results:
+        for name, M in given.items():
+            for field, x in zip("SV", fused_gram.spectrum(M), strict=True):
+                assert_same_bits(results[f"{name}/{field}"], x, f"{name} {field}")
+
+
+def test_matrices_the_spectrum_is_not_made_for():
+    from frictionstore.errors import RequestError
+    from frictionstore.extract.conduit import fused_gram_gpu
+
+    with pytest.raises(RequestError, match=r"made for D = 2\.\.8; got D = 9"):
+        fused_gram_gpu.spectrum(torch.zeros((3, 12, 9)))
+    for M in (torch.zeros((3, 4)), torch.zeros((3, 0, 4)), torch.zeros((3, 5, 4)).double()):
+        with pytest.raises(RequestError, match=r"must be float32 of shape \(B, V, D\)"):
+            fused_gram_gpu.spectrum(M)
+
+
 MACHINE_CODE = """
 import re
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from frictionstore.extract.conduit import DEFAULTS, fused_gpu
-bytes_ = ("settle", "slot")
-floats = ("S", "A", "friction", "eigenvalues", "eigenvectors", "char_coeffs", "refinement_residual")
-signature = {name: "*fp32" for name in floats} | {name: "*u8" for name in bytes_}
-signature |= {"count": "i32", "once": "i32", "BLOCK": "constexpr"}
-kernel = fused_gpu.kernel(3, False, True, DEFAULTS)
-signature = {name: signature[name] for name in kernel.arg_names}
-block = {(len(signature) - 1,): fused_gpu.BLOCK}
-options = {"num_warps": fused_gpu.WARPS, **fused_gpu.OPTIONS}
-code = triton.compile(
-    ASTSource(fn=kernel, signature=signature, constexprs=block),
-    target=GPUTarget("cuda", 90, 32),
-    options=options,
-).asm["ptx"]
-names = set(re.findall(r"^\\s+(?:@!?%p\\d+ )?([a-z]+\\.[a-z0-9_.]+)", code, re.M))
-wrong = {x for x in names if re.search(r"fma|approx|ftz|full|rcp", x)}
-assert not wrong, wrong
-assert {"div.rn.f32", "sqrt.rn.f32", "div.rn.f64", "sqrt.rn.f64", "mul.rn.f64"} <= names, names
-print("read", len(names))
+from frictionstore.extract.conduit import DEFAULTS, fused_gpu, fused_gram_gpu
+kinds = {"settle": "*u8", "slot": "*u8", "count": "i32", "once": "i32", "matrix_rows": "i32"}
+for kernel in (fused_gpu.kernel(3, False, True, DEFAULTS), fused_gram_gpu.kernel(3)):
+    signature = {name: kinds.get(name, "*fp32") for name in kernel.arg_names}
+    signature["BLOCK"] = "constexpr"
+    code = triton.compile(
+        ASTSource(
+            fn=kernel,
+            signature=signature,
+            constexprs={(len(signature) - 1,): fused_gpu.BLOCK},
+        ),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": fused_gpu.WARPS, **fused_gpu.options(3)},
+    ).asm["ptx"]
+    names = set(re.findall(r"^\\s+(?:@!?%p\\d+ )?([a-z]+\\.[a-z0-9_.]+)", code, re.M))
+    wrong = {x for x in names if re.search(r"fma|approx|ftz|full|rcp", x)}
+    assert not wrong, wrong
+    assert {"div.rn.f32", "sqrt.rn.f32", "div.rn.f64", "sqrt.rn.f64", "mul.rn.f64"} <= names, names
+    print("read", len(names))
 """
 
 
 def test_no_operation_is_contracted_or_approximated(tmp_path):
-    assert "read" in _run(MACHINE_CODE, TRITON_CACHE_DIR=str(tmp_path))
+    assert _run(MACHINE_CODE, TRITON_CACHE_DIR=str(tmp_path)).count("read") == 2
 
 
 def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
@@ -123,7 +173,6 @@ def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 @pytest.mark.parametrize("n", range(2, 9))
 def test_bits_of_the_reference_on_a_gpu(n, hard_matrices, assert_same_bits):
     A = torch.from_numpy(hard_matrices(n, 3000))
@@ -133,3 +182,14 @@ def test_bits_of_the_reference_on_a_gpu(n, hard_matrices, assert_same_bits):
     maps = conduit_maps(A.cuda(), ("friction", "settle"), kernel="fused")
     for name, x in maps.items():
         assert_same_bits(x.cpu(), getattr(on_gpu, name).cpu(), name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("D", range(2, 9))
+def test_bits_of_the_cpu_s_spectrum_on_a_gpu(D, hard_rows, assert_same_bits):
+    from frictionstore.extract.conduit import fused_gram, fused_gram_gpu
+
+    M = hard_rows(D)
+    on_gpu = fused_gram_gpu.spectrum(torch.from_numpy(M).cuda())
+    for field, x, y in zip("SV", on_gpu, fused_gram.spectrum(M), strict=True):
+        assert_same_bits(x.cpu(), y, field)

@@ -24,7 +24,8 @@ from frictionstore.extract.checkpoints import (  # noqa: E402
     build_encoder,
     read_checkpoint,
 )
-from frictionstore.extract.engine import NativeEngine  # noqa: E402
+from frictionstore.extract.cpu import CpuEngine  # noqa: E402
+from frictionstore.extract.engine import native_engine  # noqa: E402
 from frictionstore.extract.pipeline import plan_batches  # noqa: E402
 
 ALL_MAPS = (
@@ -75,7 +76,7 @@ def test_threads_do_not_matter() -> None:
     made = []
     for threads in (1, 2, 3):
         model = build_encoder(read_checkpoint(source), "d16")
-        engine = NativeEngine(model, ALL_MAPS, torch.device("cpu"), threads=threads)
+        engine = native_engine(model, ALL_MAPS, torch.device("cpu"), threads=threads)
         made.append(engine.measure(images))
         engine.close()
     for other in made[1:]:
@@ -87,7 +88,7 @@ def test_an_image_gives_the_same_wherever_it_stands() -> None:
     source = Source(DATA / "svae/svae_d4.pt", "file")
     images = np.random.default_rng(0).random((70, 3, 16, 16)).astype(np.float32)
     model = build_encoder(read_checkpoint(source), "d4")
-    engine = NativeEngine(model, ("S", "friction"), torch.device("cpu"))
+    engine = native_engine(model, ("S", "friction"), torch.device("cpu"))
     tile = engine.tile_images(16)
     whole = engine.measure(images)
     for first in range(0, len(images), tile):
@@ -148,7 +149,7 @@ def test_what_is_stored_is_what_was_measured(tmp_path: Path) -> None:
     run_job(job(out))
     store = fs.open(out)
     source = Source(DATA / "svae/svae_d4.pt", "file")
-    engine = NativeEngine(build_encoder(read_checkpoint(source), "d4"), ALL_MAPS,
+    engine = native_engine(build_encoder(read_checkpoint(source), "d4"), ALL_MAPS,
                           torch.device("cpu"), value_range=(-4.0, 4.0))  # fmt: skip
     images = np.stack([indexed_noise_image(i, 32, 0) for i in range(16)])
     made = engine.measure(images)
@@ -225,23 +226,23 @@ def test_unreadable_images_stop_the_run_or_are_left_out(tmp_path: Path, workers:
 def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(DATA / "svae/svae_d4.pt", "file")
     said: list[str] = []
-    engine = NativeEngine(
+    engine = native_engine(
         build_encoder(read_checkpoint(source), "d4"),
         ("S",),
         torch.device("cpu"),
         report=said.append,
     )
-    original = NativeEngine._encode
+    original = CpuEngine._encode
     images = np.random.default_rng(0).random((40, 3, 16, 16)).astype(np.float32)
     whole = engine.measure(images)
     assert engine.tile_images(16) == 32
 
-    def encode(self: NativeEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
+    def encode(self: CpuEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
         if tile > 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return original(self, part, tile)
 
-    monkeypatch.setattr(NativeEngine, "_encode", encode)
+    monkeypatch.setattr(CpuEngine, "_encode", encode)
     made = engine.measure(images)
     np.testing.assert_allclose(made["S"], whole["S"], rtol=1e-6)
     assert said == [
@@ -250,10 +251,10 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPa
         "out of memory on cpu: going on with batches of 4 images",
     ]
 
-    def never(self: NativeEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
+    def never(self: CpuEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(NativeEngine, "_encode", never)
+    monkeypatch.setattr(CpuEngine, "_encode", never)
     with pytest.raises(FrictionstoreError, match="too little free memory for one image"):
         engine.measure(images)
     engine.close()

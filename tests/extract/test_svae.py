@@ -17,7 +17,8 @@ from frictionstore.extract.checkpoints import (  # noqa: E402
     find_checkpoint,
     read_checkpoint,
 )
-from frictionstore.extract.engine import NativeEngine, choose_device  # noqa: E402
+from frictionstore.extract.devices import choose_device  # noqa: E402
+from frictionstore.extract.engine import native_engine  # noqa: E402
 from frictionstore.extract.svae import PatchSVAE  # noqa: E402
 
 MAPS = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "slot", "image")
@@ -37,7 +38,7 @@ def largest_relative(found: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("name", ["svae_d4", "svae_d16"])
 def test_conforms_to_upstream(name: str, device: str) -> None:
     model, vectors = load(name)
-    engine = NativeEngine(model, MAPS, choose_device(device))
+    engine = native_engine(model, MAPS, choose_device(device))
     made = engine.measure(vectors["images"])
     engine.close()
     assert largest_relative(made["S"], vectors["S"]) < 2e-5
@@ -143,7 +144,7 @@ def test_its_friction_has_the_constant_mode_and_spatial_structure() -> None:
 
     model = build_encoder(read_checkpoint(find_checkpoint("speckle")), "speckle")
     images = open_dataset("photos", DatasetOptions(), print)
-    engine = NativeEngine(model, ("S", "friction"), torch.device("cpu"))
+    engine = native_engine(model, ("S", "friction"), torch.device("cpu"))
     made = engine.measure(np.stack([images.load(i, 64) for i in range(0, 120, 10)]))
     engine.close()
     friction = made["friction"]
@@ -171,7 +172,7 @@ def test_a_missing_gpu_is_an_error_and_not_a_fall_back(tmp_path: Path) -> None:
 def test_a_matrix_that_is_not_finite_gives_nan_and_leaves_others_alone(name: str) -> None:
     """D = 4 takes the fused kernels, D = 16 LAPACK and the reference."""
     model, vectors = load(name)
-    engine = NativeEngine(model, ("S", "S_orig", "friction"), torch.device("cpu"))
+    engine = native_engine(model, ("S", "S_orig", "friction"), torch.device("cpu"))
     images = vectors["images"].copy()
     whole = engine.measure(images)
     images[1, 0, 0, 0] = np.nan

@@ -8,7 +8,6 @@ the bits are those of `reference.py` and of `fused_cpu.py`.
 from __future__ import annotations
 
 import functools
-import linecache
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,30 +22,28 @@ WARPS = 4
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}  # no fused multiply-add, no prefetching
 
 
-def source(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> str:
-    """The kernel's text.
+def options(n: int) -> dict[str, Any]:
+    """How Triton compiles the kernel for one order.
 
-    Loads and stores stand in loops of `once` = 1 rounds that carry their pointers along. Around a
-    pointer computed on the spot, Triton's coalescing pass walks through everything connected with
-    it, in time quadratic in the length of the program: a minute at n = 5, beyond all bounds at 8.
+    At n = 8 the assembler's full optimisation finds no assignment of registers and falls back to
+    one that keeps everything in local memory; its first level does far better (on compute
+    capability 9.0 in 8.7 kB against 4.2 kB of it).
     """
+    return {**OPTIONS, "ptx_options": "--opt-level 1"} if n == 8 else OPTIONS
+
+
+@functools.cache
+def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> Any:
+    """The Triton function for one order, input and kind of result."""
     op = text.TextOperations()
     op.line("b = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)")
     op.line("inside = b < count")
-
-    entries = [text.Name(op, f"a{e}", text.FLOAT32) for e in range(n * n)]
-    singular = [text.Name(op, f"s{k}", text.FLOAT32) for k in range(n if from_spectrum else 0)]
-    addresses = {x: f"A + b * {n * n} + {e}" for e, x in enumerate(entries)}
-    addresses |= {x: f"S + b * {n} + {k}" for k, x in enumerate(singular)}
-    for x, address in addresses.items():
-        op.line(f"p_{x.name} = {address}")
-        op.line(f"{x.name} = tl.zeros((BLOCK,), tl.float32)")
-    op.line("for _ in range(once):")
-    for x in addresses:
-        op.line(f"    {x.name} = tl.load(p_{x.name}, mask=inside, other=0.0)")
-        op.line(f"    p_{x.name} += 1")
-
-    A = [entries[i * n : (i + 1) * n] for i in range(n)]
+    loaded = op.load(
+        {f"a{e}": f"A + b * {n * n} + {e}" for e in range(n * n)}
+        | {f"s{k}": f"S + b * {n} + {k}" for k in range(n if from_spectrum else 0)}
+    )
+    A = [loaded[i * n : (i + 1) * n] for i in range(n)]
+    singular = loaded[n * n :]
     fields = program.measure(
         op, program.gram(singular, A) if from_spectrum else A, constants, packet
     )
@@ -74,33 +71,13 @@ def source(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstant
                 store(address, fields["eigenvectors"][k * n + i])
     if packet:
         store("refinement_residual + b", fields["refinement_residual"][0])
-    for number, (address, _) in enumerate(stores):
-        op.line(f"q{number} = {address}")
-    op.line("for _ in range(once):")
-    for number, (_, value) in enumerate(stores):
-        op.line(f"    tl.store(q{number}, {value}, mask=inside)")
-        op.line(f"    q{number} += 1")
-    head = (
-        "def measure(S, A, count, once, friction, settle, slot, eigenvalues, eigenvectors,"
-        " char_coeffs, refinement_residual, BLOCK: tl.constexpr):"
+    op.store(stores)
+    return text.triton_function(
+        "measure(S, A, count, once, friction, settle, slot, eigenvalues, eigenvectors,"
+        " char_coeffs, refinement_residual, BLOCK: tl.constexpr)",
+        op,
+        f"<conduit n={n} from_spectrum={from_spectrum} packet={packet} {constants}>",
     )
-    return "\n".join([head, *op.lines(), ""])
-
-
-@functools.cache
-def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> Any:
-    """The Triton function made from `source`."""
-    import triton
-    import triton.language as tl
-
-    body = source(n, from_spectrum, packet, constants)
-    name = f"<conduit n={n} from_spectrum={from_spectrum} packet={packet} {constants}>"
-    # Triton reads a function's text back through the standard library's line cache.
-    linecache.cache[name] = (len(body), None, body.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = {"tl": tl, "__name__": __name__}
-    exec(compile(body, name, "exec"), namespace)
-    # Specialised, a number equal to 1 would become a constant and the loops would vanish.
-    return triton.jit(namespace["measure"], do_not_specialize=["once"])
 
 
 def measure(
@@ -149,14 +126,15 @@ def measure(
     if B:
         singular = A if S is None else S.contiguous()
         launch = kernel(n, S is not None, packet, constants)[(-(-B // BLOCK),)]
-        launch(
-            singular,
-            A.contiguous(),
-            B,
-            1,
-            *fields.values(),
-            BLOCK=BLOCK,
-            num_warps=WARPS,
-            **OPTIONS,
-        )
+        with torch.cuda.device_of(A):  # Triton launches on the current device
+            launch(
+                singular,
+                A.contiguous(),
+                B,
+                1,
+                *fields.values(),
+                BLOCK=BLOCK,
+                num_warps=WARPS,
+                **options(n),
+            )
     return {name: fields[name] for name in want}

@@ -9,7 +9,6 @@ on the batch, its split or the number of threads.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,48 +16,26 @@ import numba
 import numpy as np
 
 from frictionstore.errors import RequestError
-from frictionstore.extract.conduit import fused_cpu, jacobi, program, sums, tiles
+from frictionstore.extract.conduit import fused_cpu, tiles
+from frictionstore.extract.conduit import spectrum as program
 from frictionstore.extract.conduit.constants import DEFAULTS, ConduitConstants
 from frictionstore.extract.conduit.dispatch import check_want
-
-SMALLEST_D, LARGEST_D = 2, 8
+from frictionstore.extract.conduit.spectrum import LARGEST_D, SMALLEST_D
 
 
 def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
     """Code for one tile: entries of M to the rank, singular values and right singular vectors."""
     op, D, V = tile.op, settings["D"], settings["V"]
-    pairs = [(i, j) for i in range(D) for j in range(i, D)]
-    first = op.to_float64(tile.load(0))
-    zero = op.constant(0.0, first)
+    zero = op.constant(0.0, op.to_float64(tile.load(0)))
 
     def add_row(v: Any, totals: list[Any]) -> list[Any]:
-        # Products of two float32 numbers are exact in float64.
         start = op.builder.mul(v, v.type(D))
         row = [op.to_float64(tile.load(op.builder.add(start, v.type(i)))) for i in range(D)]
-        return [x + row[i] * row[j] for x, (i, j) in zip(totals, pairs, strict=True)]
+        return program.add_row(totals, row)
 
-    totals = op.repeat_indexed(V, [zero] * len(pairs), add_row)
-    entries = dict(zip(pairs, totals, strict=True))
-    ridge = op.constant(1e-12, first)
-    for i in range(D):
-        entries[i, i] = entries[i, i] + ridge
-
-    # Jacobi works near 1; the largest diagonal entry bounds every entry of a Gram matrix.
-    largest = entries[0, 0]
-    for i in range(1, D):
-        largest = op.where(entries[i, i] > largest, entries[i, i], largest)
-    upper = [[entries[i, j] / largest for j in range(i, D)] for i in range(D)]
-    eigenvalues, vectors = jacobi.eigen(op, upper)
-    least = op.constant(1e-24, first)
-    eigenvalues = [x * largest for x in eigenvalues]
-    one32, zero32 = op.to_float32(op.constant(1.0, first)), op.to_float32(zero)
-    ranks = program.ranks(op, eigenvalues, one32, zero32)
-    eigenvalues = [op.where(x < least, least, x) for x in eigenvalues]
-    trace = sums.in_order([entries[i, i] for i in range(D)])  # NaN where any entry of M is
-    finite = op.absolute(trace) < op.constant(math.inf, trace)
-    tile.store(op.where(finite, one32, zero32), *ranks)
-    tile.store(*[op.to_float32(op.square_root(x)) for x in eigenvalues])
-    tile.store(*[op.to_float32(x) for row in vectors for x in row])
+    totals = op.repeat_indexed(V, [zero] * len(program.pairs(D)), add_row)
+    found = program.spectrum(op, totals, D)
+    tile.store(found.finite, *found.ranks, *found.singular, *[x for r in found.vectors for x in r])
 
 
 @functools.cache

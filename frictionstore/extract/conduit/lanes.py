@@ -123,3 +123,6 @@ class LaneOperations:
         builder.cbranch(again, loop, after)
         builder.position_at_end(after)
         return [Lanes(builder, x.vector) for x in new]
+
+    def each(self, values: list[Lanes], body: Callable[[Lanes], list[Lanes]]) -> list[list[Lanes]]:
+        return [body(x) for x in values]

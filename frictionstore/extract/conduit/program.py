@@ -46,6 +46,9 @@ class Operations(Protocol):
     ) -> list[Value]:
         """`state` after `count` times `state = body(state)`."""
 
+    def each(self, values: list[Value], body: Callable[[Value], list[Value]]) -> list[list[Value]]:
+        """`[body(x) for x in values]`; each is a list of `len(values)` float32 values."""
+
 
 def measure(
     op: Operations, A: Matrix, constants: ConduitConstants, with_residual: bool = True
@@ -78,7 +81,7 @@ def measure(
     roots, friction, settle = _roots(op, q, guesses, constants)
 
     polished = _polish(op, [op.to_float64(z) if single else z for z in roots], c, constants.polish)
-    columns = [_eigenvector(op, root, M) for root in polished]
+    columns = op.each(polished, lambda root: _eigenvector(op, root, M))
     V = [[columns[j][i] for j in range(n)] for i in range(n)]
     V = _newton_schulz(op, V, constants.newton_schulz)
 

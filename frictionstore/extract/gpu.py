@@ -1,0 +1,151 @@
+"""The engine on a GPU: large tiles, nothing waited for but the end of a batch.
+
+A batch is started by queueing everything it takes: images cross on a stream of their own while the
+tile before is computed, and maps come back into page-locked memory behind the last kernel. The
+caller starts the next batch before it waits for this one, so that the GPU has work while the CPU
+makes thumbnails, checks, compresses and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frictionstore.extract.conduit import conduit_maps, kernel_name
+from frictionstore.extract.devices import matrix_products
+from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
+from frictionstore.extract.images import thumbnails
+from frictionstore.extract.svae import PatchSVAE, Spectrum
+
+TILE_PATCHES = 16384
+
+
+class Transfers:
+    """Copies between host and device that nobody waits for until `arrived`.
+
+    On a CPU device, where tests run the engine, they are no copies at all.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.on_gpu = device.type == "cuda"
+        self._incoming = torch.cuda.Stream(device) if self.on_gpu else None
+
+    def _page_locked(self, like: Tensor) -> Tensor:
+        return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+    def send(self, host: Tensor) -> Tensor:
+        """`host` on the device, ready for the current stream."""
+        if self._incoming is None:
+            return host
+        with torch.cuda.stream(self._incoming):
+            # A copy that runs beside kernels has to start from page-locked memory.
+            sent = self._page_locked(host).copy_(host).to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._incoming)
+        sent.record_stream(computing)
+        return sent
+
+    def fetch(self, x: Tensor) -> Tensor:
+        """`x` on the host, once `arrived` says so."""
+        if not self.on_gpu:
+            return x
+        return self._page_locked(x).copy_(x, non_blocking=True)
+
+    def arrived(self) -> Callable[[], None]:
+        """A function that waits for everything fetched so far."""
+        if not self.on_gpu:
+            return lambda: None
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event.synchronize
+
+
+class GpuEngine(NativeEngine):
+    """See `NativeEngine`."""
+
+    ahead = 1
+    tile_patches = TILE_PATCHES
+
+    def __init__(
+        self, model: PatchSVAE, maps: Sequence[str], device: torch.device, **options: Any
+    ) -> None:
+        super().__init__(model, maps, device, **options)
+        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
+        self._transfers = Transfers(device)
+
+    def kernels(self) -> dict[str, str]:
+        return {
+            "conduit_kernel": kernel_name(self.model.config.D, "cuda"),
+            "spectrum_kernel": "fused-gpu" if self.fused else "torch.linalg.eigh",
+        }
+
+    def _free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the batch before may still be computing
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
+        on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+        with on_device:
+            parts = [
+                {name: self._transfers.fetch(x) for name, x in self._tile_maps(part, tile).items()}
+                for part in (images[first : first + tile] for first in range(0, len(images), tile))
+            ]
+            arrived = self._transfers.arrived()
+        made: Maps = {}
+        if "image" in self.maps:
+            made["image"] = thumbnails(images, *self.value_range)
+
+        def finish() -> Maps:
+            arrived()
+            for name in parts[0]:
+                made[name] = np.concatenate([part[name].numpy() for part in parts])
+            return made
+
+        return finish
+
+    def _tile_maps(self, images: NDArray[np.float32], tile: int) -> dict[str, Tensor]:
+        """Queue what one tile takes; its maps on the device, one row to an image."""
+        model, count = self.model, len(images)
+        host = torch.from_numpy(images)
+        if count < tile:
+            host = torch.cat([host, host.new_zeros((tile - count, *images.shape[1:]))])
+        batch = self._transfers.send(host)
+        with matrix_products(self.precision, self.device):
+            M = model.encode(model.patches(batch))
+        spectrum = self._spectrum(M)
+        S = model.coordinate(spectrum.S_orig)
+        made = {"S": S, "S_orig": spectrum.S_orig}
+        if "recon_error" in self.maps:
+            made["recon_error"] = self._recon_error(batch, M, spectrum, S)
+        made = {name: made[name] for name in ENCODER_MAPS if name in self.maps}
+        if self.wanted:
+            made.update(self._conduit(S, spectrum.V))
+        return {name: x[:count] for name, x in made.items()}
+
+    def _spectrum(self, M: Tensor) -> Spectrum:
+        if not self.fused:
+            return spectrum_or_nan(M)
+        from frictionstore.extract.conduit import fused_gram_gpu
+
+        S, V = fused_gram_gpu.spectrum(M.flatten(0, 1))
+        return Spectrum(S.unflatten(0, M.shape[:2]), V.unflatten(0, M.shape[:2]))
+
+    def _conduit(self, S: Tensor, V: Tensor) -> dict[str, Tensor]:
+        if self.fused:
+            from frictionstore.extract.conduit import fused_gpu
+
+            fields = fused_gpu.measure(
+                V.flatten(0, 1), self.wanted, self.constants, S=S.flatten(0, 1)
+            )
+        else:
+            fields = conduit_maps(gram(S, V).flatten(0, 1), self.wanted, constants=self.constants)
+        return {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}
