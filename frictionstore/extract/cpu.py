@@ -17,6 +17,7 @@ from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.devices import matrix_products
 from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
 from frictionstore.extract.images import thumbnails
+from frictionstore.extract.packed import Encode, pack
 from frictionstore.extract.svae import PatchSVAE, Spectrum
 
 TILE_PATCHES = 512  # activations of a hidden layer of 384 stay in a core's L2 cache
@@ -50,21 +51,32 @@ class CpuEngine(NativeEngine):
         super().__init__(model, maps, device, **options)
         self.threads = (os.cpu_count() or 1) if threads is None else threads
         self.fused = kernel_name(model.config.D, "cpu") == "fused-cpu"
+        self._encoders: dict[int, Encode | None] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frictionstore-encode")
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def kernels(self) -> dict[str, str]:
+        packed = any(encode is not None for encode in self._encoders.values())
         return {
+            "encoder_kernel": "onednn" if packed else "torch",
             "conduit_kernel": kernel_name(self.model.config.D, "cpu"),
             "spectrum_kernel": "fused-cpu" if self.fused else "torch.linalg.eigh",
         }
 
+    def _encoder(self, size: int, tile: int) -> Encode:
+        """What encodes a tile; made for its number of patches, and kept."""
+        rows = tile * (size // self.model.config.patch_size) ** 2
+        if rows not in self._encoders:
+            self._encoders[rows] = pack(self.model, rows, self.precision)
+        return self._encoders[rows] or self.model.encode
+
     def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
         parts = [images[first : first + tile] for first in range(0, len(images), tile)]
         with one_thread_each():
-            encoded = list(self._pool.map(lambda part: self._encode(part, tile), parts))
+            encode = self._encoder(images.shape[-1], tile)
+            encoded = list(self._pool.map(lambda part: self._encode(part, tile, encode), parts))
         made: Maps = {}
         for name in ENCODER_MAPS:
             if name in self.maps:
@@ -102,13 +114,13 @@ class CpuEngine(NativeEngine):
         )
 
     @torch.inference_mode()
-    def _encode(self, images: NDArray[np.float32], tile: int) -> dict[str, Tensor]:
+    def _encode(self, images: NDArray[np.float32], tile: int, encode: Encode) -> dict[str, Tensor]:
         """What the maps of one tile are made from; padded to `tile` images, cut back at the end."""
         model, count = self.model, len(images)
         batch = torch.zeros((tile, *images.shape[1:]), dtype=torch.float32)
         batch[:count] = torch.from_numpy(images)
         with matrix_products(self.precision, self.device):
-            M = model.encode(model.patches(batch))
+            M = encode(model.patches(batch))
         spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig)
         made = {"S": S, "S_orig": spectrum.S_orig, "V": spectrum.V}

@@ -31,9 +31,12 @@ BOTH_ENGINES = """
 import sys
 import numpy as np, torch
 from frictionstore.extract.checkpoints import Source, build_encoder, read_checkpoint
+from frictionstore.extract import cpu as module
 from frictionstore.extract.cpu import CpuEngine
 from frictionstore.extract.gpu import GpuEngine
 from pathlib import Path
+
+module.pack = lambda *_: None  # both with torch's own products
 
 maps = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "slot", "image")
 cpu = torch.device("cpu")

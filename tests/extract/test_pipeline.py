@@ -237,10 +237,10 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPa
     whole = engine.measure(images)
     assert engine.tile_images(16) == 32
 
-    def encode(self: CpuEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
+    def encode(self: CpuEngine, part: np.ndarray, tile: int, encoder: Any) -> dict[str, Any]:
         if tile > 4:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return original(self, part, tile)
+        return original(self, part, tile, encoder)
 
     monkeypatch.setattr(CpuEngine, "_encode", encode)
     made = engine.measure(images)
@@ -251,7 +251,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(monkeypatch: pytest.MonkeyPa
         "out of memory on cpu: going on with batches of 4 images",
     ]
 
-    def never(self: CpuEngine, part: np.ndarray, tile: int) -> dict[str, Any]:
+    def never(self: CpuEngine, *_: Any) -> dict[str, Any]:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(CpuEngine, "_encode", never)
