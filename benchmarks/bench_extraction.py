@@ -19,7 +19,7 @@ import torch
 
 from frictionstore import schema
 from frictionstore.extract.engine import NativeEngine, native_engine
-from frictionstore.extract.pipeline import extract_units, plan_batches
+from frictionstore.extract.pipeline import Batch, extract_units, measured, plan_batches
 from frictionstore.writer import StorePlan, StoreWriter
 
 BATCH = 256
@@ -54,8 +54,9 @@ def main() -> None:
     batches = plan_batches([range(arguments.images)], BATCH, tile)
 
     def measure_alone() -> None:
-        for batch in batches:
-            engine.measure(dataset.images[batch.start : batch.stop])
+        loaded = (Batch(rows, dataset.images[rows.start : rows.stop]) for rows in batches)
+        for _ in measured(loaded, engine):
+            pass
 
     def ours(chosen: NativeEngine = engine) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -44,6 +44,22 @@ def test_threads_and_widths_do_not_matter(n, hard_matrices, assert_same_bits, mo
             assert_same_bits(got[name], x, name)
 
 
+@pytest.mark.parametrize("register", [4, 8, 16])
+def test_a_processor_s_registers_do_not_matter(
+    register, hard_matrices, assert_same_bits, monkeypatch
+):
+    """Half a register's float64 numbers go through float64 at a time; 4, 8, 16 float32 fit one."""
+    A = hard_matrices(4)
+    expected = conduit_maps(A, Packet._fields, kernel="reference")
+    fused_cpu._kernel.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(tiles, "register_width", lambda: register)
+        got = fused_cpu.measure(A, Packet._fields, DEFAULTS)
+    fused_cpu._kernel.cache_clear()
+    for name, x in expected.items():
+        assert_same_bits(got[name], x, name)
+
+
 @pytest.mark.parametrize("want", [("friction",), ("slot", "settle"), Packet._fields])
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 70])
 def test_whole_and_broken_tiles(count, want, hard_matrices, assert_same_bits):

@@ -49,12 +49,24 @@ class Lanes:
         return self._with(self.builder.and_(self.vector, other.vector))
 
 
-class LaneOperations:
-    """The `Operations` of `program.py` on `width` lanes, appended at a builder's position."""
+class Parts:
+    """A value of `width` lanes in narrower vectors, first lanes first."""
 
-    def __init__(self, builder: ir.IRBuilder, width: int) -> None:
+    def __init__(self, parts: list[Lanes]) -> None:
+        self.parts = parts
+
+
+class LaneOperations:
+    """The `Operations` of `program.py` on `width` lanes, appended at a builder's position.
+
+    `part` lanes at a time go through a body of `in_parts`: in float64 a matrix of order 4 then fits
+    the registers, where `width` lanes of it would be written out and read back at every step.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, width: int, part: int | None = None) -> None:
         self.builder = builder
         self.width = width
+        self.part = width if part is None else min(part, width)
 
     def constant(self, x: float, like: Lanes) -> Lanes:
         kind = like.vector.type
@@ -126,3 +138,37 @@ class LaneOperations:
 
     def each(self, values: list[Lanes], body: Callable[[Lanes], list[Lanes]]) -> list[list[Lanes]]:
         return [body(x) for x in values]
+
+    def _lanes(self, x: Lanes, first: int, count: int) -> Lanes:
+        if count == self.width:
+            return x
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
+        return Lanes(self.builder, self.builder.shuffle_vector(x.vector, x.vector, mask))
+
+    def in_parts(
+        self,
+        values: list[Any],
+        body: Callable[[LaneOperations, list[Lanes]], list[Lanes]],
+    ) -> list[Parts]:
+        operations = LaneOperations(self.builder, self.part)
+        results = []
+        for number, first in enumerate(range(0, self.width, self.part)):
+            given = [
+                x.parts[number] if isinstance(x, Parts) else self._lanes(x, first, self.part)
+                for x in values
+            ]
+            results.append(body(operations, given))
+        return [Parts(list(parts)) for parts in zip(*results, strict=True)]
+
+    def whole(self, values: list[Parts]) -> list[Lanes]:
+        return [self._join([x.vector for x in value.parts]) for value in values]
+
+    def _join(self, vectors: list[Any]) -> Lanes:
+        while len(vectors) > 1:
+            count = 2 * vectors[0].type.count
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(count)))
+            vectors = [
+                self.builder.shuffle_vector(vectors[k], vectors[k + 1], mask)
+                for k in range(0, len(vectors), 2)
+            ]
+        return Lanes(self.builder, vectors[0])

@@ -49,6 +49,17 @@ class Operations(Protocol):
     def each(self, values: list[Value], body: Callable[[Value], list[Value]]) -> list[list[Value]]:
         """`[body(x) for x in values]`; each is a list of `len(values)` float32 values."""
 
+    def in_parts(
+        self, values: list[Value], body: Callable[[Operations, list[Value]], list[Value]]
+    ) -> list[Value]:
+        """`body(op, values)`, for as many matrices at a time as suits float64.
+
+        What it gives may be passed to `in_parts` again, or to `whole`.
+        """
+
+    def whole(self, values: list[Value]) -> list[Value]:
+        """What `in_parts` gave, as values like all others."""
+
 
 def measure(
     op: Operations, A: Matrix, constants: ConduitConstants, with_residual: bool = True
@@ -69,19 +80,27 @@ def measure(
     scale = op.where(scale < least, least, scale)
     A_hat = [[x / scale for x in row] for row in A]
 
-    c, M = _characteristic_polynomial(op, [[op.to_float64(x) for x in row] for row in A_hat])
-
     single = n <= SINGLE_PRECISION_LIMIT
+    # c_0 .. c_{n-1} in float32, the same in float64, and M_2 .. M_n
+    parts = op.in_parts([x for row in A_hat for x in row], _polynomial)
+    rounded, exact = op.whole(parts[:n]), parts[n : 2 * n]
+
     diagonal = [A_hat[i][i] if single else op.to_float64(A_hat[i][i]) for i in range(n)]
     offsets = guess_offsets(n)
     guesses = [
         x + op.constant(offset, x) for x, offset in zip(_sorted(op, diagonal), offsets, strict=True)
     ]
-    q = [op.to_float32(x) if single else x for x in c]
+    q = rounded if single else op.whole(exact)
     roots, friction, settle = _roots(op, q, guesses, constants)
 
-    polished = _polish(op, [op.to_float64(z) if single else z for z in roots], c, constants.polish)
-    columns = op.each(polished, lambda root: _eigenvector(op, root, M))
+    def eigenvectors(op: Operations, values: list[Value]) -> list[Value]:
+        z, c, M = values[:n], values[n : 2 * n], _matrices(values[2 * n :], n)
+        polished = _polish(op, [op.to_float64(x) if single else x for x in z], c, constants.polish)
+        columns = op.each(polished, lambda root: _eigenvector(op, root, M))
+        return [x for column in columns for x in column]
+
+    entries = op.whole(op.in_parts([*roots, *parts[n:]], eigenvectors))
+    columns = [entries[j * n : (j + 1) * n] for j in range(n)]
     V = [[columns[j][i] for j in range(n)] for i in range(n)]
     V = _newton_schulz(op, V, constants.newton_schulz)
 
@@ -97,7 +116,7 @@ def measure(
         "rank": ranks(op, eigenvalues, one, zero),
         "eigenvalues": eigenvalues,
         "eigenvectors": [x for row in _make_largest_entry_positive(op, V) for x in row],
-        "char_coeffs": [op.to_float32(x) for x in c],
+        "char_coeffs": rounded,
         "measured": [op.where(measured, one, zero)],
     }
     if with_residual:
@@ -114,6 +133,19 @@ def gram(S: Sequence[Value], V: Matrix) -> Matrix:
         [sums.in_order([scaled[i][k] * V[j][k] for k in range(n)]) for j in range(n)]
         for i in range(n)
     ]
+
+
+def _matrices(entries: Sequence[Value], n: int) -> list[Matrix]:
+    rows = [list(entries[k : k + n]) for k in range(0, len(entries), n)]
+    return [rows[k : k + n] for k in range(0, len(rows), n)]
+
+
+def _polynomial(op: Operations, entries: list[Value]) -> list[Value]:
+    """Step 2 from the entries of the scaled matrix: `c` in float32, in float64, and the M."""
+    n = math.isqrt(len(entries))
+    (A,) = _matrices([op.to_float64(x) for x in entries], n)
+    c, M = _characteristic_polynomial(op, A)
+    return [*[op.to_float32(x) for x in c], *c, *[x for X in M for row in X for x in row]]
 
 
 def _sum_of_entries(X: Matrix) -> Value:

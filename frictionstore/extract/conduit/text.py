@@ -169,6 +169,14 @@ class TextOperations:
         self._indent = outer
         return results
 
+    def in_parts(
+        self, values: list[Name], body: Callable[[TextOperations, list[Name]], list[Name]]
+    ) -> list[Name]:
+        return body(self, values)
+
+    def whole(self, values: list[Name]) -> list[Name]:
+        return values
+
     def loop(self, count: str, state: list[Name], body: Callable[[list[Name]], list[Name]]) -> None:
         """Reassign `state` to `body(state)`, `count` times; `count` is text."""
         self.line(f"for _ in range({count}):")

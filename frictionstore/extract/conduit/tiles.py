@@ -66,7 +66,9 @@ def _source_digest() -> str:
 
 def specification(module: str, **settings: Any) -> str:
     """The literal text that names a tile program: `emit(tile, settings)` of a module here."""
-    return json.dumps({"module": module, "source": _source_digest(), **settings}, sort_keys=True)
+    part = max(1, register_width() // 2)  # float64 numbers in a register
+    named = {"module": module, "source": _source_digest(), "part": part, **settings}
+    return json.dumps(named, sort_keys=True)
 
 
 def _tile_function(module: ir.Module, text: str) -> ir.Function:
@@ -80,7 +82,8 @@ def _tile_function(module: ir.Module, text: str) -> ir.Function:
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    tile = Tile(lanes.LaneOperations(builder, settings["width"]), *function.args)
+    operations = lanes.LaneOperations(builder, settings["width"], settings["part"])
+    tile = Tile(operations, *function.args)
     program = importlib.import_module(f"frictionstore.extract.conduit.{settings['module']}")
     program.emit(tile, settings)
     builder.ret_void()
