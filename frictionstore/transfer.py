@@ -190,6 +190,7 @@ def _fetch_all(header: Header, partial: Path, donor: Path, show_progress: bool) 
         ThreadPoolExecutor(THREADS, "frictionstore-copy") as pool,
     ):
         stop = threading.Event()
+        failures: list[BaseException] = []
 
         def count(piece: int, fetched: bool) -> None:
             with lock:
@@ -203,12 +204,15 @@ def _fetch_all(header: Header, partial: Path, donor: Path, show_progress: bool) 
                 if _fetch(header, key, partial, donor, count, stop):
                     with lock:
                         moved["files"] += 1
-            except BaseException:
+            except BaseException as error:
+                with lock:
+                    failures.append(error)
                 stop.set()
-                raise
 
-        # the first error is raised; the event keeps the others from going on
         list(pool.map(fetch, keys))
+        # Those after the first only say that they were stopped, whatever their place among the keys.
+        if failures:
+            raise failures[0]
     return moved["files"], moved["bytes"]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -341,6 +343,25 @@ def test_a_damaged_store_is_not_pushed(
     assert not (tmp_path / "shared/x.zarr").exists()
     with pytest.raises(StoreError, match="S/c/1/0/0/0 is not the file"):
         push(copy, "hf://datasets/me/friction", hub_api=at_hub)
+
+
+def test_the_file_that_failed_is_named_and_not_one_it_stopped(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damaged file fails while one before it in the manifest is under way."""
+    from frictionstore import transfer
+
+    receive = transfer._receive
+
+    def slow(header: Any, key: str, part: Path, count: Any, stop: threading.Event) -> bool:
+        if key == "S/c/0/0/0/0":
+            assert stop.wait(30)
+        return receive(header, key, part, count, stop)
+
+    monkeypatch.setattr(transfer, "_receive", slow)
+    flip(copy / "S/c/1/0/0/0")
+    with pytest.raises(StoreError, match="S/c/1/0/0/0 is not the file"):
+        push(copy, str(tmp_path / "shared"))
 
 
 def test_a_zip_and_a_remote_store_are_pushed_too(
