@@ -210,7 +210,7 @@ def _fetch_all(header: Header, partial: Path, donor: Path, show_progress: bool) 
                 stop.set()
 
         list(pool.map(fetch, keys))
-        # Those after the first only say that they were stopped, whatever their place among the keys.
+        # Those after the first only say that they were stopped, wherever they stand among the keys.
         if failures:
             raise failures[0]
     return moved["files"], moved["bytes"]
