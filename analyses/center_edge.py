@@ -294,7 +294,7 @@ class CenterEdge:
             caveats.append(
                 f"edge minus centre is the same in every image of {listed(same)}: there is no test"
             )
-        caveats += options.feature_caveats(self.feature)
+        caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
             from analyses import figures

@@ -176,7 +176,7 @@ class ImageSummary:
             caveats.append(
                 f"entropy is not defined for {undefined} images: a total is negative or all are 0"
             )
-        caveats += options.feature_caveats(self.feature)
+        caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
             from analyses import figures as draw

@@ -258,7 +258,7 @@ class ModeVariance:
                 f"{n} images; intervals are a jackknife over {len(left_out)} groups of images"
             )
         caveats += tail_caveat(self.feature, everything)
-        caveats += options.feature_caveats(self.feature)
+        caveats += options.feature_caveats(self.feature, ratios=True)
 
         def maps() -> Figure:
             from analyses import figures

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analyses.errors import AnalysisError
+from analyses.source import logarithm_of
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -56,14 +57,21 @@ def constant_caveat(names: Sequence[str]) -> list[str]:
     return [f"{len(names)} modes are constant over all images and left out: {', '.join(names)}"]
 
 
-def feature_caveats(*features: str) -> list[str]:
-    """Return what holds for a map whatever is done with it."""
-    if "settle" not in features:
-        return []
-    return [
-        "settle is a threshold on a quantity near float32 rounding: a change in the last place "
-        "of the input flips it for up to a few percent of the patches"
-    ]
+def feature_caveats(*features: str, ratios: bool = False) -> list[str]:
+    """Return what holds for maps whatever is done with them; with `ratios`, also for quotients."""
+    caveats = []
+    stored = [logarithm_of(feature) or feature for feature in features]
+    if ratios and stored != list(features):
+        caveats.append(
+            "a logarithm has no natural zero: what is divided by its mean or total (CV, edge / "
+            "centre, entropy) depends on the unit of the map, differences do not"
+        )
+    if "settle" in stored:
+        caveats.append(
+            "settle is a threshold on a quantity near float32 rounding: a change in the last place "
+            "of the input flips it for up to a few percent of the patches"
+        )
+    return caveats
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ def features_option(function: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         default=("friction",),
         show_default="friction",
-        help="Map to analyse; may be given several times.",
+        help="Map to analyse, or log_NAME for its decimal logarithm; may be given several times.",
     )(function)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from analyses.errors import AnalysisError
 from analyses.moments import Moments
-from analyses.source import MapStore, class_labels, mode_name
+from analyses.source import LOG, Logarithms, MapStore, class_labels, logarithm_of, mode_name
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Passes:
     """The passes over one store that a set of analyses share."""
 
     def __init__(self, store: MapStore) -> None:
-        self.store = store
+        self.store: MapStore = Logarithms(store)
         self._collectors: dict[Hashable, Collector] = {}
 
     def share(self, key: Hashable, make: Callable[[], C]) -> C:
@@ -250,10 +250,12 @@ def tail_caveat(feature: str, everything: Moments) -> list[str]:
         return []
     most = int(heavy[(top[heavy] / mean[heavy]).argmax()])
     named = ", ".join(mode_name(int(mode), len(mean)) for mode in heavy)
+    positive = everything.minimum.min() > 0 and logarithm_of(feature) is None
+    remedy = f"; {LOG}{printable(feature)} is the map of logarithms" if positive else ""
     return [
         f"{printable(feature)} is heavy-tailed in {named} (up to {top[most]:.2g}, "
         f"{top[most] / mean[most]:.2g} times the mean): means, distances and variances rest on few "
-        "images there"
+        f"images there{remedy}"
     ]
 
 

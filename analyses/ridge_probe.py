@@ -234,7 +234,7 @@ def ridge_probe(
     callback=options.split_option,
     default=",".join(DEFAULT_FEATURES),
     show_default=True,
-    help="Feature sets to compare, separated by commas; + joins maps.",
+    help="Feature sets to compare, separated by commas; + joins maps, log_NAME is a logarithm.",
 )
 @click.option(
     "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Number of folds."

@@ -17,6 +17,8 @@ from analyses.errors import AnalysisError
 from frictionstore.text import listed, printable
 
 MAP_DIMS = {"image", "row", "col", "mode"}
+LOG = "log_"
+"""What stands before a map's name to mean its decimal logarithm."""
 
 
 class MapStore(Protocol):
@@ -107,6 +109,58 @@ class MemoryStore:
         for start in range(0, self.n_images, step):
             rows = slice(start, min(start + step, self.n_images))
             yield rows, {name: self._maps[name][rows] for name in names}
+
+
+class Logarithms:
+    """A store that also gives `log_X`, the decimal logarithm (float32) of its map X.
+
+    Friction is a sum of reciprocals: over a whole store it may span eight orders of magnitude, and
+    what is squared or averaged then rests on few values. Its logarithm does not.
+    """
+
+    def __init__(self, store: MapStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """As the store's.
+
+        Raises
+        ------
+        AnalysisError
+            If a map whose logarithm is asked for holds a value of 0 or less.
+        """
+        stored = dict.fromkeys(self._base(name) or name for name in names)
+        for rows, arrays in self._store.iter_chunks(tuple(stored), batch, threads):
+            given = {}
+            for name in names:
+                base = self._base(name)
+                given[name] = arrays[name] if base is None else self._log(base, arrays[base], rows)
+            yield rows, given
+
+    def _base(self, name: str) -> str | None:
+        return None if name in self._store.maps else logarithm_of(name)
+
+    def _log(self, name: str, values: NDArray[Any], rows: slice) -> NDArray[np.float32]:
+        low = (values <= 0).reshape(len(values), -1).any(axis=1)
+        if low.any():
+            row = rows.start + int(low.argmax())
+            raise AnalysisError(
+                f"map {printable(name)!r} of {printable(self._store.name)} has no logarithm: image "
+                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value of 0 or "
+                f"less; use {printable(name)} itself"
+            )
+        logarithms: NDArray[np.float32] = np.log10(values, dtype=np.float32)
+        return logarithms
+
+
+def logarithm_of(feature: str) -> str | None:
+    """Return the name of the map of which a feature is the logarithm, None for a plain name."""
+    return feature.removeprefix(LOG) if feature.startswith(LOG) else None
 
 
 class SelectedClasses:
@@ -257,7 +311,7 @@ def require_grid(store: MapStore, analysis: str) -> tuple[int, int]:
 
 
 def require_feature(store: MapStore, feature: str) -> int:
-    """Return the number of modes of a map.
+    """Return the number of modes of a map, or of the map whose logarithm is asked for.
 
     Raises
     ------
@@ -267,12 +321,13 @@ def require_feature(store: MapStore, feature: str) -> int:
     from frictionstore.schema import MAPS
 
     usable = [m for m in store.maps if m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS]
-    if feature not in usable:
+    name = feature if feature in usable else logarithm_of(feature) or feature
+    if name not in usable:
         raise AnalysisError(
             f"there is no map {printable(feature)!r} over patches in {printable(store.name)}: "
-            f"its maps are {listed(usable, 8)}"
+            f"its maps are {listed(usable, 8)}, and {LOG}NAME is the logarithm of one"
         )
-    return 1 if feature in MAPS and not MAPS[feature].modes else int(store.n_modes)
+    return 1 if name in MAPS and not MAPS[name].modes else int(store.n_modes)
 
 
 def mode_name(mode: int, n_modes: int) -> str:

@@ -232,7 +232,7 @@ class SpatialCV:
                 "the images of a mode"
             )
         caveats.append("CV cannot see space: shuffling the patches of an image leaves it unchanged")
-        caveats += options.feature_caveats(self.feature)
+        caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
             from analyses import figures
