@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
@@ -11,51 +10,12 @@ from numpy.typing import NDArray
 
 from analyses.passes import THREADS, Arrays
 from analyses.permutation import group_sums
-from analyses.probe_split import Floats, Rows, SetFit, Split, notebook_scaling
-from analyses.ridge import LAMBDAS, Dual, Primal, Scratch, Solved, choose_penalty, one_hot
+from analyses.probe_split import Floats, Probe, SetFit, notebook_scaling
+from analyses.ridge import Dual, Primal, Scratch, Solved, choose_penalty, one_hot
 
 
-class HeldProbe:
-    """Fits and tests every feature set on every fold after one pass over the store.
-
-    Parameters
-    ----------
-    maps
-        Base map name to its number of columns.
-    sets
-        The feature sets, their columns as slices of the maps side by side.
-    split
-        Which images are tested when.
-    penalties
-        The lambda path.
-    permutations, seed
-        Shufflings of the labels within folds, each refitted with the penalties chosen on the real
-        labels.
-    notebook_only
-        Only the notebook's protocol: lambda 1 and no intercept, tested on fold 0. Otherwise it
-        is done on fold 0 beside the rest.
-    """
-
-    def __init__(
-        self,
-        maps: dict[str, int],
-        sets: Sequence[SetFit],
-        split: Split,
-        *,
-        penalties: tuple[float, ...] = LAMBDAS,
-        permutations: int = 0,
-        seed: int = 0,
-        notebook_only: bool = False,
-    ) -> None:
-        self.features = tuple(maps)
-        self._sets = list(sets)
-        self._split = split
-        self._penalties = penalties
-        self._permutations = permutations
-        self._seed = seed
-        self._notebook_only = notebook_only
-        self._rows = Rows(maps, split.folds)
-        self._scratch = Scratch()
+class HeldProbe(Probe):
+    """The probe after one pass over the store; parameters as `Probe`'s."""
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         self._rows.add(rows, arrays)

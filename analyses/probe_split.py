@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from analyses.errors import AnalysisError
 from analyses.passes import Arrays
 from analyses.permutation import Shuffles
-from analyses.ridge import Scaling
+from analyses.ridge import LAMBDAS, Scaling, Scratch
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -196,3 +197,46 @@ class Rows:
         values = np.concatenate([part for _, part in self._held])
         self._held = []
         return index, values
+
+
+class Probe:
+    """A collector that fits every feature set on every fold and tests it.
+
+    Parameters
+    ----------
+    maps
+        Base map name to its number of columns.
+    sets
+        The feature sets, their columns as slices of the maps side by side.
+    split
+        Which images are tested when.
+    penalties
+        The lambda path.
+    permutations, seed
+        Shufflings of the labels within folds, each refitted with the penalties chosen on the real
+        labels.
+    notebook_only
+        Only the notebook's protocol: lambda 1 and no intercept, tested on fold 0. Otherwise it
+        is done on fold 0 beside the rest.
+    """
+
+    def __init__(
+        self,
+        maps: dict[str, int],
+        sets: Sequence[SetFit],
+        split: Split,
+        *,
+        penalties: tuple[float, ...] = LAMBDAS,
+        permutations: int = 0,
+        seed: int = 0,
+        notebook_only: bool = False,
+    ) -> None:
+        self.features = tuple(maps)
+        self._sets = list(sets)
+        self._split = split
+        self._penalties = penalties
+        self._permutations = permutations
+        self._seed = seed
+        self._notebook_only = notebook_only
+        self._rows = Rows(maps, split.folds)
+        self._scratch = Scratch()

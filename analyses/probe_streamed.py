@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from analyses.passes import THREADS, Arrays
 from analyses.permutation import group_sums
-from analyses.probe_split import Floats, Rows, SetFit, Split, notebook_scaling
-from analyses.ridge import LAMBDAS, Primal, Scaling, Scratch, choose_penalty, one_hot
+from analyses.probe_split import Floats, Probe, SetFit, Split, notebook_scaling
+from analyses.ridge import Primal, Scaling, Scratch, choose_penalty, one_hot
 
 _Block = tuple[int, int, int, int]
 """Columns of one map and of another: start, stop, start, stop."""
@@ -90,40 +90,20 @@ def _pairs(sets: Sequence[SetFit]) -> set[_Block]:
     }
 
 
-class StreamedProbe:
-    """Fits every feature set on every fold, and tests it, in two passes over the store.
+class StreamedProbe(Probe):
+    """The probe in two passes over the store; parameters as `Probe`'s.
 
     Every set must have fewer columns than there are training images. Batches are centred on their
     own means and joined as Chan's update joins moments, so that an outlier in one fold costs the
     training sets without it no digits.
-
-    Parameters
-    ----------
-    maps, sets, split, penalties, permutations, seed, notebook_only
-        As in `analyses.probe_held.HeldProbe`.
     """
 
     def __init__(
-        self,
-        maps: dict[str, int],
-        sets: Sequence[SetFit],
-        split: Split,
-        *,
-        penalties: tuple[float, ...] = LAMBDAS,
-        permutations: int = 0,
-        seed: int = 0,
-        notebook_only: bool = False,
+        self, maps: dict[str, int], sets: Sequence[SetFit], split: Split, **options: Any
     ) -> None:
-        self.features = tuple(maps)
-        self._sets = list(sets)
-        self._split = split
-        self._penalties = penalties
-        self._permutations = permutations
-        self._seed = seed
-        self._notebook_only = notebook_only
-        self._rows = Rows(maps, split.folds)
-        self._scratch = Scratch()
-        self._shuffles = split.label_shuffles(permutations, seed) if permutations else []
+        super().__init__(maps, sets, split, **options)
+        permutations = self._permutations
+        self._shuffles = split.label_shuffles(permutations, self._seed) if permutations else []
         width, classes = sum(maps.values()), split.n_classes
         self._groups = [
             _Group(
