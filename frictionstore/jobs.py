@@ -11,7 +11,7 @@ import platform
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from frictionstore import __version__, schema
 from frictionstore.errors import FrictionstoreError, RequestError
 from frictionstore.extract.conduit.constants import ConduitConstants
-from frictionstore.progress import progress_bar
+from frictionstore.progress import Report, progress_bar
 from frictionstore.text import printable
 from frictionstore.writer import StorePlan, StoreWriter, up_to_date
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from frictionstore.extract.datasets import Dataset
     from frictionstore.extract.engine import Engine
 
-Report = Callable[[str], None]
 DEFAULT_RECIPE = "digits-speckle"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 VERSIONED = ("numpy", "zarr", "numcodecs", "pillow", "torchvision", "numba", "scikit-learn")

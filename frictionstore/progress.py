@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Report = Callable[[str], None]  # takes a remark for the user
+
 PATIENCE = 2.0  # seconds before anything is shown
 REFRESH = 0.2
 WIDTH = 24

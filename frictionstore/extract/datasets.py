@@ -24,10 +24,10 @@ from frictionstore import schema
 from frictionstore.errors import DatasetError
 from frictionstore.extract.noise import KIND_NAMES, LIMIT, indexed_noise_image
 from frictionstore.fingerprint import file_sha256
+from frictionstore.progress import Report
 from frictionstore.text import listed, printable
 
 Array = NDArray[Any]
-Report = Callable[[str], None]
 
 
 class Dataset(Protocol):

@@ -23,8 +23,8 @@ from frictionstore.errors import DeviceError
 from frictionstore.extract.conduit import ConduitConstants
 from frictionstore.extract.devices import check_precision, device_name
 from frictionstore.extract.svae import PatchSVAE, Spectrum
+from frictionstore.progress import Report
 
-Report = Callable[[str], None]
 Maps = dict[str, NDArray[Any]]
 
 CONDUIT_MAPS = ("friction", "settle", "slot", "refinement_residual")
