@@ -9,7 +9,7 @@ makes thumbnails, checks, compresses and writes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from frictionstore.extract.devices import matrix_products
 from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
 from frictionstore.extract.images import thumbnails
 from frictionstore.extract.svae import PatchSVAE, Spectrum
+from frictionstore.text import printable
 
 TILE_PATCHES = 16384
 
@@ -77,12 +78,37 @@ class GpuEngine(NativeEngine):
         self, model: PatchSVAE, maps: Sequence[str], device: torch.device, **options: Any
     ) -> None:
         super().__init__(model, maps, device, **options)
-        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
         self._transfers = Transfers(device)
+        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
+        self.fused = self.fused and self._kernels_work()
+
+    def _kernels_work(self) -> bool:
+        """Whether the fused kernels compile and run here; says so where they do not.
+
+        Triton builds its launchers with the machine's C compiler, which may be missing.
+        """
+        V, D = self.model.config.V, self.model.config.D
+        try:
+            with self._on_device():
+                found = self._spectrum(torch.ones((1, 1, V, D), device=self.device))
+                self._conduit(found.S_orig, found.V)
+        except torch.cuda.OutOfMemoryError:
+            return True  # met again, and dealt with, when images are measured
+        except Exception as error:
+            self.report(
+                f"Triton's kernels cannot be used here ({printable(error)}): going on without "
+                "them, which is slower"
+            )
+            return False
+        return True
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def kernels(self) -> dict[str, str]:
         return {
-            "conduit_kernel": kernel_name(self.model.config.D, "cuda"),
+            "encoder_kernel": "torch",
+            "conduit_kernel": "fused-gpu" if self.fused else "reference",
             "spectrum_kernel": "fused-gpu" if self.fused else "torch.linalg.eigh",
         }
 
@@ -93,8 +119,7 @@ class GpuEngine(NativeEngine):
 
     @torch.inference_mode()
     def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
-        on_device = torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
-        with on_device:
+        with self._on_device():
             parts = [
                 {name: self._transfers.fetch(x) for name, x in self._tile_maps(part, tile).items()}
                 for part in (images[first : first + tile] for first in range(0, len(images), tile))
@@ -132,6 +157,7 @@ class GpuEngine(NativeEngine):
         return {name: x[:count] for name, x in made.items()}
 
     def _spectrum(self, M: Tensor) -> Spectrum:
+        """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
         if not self.fused:
             return spectrum_or_nan(M)
         from frictionstore.extract.conduit import fused_gram_gpu
@@ -140,6 +166,7 @@ class GpuEngine(NativeEngine):
         return Spectrum(S.unflatten(0, M.shape[:2]), V.unflatten(0, M.shape[:2]))
 
     def _conduit(self, S: Tensor, V: Tensor) -> dict[str, Tensor]:
+        """Friction and its company from the coordinated spectrum."""
         if self.fused:
             from frictionstore.extract.conduit import fused_gpu
 
@@ -147,5 +174,7 @@ class GpuEngine(NativeEngine):
                 V.flatten(0, 1), self.wanted, self.constants, S=S.flatten(0, 1)
             )
         else:
-            fields = conduit_maps(gram(S, V).flatten(0, 1), self.wanted, constants=self.constants)
+            fields = conduit_maps(
+                gram(S, V).flatten(0, 1), self.wanted, constants=self.constants, kernel="reference"
+            )
         return {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}

@@ -76,6 +76,28 @@ def test_its_maps_are_those_of_the_cpu_in_the_interpreter() -> None:
     assert "'conduit_kernel': 'reference', 'spectrum_kernel': 'torch.linalg.eigh'" in done.stdout
 
 
+def test_where_its_kernels_cannot_run_it_says_so_and_goes_on() -> None:
+    """Without the interpreter Triton finds no driver, as it may find no C compiler."""
+    from frictionstore.extract.gpu import GpuEngine
+
+    model = build_encoder(read_checkpoint(Source(DATA / "svae/svae_d4.pt", "file")), "svae_d4")
+    said: list[str] = []
+    maps, cpu = ("S", "friction", "settle"), torch.device("cpu")
+    engine = GpuEngine(model, maps, cpu, report=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("Triton's kernels cannot be used here (")
+    assert said[0].endswith("): going on without them, which is slower")
+    images = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
+    started = engine.start(images)
+    assert started.described["conduit_kernel"] == "reference"
+    assert started.described["spectrum_kernel"] == "torch.linalg.eigh"
+    made = started.finish()
+    expected = native_engine(model, maps, cpu).measure(images)
+    np.testing.assert_allclose(made["S"], expected["S"], rtol=1e-5)
+    relative = np.abs(made["friction"] - expected["friction"]) / expected["friction"]
+    assert np.median(relative) < 1e-3
+
+
 class Recorder:
     """An engine that notes what is started and finished; a map holds the images' first pixel."""
 
