@@ -77,7 +77,9 @@ def measure(n: int, count: int, rounds: int, device: str) -> dict[str, Any]:
         tasks["fused, one thread"] = lambda: conduit_maps(G, kernel="fused", threads=1)
         tasks["M to S and V"] = lambda: spectrum(M)
         tasks["S and V to maps"] = lambda: maps_from_spectrum(S, V)
-    seconds = harness.side_by_side({name: waited(task) for name, task in tasks.items()}, rounds)
+    seconds = harness.side_by_side(
+        {name: waited(task) for name, task in tasks.items()}, rounds, turn=0.2
+    )
     fused = conduit_maps(matrices, kernel="fused")
     reference = conduit_maps(matrices, kernel="reference")
     row: dict[str, Any] = {"n": n, "matrices": count}

@@ -57,16 +57,30 @@ def timed(function: Callable[[], object], repeats: int) -> list[float]:
     return seconds
 
 
-def side_by_side(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of several functions, called in turn so that a slow spell hits all."""
+def side_by_side(
+    functions: dict[str, Callable[[], object]], repeats: int, turn: float = 0.0
+) -> dict[str, float]:
+    """Median seconds of several functions, called in turn so that a slow spell hits all.
+
+    With `turn`, a function is called again and again for that many seconds when it is its turn,
+    after a call that does not count: OpenMP's threads go on spinning for milliseconds after the
+    function before has ended, and would take a core from one that is over as quickly.
+    """
     for function in functions.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - started)
+            if turn:
+                function()
+            ends = time.perf_counter() + turn
+            while True:
+                started = time.perf_counter()
+                function()
+                done = time.perf_counter()
+                seconds[name].append(done - started)
+                if done >= ends:
+                    break
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
