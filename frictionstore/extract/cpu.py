@@ -18,7 +18,7 @@ from frictionstore.extract.devices import matrix_products
 from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
 from frictionstore.extract.images import thumbnails
 from frictionstore.extract.packed import Encode, pack
-from frictionstore.extract.svae import PatchSVAE, Spectrum
+from frictionstore.extract.svae import PatchSVAE, Spectrum, torch_attention
 
 TILE_PATCHES = 512  # activations of a hidden layer of 384 stay in a core's L2 cache
 
@@ -63,6 +63,7 @@ class CpuEngine(NativeEngine):
             "encoder_kernel": "onednn" if packed else "torch",
             "conduit_kernel": kernel_name(self.model.config.D, "cpu"),
             "spectrum_kernel": "fused-cpu" if self.fused else "torch.linalg.eigh",
+            "attention_kernel": "fused-cpu" if self.fused else "torch",
         }
 
     def _encoder(self, size: int, tile: int) -> Encode:
@@ -113,6 +114,11 @@ class CpuEngine(NativeEngine):
             torch.from_numpy(S).unflatten(0, shape), torch.from_numpy(V).unflatten(0, shape)
         )
 
+    def _attend(self, qkv: Tensor, heads: int) -> Tensor:
+        from frictionstore.extract.conduit.fused_attention import attend
+
+        return torch.from_numpy(attend(qkv.numpy(), heads, threads=1))
+
     @torch.inference_mode()
     def _encode(self, images: NDArray[np.float32], tile: int, encode: Encode) -> dict[str, Tensor]:
         """What the maps of one tile are made from; padded to `tile` images, cut back at the end."""
@@ -122,7 +128,7 @@ class CpuEngine(NativeEngine):
         with matrix_products(self.precision, self.device):
             M = encode(model.patches(batch))
         spectrum = self._spectrum(M)
-        S = model.coordinate(spectrum.S_orig)
+        S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
         made = {"S": S, "S_orig": spectrum.S_orig, "V": spectrum.V}
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)

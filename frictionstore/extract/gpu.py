@@ -21,7 +21,7 @@ from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.devices import matrix_products
 from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
 from frictionstore.extract.images import thumbnails
-from frictionstore.extract.svae import PatchSVAE, Spectrum
+from frictionstore.extract.svae import PatchSVAE, Spectrum, torch_attention
 from frictionstore.text import printable
 
 TILE_PATCHES = 16384
@@ -91,7 +91,8 @@ class GpuEngine(NativeEngine):
         try:
             with self._on_device():
                 found = self._spectrum(torch.ones((1, 1, V, D), device=self.device))
-                self._conduit(found.S_orig, found.V)
+                S = self.model.coordinate(found.S_orig, self._attend)
+                self._conduit(S, found.V)
         except torch.cuda.OutOfMemoryError:
             return True  # met again, and dealt with, when images are measured
         except Exception as error:
@@ -110,6 +111,7 @@ class GpuEngine(NativeEngine):
             "encoder_kernel": "torch",
             "conduit_kernel": "fused-gpu" if self.fused else "reference",
             "spectrum_kernel": "fused-gpu" if self.fused else "torch.linalg.eigh",
+            "attention_kernel": "fused-gpu" if self.fused else "torch",
         }
 
     def _free_memory(self) -> None:
@@ -147,7 +149,7 @@ class GpuEngine(NativeEngine):
         with matrix_products(self.precision, self.device):
             M = model.encode(model.patches(batch))
         spectrum = self._spectrum(M)
-        S = model.coordinate(spectrum.S_orig)
+        S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
         made = {"S": S, "S_orig": spectrum.S_orig}
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
@@ -164,6 +166,11 @@ class GpuEngine(NativeEngine):
 
         S, V = fused_gram_gpu.spectrum(M.flatten(0, 1))
         return Spectrum(S.unflatten(0, M.shape[:2]), V.unflatten(0, M.shape[:2]))
+
+    def _attend(self, qkv: Tensor, heads: int) -> Tensor:
+        from frictionstore.extract.conduit import fused_attention_gpu
+
+        return fused_attention_gpu.attend(qkv, heads)
 
     def _conduit(self, S: Tensor, V: Tensor) -> dict[str, Tensor]:
         """Friction and its company from the coordinated spectrum."""

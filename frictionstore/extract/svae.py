@@ -7,6 +7,7 @@ does not: reading checkpoints (`checkpoints.py`), tiling and devices (`engine.py
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -26,25 +27,33 @@ class Residual(nn.Sequential):
         )
 
 
+Attend = Callable[[Tensor, int], Tensor]
+"""Multi-head self-attention: tokens' queries, keys and values (B, N, 3 * D) and the number of heads
+to (B, N, D), scores scaled by the size of a head to the power of -1/2."""
+
+
+def torch_attention(qkv: Tensor, heads: int) -> Tensor:
+    """`Attend` by torch, with gradients."""
+    B, N, width = qkv.shape
+    q, k, v = qkv.reshape(B, N, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is head_dim**-0.5
+    return mixed.transpose(1, 2).reshape(B, N, width // 3)
+
+
 class SpectralCrossAttention(nn.Module):
     """Self-attention of an image's patches over their singular values; scales S, never flips it."""
 
     def __init__(self, D: int, n_heads: int) -> None:
         super().__init__()
         self.n_heads = n_heads
-        self.head_dim = D // n_heads
         self.qkv = nn.Linear(D, 3 * D)
         self.out_proj = nn.Linear(D, D)
         self.norm = nn.LayerNorm(D)
         self.alpha_logits = nn.Parameter(torch.full((D,), -2.0))
 
-    def forward(self, S: Tensor) -> Tensor:
+    def forward(self, S: Tensor, attend: Attend = torch_attention) -> Tensor:
         """S of shape (images, patches, D) to the same shape."""
-        B, N, D = S.shape
-        qkv = self.qkv(self.norm(S)).reshape(B, N, 3, self.n_heads, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # its scale is head_dim**-0.5
-        mixed = mixed.transpose(1, 2).reshape(B, N, D)
+        mixed = attend(self.qkv(self.norm(S)), self.n_heads)
         alpha = 0.2 * torch.sigmoid(self.alpha_logits)
         return S * (1.0 + alpha * torch.tanh(self.out_proj(mixed)))
 
@@ -124,10 +133,10 @@ class PatchSVAE(nn.Module):
         S = values.clamp_min(EIGENVALUE_FLOOR).sqrt().flip(-1)
         return Spectrum(S.float(), vectors.flip(-1).float())
 
-    def coordinate(self, S: Tensor) -> Tensor:
+    def coordinate(self, S: Tensor, attend: Attend = torch_attention) -> Tensor:
         """S_orig (B, N, D) to S (B, N, D): the cross-attention layers."""
         for layer in self.cross_attn:
-            S = layer(S)
+            S = layer(S, attend)
         return S
 
     def decode(self, M_hat: Tensor, height: int, width: int) -> Tensor:

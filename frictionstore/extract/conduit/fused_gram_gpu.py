@@ -30,7 +30,7 @@ def kernel(D: int) -> Any:
     for x in totals:
         op.line(f"{x.name} = tl.zeros((BLOCK,), tl.float64)")
 
-    def add_row(_: list[text.Name]) -> list[text.Name]:
+    def add_row(_: str, totals: list[text.Name]) -> list[text.Name]:
         row = []
         for i in range(D):
             x = op.assign(f"tl.load(p{i}, mask=inside, other=0.0)", text.FLOAT32)

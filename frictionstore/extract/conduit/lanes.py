@@ -126,11 +126,12 @@ class LaneOperations:
         carried = [builder.phi(x.vector.type) for x in state]
         new = body(index, [Lanes(builder, phi) for phi in carried])
         following = builder.add(index, ir.Constant(integer, 1))
+        end = builder.block  # the body may hold loops of its own
         index.add_incoming(ir.Constant(integer, 0), before)
-        index.add_incoming(following, loop)
+        index.add_incoming(following, end)
         for phi, old, x in zip(carried, state, new, strict=True):
             phi.add_incoming(old.vector, before)
-            phi.add_incoming(x.vector, loop)
+            phi.add_incoming(x.vector, end)
         again = builder.icmp_signed("<", following, ir.Constant(integer, count))
         builder.cbranch(again, loop, after)
         builder.position_at_end(after)
@@ -138,6 +139,23 @@ class LaneOperations:
 
     def each(self, values: list[Lanes], body: Callable[[Lanes], list[Lanes]]) -> list[list[Lanes]]:
         return [body(x) for x in values]
+
+    def position(self, outer: int | ir.Value, size: int, inner: int | ir.Value) -> Any:
+        """`outer * size + inner` of rounds or numbers."""
+        integer = ir.IntType(64)
+        a, b = (x if isinstance(x, ir.Value) else integer(x) for x in (outer, inner))
+        return self.builder.add(self.builder.mul(a, integer(size)), b)
+
+    def power_of_rounded(self, x: Lanes) -> Lanes:
+        """`2**n` where `x` is `n + 1.5 * 2**23`: the low bits of x are those of n."""
+        whole = ir.VectorType(ir.IntType(32), self.width)
+
+        def constant(number: int) -> ir.Constant:
+            return ir.Constant(whole, [number] * self.width)
+
+        bits = self.builder.shl(self.builder.bitcast(x.vector, whole), constant(23))
+        bits = self.builder.add(bits, constant(0x3F800000))
+        return Lanes(self.builder, self.builder.bitcast(bits, x.vector.type))
 
     def _lanes(self, x: Lanes, first: int, count: int) -> Lanes:
         if count == self.width:

@@ -138,6 +138,12 @@ class TextOperations:
     def repeat(
         self, count: int, state: list[Name], body: Callable[[list[Name]], list[Name]]
     ) -> list[Name]:
+        return self.repeat_indexed(count, state, lambda _, now: body(now))
+
+    def repeat_indexed(
+        self, count: int, state: list[Name], body: Callable[[str, list[Name]], list[Name]]
+    ) -> list[Name]:
+        """`repeat` with the number of the round, as text, as the body's first argument."""
         if count == 0:
             return state
         carried = [self._new(x.kind) for x in state]
@@ -145,6 +151,15 @@ class TextOperations:
             self.line(f"{new.name} = {old.name}")
         self.loop(str(count), carried, body)
         return carried
+
+    def position(self, outer: int | str, size: int, inner: int | str) -> str:
+        """`outer * size + inner` of rounds or numbers."""
+        return f"({outer} * {size} + {inner})"
+
+    def power_of_rounded(self, x: Name) -> Name:
+        """`2**n` where `x` is `n + 1.5 * 2**23`: the low bits of x are those of n."""
+        bits = f"({x.name}.to(tl.int32, bitcast=True) << 23) + {0x3F800000}"
+        return self.assign(f"({bits}).to({FLOAT32}, bitcast=True)", FLOAT32)
 
     def each(self, values: list[Name], body: Callable[[Name], list[Name]]) -> list[list[Name]]:
         """A loop whose rounds select a value and put their results, as many, in its place.
@@ -177,11 +192,15 @@ class TextOperations:
     def whole(self, values: list[Name]) -> list[Name]:
         return values
 
-    def loop(self, count: str, state: list[Name], body: Callable[[list[Name]], list[Name]]) -> None:
-        """Reassign `state` to `body(state)`, `count` times; `count` is text."""
-        self.line(f"for _ in range({count}):")
+    def loop(
+        self, count: str, state: list[Name], body: Callable[[str, list[Name]], list[Name]]
+    ) -> None:
+        """Reassign `state` to `body(round, state)`, `count` times; `count` is text."""
+        self._count += 1
+        turn = f"round{self._count}"
+        self.line(f"for {turn} in range({count}):")
         outer, self._indent = self._indent, self._indent + "    "
-        after = body(state)
+        after = body(turn, state)
         self.line(f"{', '.join(x.name for x in state)} = {', '.join(x.name for x in after)}")
         self._indent = outer
 

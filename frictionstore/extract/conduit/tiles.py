@@ -50,6 +50,16 @@ class Tile:
         address = self._address(self._source, row)
         return lanes.Lanes(self.op.builder, self.op.builder.load(address, align=4))
 
+    def spread(self, place: int | ir.Value) -> lanes.Lanes:
+        """One float32 number of the source, in every lane."""
+        builder, op = self.op.builder, self.op
+        index = ir.Constant(ir.IntType(64), place) if isinstance(place, int) else place
+        number = builder.load(builder.gep(self._source, [index]), align=4)
+        vector = ir.VectorType(lanes.FLOAT32, op.width)
+        single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, index.type(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), op.width), [0] * op.width)
+        return lanes.Lanes(builder, builder.shuffle_vector(single, single, zeros))
+
     def store(self, *rows: lanes.Lanes) -> None:
         """Append float32 rows to the target."""
         for x in rows:
@@ -169,10 +179,16 @@ def register_width() -> int:
     return 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
 
 
-def in_chunks(task: Callable[[int, int], None], count: int, threads: int | None) -> None:
-    """Call `task(first, last)` over `range(count)` in chunks, on several threads if it pays."""
+def in_chunks(
+    task: Callable[[int, int], None], count: int, threads: int | None, smallest: int | None = None
+) -> None:
+    """Call `task(first, last)` over `range(count)` in chunks, on several threads if it pays.
+
+    `smallest` is the least that a thread takes at a time, SMALLEST_CHUNK by default.
+    """
     workers = available_cores() if threads is None else threads
-    chunk = min(max(-(-count // (4 * workers)), SMALLEST_CHUNK), LARGEST_CHUNK)
+    least = SMALLEST_CHUNK if smallest is None else smallest
+    chunk = min(max(-(-count // (4 * workers)), least), LARGEST_CHUNK)
     starts = range(0, count, chunk)
     if workers == 1 or len(starts) < 2:
         task(0, count)
