@@ -174,6 +174,7 @@ def gather_tile(
     return types.void(entries, width, matrices, types.int64, source), codegen
 
 
+@functools.cache  # asking takes longer than measuring a thousand matrices
 def register_width() -> int:
     """float32 numbers in one of the processor's vector registers: 512 bits where there are 512."""
     return 16 if binding.get_host_cpu_features().get("avx512f", False) else 8
