@@ -18,7 +18,7 @@ from pathlib import Path
 import harness
 
 ORDERS = (2, 3, 4, 5, 6, 7, 8)
-KINDS = ("spectrum", "conduit")
+KINDS = ("spectrum", "attention", "conduit")
 
 
 def compile_one(kind: str, n: int) -> None:
@@ -29,11 +29,20 @@ def compile_one(kind: str, n: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from frictionstore.extract.conduit import DEFAULTS, fused_gpu, fused_gram_gpu
+    from frictionstore.extract.conduit import (
+        DEFAULTS,
+        fused_attention_gpu,
+        fused_gpu,
+        fused_gram_gpu,
+    )
 
     started = time.perf_counter()
+    options = fused_gpu.OPTIONS
     if kind == "spectrum":
-        kernel, options = fused_gram_gpu.kernel(n), fused_gpu.OPTIONS
+        kernel = fused_gram_gpu.kernel(n)
+    elif kind == "attention":
+        heads = 1 if n % 2 else 2
+        kernel = fused_attention_gpu.kernel(256, heads, n // heads, (n // heads) ** -0.5)
     else:
         kernel, options = fused_gpu.kernel(n, True, False, DEFAULTS), fused_gpu.options(n)
     kinds = {"settle": "*u8", "slot": "*u8", "count": "i32", "once": "i32", "matrix_rows": "i32"}
@@ -81,7 +90,7 @@ def main() -> None:
         "triton_compile",
         rows,
         "compute capability 9.0, compiled on a CPU with an empty cache; `spectrum` is M to S "
-        "and V, `conduit` S and V to the maps",
+        "and V, `attention` that of 256 patches, `conduit` S and V to the maps",
     )
 
 
