@@ -135,7 +135,7 @@ class Logarithms:
             If a map whose logarithm is asked for holds a value of 0 or less.
         """
         stored = dict.fromkeys(self._base(name) or name for name in names)
-        for rows, arrays in self._store.iter_chunks(tuple(stored), batch, threads):
+        for rows, arrays in self._store.iter_chunks(tuple(stored), batch=batch, threads=threads):
             given = {}
             for name in names:
                 base = self._base(name)
