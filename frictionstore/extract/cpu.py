@@ -57,6 +57,9 @@ class CpuEngine(NativeEngine):
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
+    def _free_memory(self) -> None:
+        """A CPU's memory is given back by itself."""
+
     def kernels(self) -> dict[str, str]:
         packed = any(encode is not None for encode in self._encoders.values())
         return {

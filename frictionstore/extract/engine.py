@@ -9,6 +9,7 @@ Here is what engines have in common; `cpu.py` and `gpu.py` compute.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -71,7 +72,7 @@ class Engine(Protocol):
         """Give threads back."""
 
 
-class NativeEngine:
+class NativeEngine(ABC):
     """The PatchSVAE and the conduit of this package; `native_engine` makes one for a device.
 
     Parameters
@@ -117,8 +118,9 @@ class NativeEngine:
         """The maps that the conduit gives."""
         return tuple(name for name in CONDUIT_MAPS if name in self.maps)
 
+    @abstractmethod
     def close(self) -> None:
-        """Nothing is held."""
+        """Give threads back."""
 
     def row_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
         config = self.model.config
@@ -130,9 +132,9 @@ class NativeEngine:
             self._tile = max(1, self.tile_patches // patches)
         return self._tile
 
+    @abstractmethod
     def kernels(self) -> dict[str, str]:
         """What computes which stage."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         described: dict[str, Any] = {
@@ -173,10 +175,11 @@ class NativeEngine:
                     f"out of memory on {self.device}: going on with batches of {self._tile} images"
                 )
 
+    @abstractmethod
     def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
         """Begin with tiles of so many images; the function returned waits for the maps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _free_memory(self) -> None:
         """Give back what a failed attempt holds."""
 

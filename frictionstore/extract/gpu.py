@@ -106,6 +106,9 @@ class GpuEngine(NativeEngine):
     def _on_device(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
+    def close(self) -> None:
+        """No threads are held."""
+
     def kernels(self) -> dict[str, str]:
         return {
             "encoder_kernel": "torch",
