@@ -64,7 +64,7 @@ class CpuEngine(NativeEngine):
         packed = any(encode is not None for encode in self._encoders.values())
         return {
             "encoder_kernel": "onednn" if packed else "torch",
-            "conduit_kernel": kernel_name(self.model.config.D, "cpu"),
+            "conduit_kernel": "fused-cpu" if self.fused else "reference",
             "spectrum_kernel": "fused-cpu" if self.fused else "torch.linalg.eigh",
             "attention_kernel": "fused-cpu" if self.fused else "torch",
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,7 @@ def device_name(device: torch.device) -> str:
     return _processor()
 
 
+@functools.cache  # told with every batch
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

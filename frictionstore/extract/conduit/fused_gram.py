@@ -20,7 +20,6 @@ from frictionstore.extract.conduit import fused_cpu, tiles
 from frictionstore.extract.conduit import spectrum as program
 from frictionstore.extract.conduit.constants import DEFAULTS, ConduitConstants
 from frictionstore.extract.conduit.dispatch import check_want
-from frictionstore.extract.conduit.spectrum import LARGEST_D, SMALLEST_D
 
 
 def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
@@ -111,10 +110,7 @@ def spectrum(
     check_want((), threads)
     _check(M, "M", 3)
     B, V, D = M.shape
-    if not SMALLEST_D <= D <= LARGEST_D:
-        raise RequestError(
-            f"the fused spectrum is made for D = {SMALLEST_D}..{LARGEST_D}; got D = {D}"
-        )
+    program.check_columns(D, "spectrum")
     if V < 1:
         raise RequestError(f"M needs at least one row per matrix; got shape {M.shape}")
     singular, vectors = np.empty((B, D), np.float32), np.empty((B, D, D), np.float32)
@@ -188,10 +184,7 @@ def maps_from_spectrum(
     _check_spectrum(S, V)
     check_want(want, threads)
     batch, D = S.shape[:-1], S.shape[-1]
-    if not SMALLEST_D <= D <= LARGEST_D:
-        raise RequestError(
-            f"the fused conduit is made for D = {SMALLEST_D}..{LARGEST_D}; got D = {D}"
-        )
+    program.check_columns(D, "conduit")
     count = int(np.prod(batch))
     measured = fused_cpu.measure(
         V.reshape(count, D, D), want, constants, threads, S=S.reshape(count, D)

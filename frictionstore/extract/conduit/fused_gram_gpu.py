@@ -86,11 +86,7 @@ def spectrum(M: Tensor) -> tuple[Tensor, Tensor]:
             f"{tuple(M.shape)}"
         )
     B, V, D = (int(x) for x in M.shape)
-    if not program.SMALLEST_D <= D <= program.LARGEST_D:
-        raise RequestError(
-            f"the fused spectrum is made for D = {program.SMALLEST_D}..{program.LARGEST_D}; got "
-            f"D = {D}"
-        )
+    program.check_columns(D, "spectrum")
     singular = torch.empty((B, D), dtype=torch.float32, device=M.device)
     vectors = torch.empty((B, D, D), dtype=torch.float32, device=M.device)
     if B:

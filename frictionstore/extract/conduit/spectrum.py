@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from frictionstore.errors import RequestError
 from frictionstore.extract.conduit import jacobi, program, sums
+from frictionstore.extract.conduit.dispatch import FUSED_N
 from frictionstore.extract.conduit.program import Matrix, Operations, Value
 
 RIDGE = 1e-12  # added to the Gram matrix's diagonal
 EIGENVALUE_FLOOR = 1e-24
-SMALLEST_D, LARGEST_D = 2, 8
 
 
 class Spectrum(NamedTuple):
@@ -30,6 +31,19 @@ class Spectrum(NamedTuple):
     ranks: list[Value]
     singular: list[Value]
     vectors: Matrix
+
+
+def check_columns(D: int, what: str) -> None:
+    """Refuse matrices with more or fewer columns than fused kernels are made for.
+
+    Raises
+    ------
+    RequestError
+        Names `what` cannot be computed.
+    """
+    least, most = FUSED_N
+    if not least <= D <= most:
+        raise RequestError(f"the fused {what} is made for D = {least}..{most}; got D = {D}")
 
 
 def pairs(D: int) -> list[tuple[int, int]]:

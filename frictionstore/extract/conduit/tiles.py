@@ -50,13 +50,14 @@ class Tile:
         address = self._address(self._source, row)
         return lanes.Lanes(self.op.builder, self.op.builder.load(address, align=4))
 
-    def spread(self, place: int | ir.Value) -> lanes.Lanes:
+    def spread(self, place: ir.Value) -> lanes.Lanes:
         """One float32 number of the source, in every lane."""
         builder, op = self.op.builder, self.op
-        index = ir.Constant(ir.IntType(64), place) if isinstance(place, int) else place
-        number = builder.load(builder.gep(self._source, [index]), align=4)
+        number = builder.load(builder.gep(self._source, [place]), align=4)
         vector = ir.VectorType(lanes.FLOAT32, op.width)
-        single = builder.insert_element(ir.Constant(vector, ir.Undefined), number, index.type(0))
+        single = builder.insert_element(
+            ir.Constant(vector, ir.Undefined), number, ir.IntType(32)(0)
+        )
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), op.width), [0] * op.width)
         return lanes.Lanes(builder, builder.shuffle_vector(single, single, zeros))
 
