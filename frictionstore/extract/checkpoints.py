@@ -1,7 +1,7 @@
 """Encoder checkpoints: where they come from, and reading them as data, never as code.
 
 Three sources: the bundled encoder, a file (an upstream ``.pt`` or a ``.safetensors`` of ours),
-and a published version fetched from the Hugging Face Hub.
+and a file of the Hugging Face Hub.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.errors import CheckpointError
+from frictionstore.extract.hub_files import fetch_hub_file, parse_hub_file
 from frictionstore.fingerprint import file_sha256
+from frictionstore.progress import Report
 from frictionstore.text import listed, printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.svae import PatchSVAE
 
-HUB_REPOSITORY = "AbstractPhil/geolip-SVAE"
-HUB_FILE = "{version}/checkpoints/best.pt"
 BUNDLED = ("speckle",)
-_VERSION = re.compile(r"v[0-9]+_[A-Za-z0-9_]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -92,13 +89,19 @@ def hash_weights(weights: Mapping[str, NDArray[np.float32]]) -> str:
     return digest.hexdigest()
 
 
-def find_checkpoint(encoder: str) -> Source:
-    """The file that an encoder's name stands for; fetches a published version where needed.
+def find_checkpoint(
+    encoder: str, report: Report = lambda text: None, *, show_progress: bool = False
+) -> Source:
+    """The file that an encoder's name stands for; fetches it from the Hub where needed.
 
     Parameters
     ----------
     encoder : str
-        ``speckle``, a path, or a published version's name, ``@revision`` optional.
+        ``speckle``, a path, a published version's name, or ``hf://OWNER/REPO/path/in/repo.pt``;
+        the last two with ``@REVISION`` if one is meant.
+    report : callable
+        Takes remarks for the user.
+    show_progress : bool
 
     Raises
     ------
@@ -111,59 +114,16 @@ def find_checkpoint(encoder: str) -> Source:
     path = Path(encoder).expanduser()
     if path.is_file():
         return Source(path, f"file:{path.name}")
-    version, _, revision = encoder.partition("@")
-    if _VERSION.fullmatch(version):
-        return _fetch(version, revision or None)
+    file = parse_hub_file(encoder)
+    if file is not None:
+        fetched, commit = fetch_hub_file(file, report, show_progress=show_progress)
+        return Source(fetched, file.origin(commit))
     if path.is_dir():
         raise CheckpointError(f"encoder {printable(encoder)} is a folder: name the file in it")
     raise CheckpointError(
         f"encoder {printable(encoder)!r} is not a file, nor {', '.join(BUNDLED)}, nor the name of "
-        "a published version such as v40_freckles_noise"
+        "a published version such as v40_freckles_noise, nor hf://OWNER/REPO/path.pt"
     )
-
-
-def _fetch(version: str, revision: str | None) -> Source:
-    if find_spec("huggingface_hub") is None:
-        raise CheckpointError(
-            "fetching a published encoder needs huggingface_hub: "
-            "pip install 'frictionstore[extract]'"
-        )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    name = HUB_FILE.format(version=version)
-    try:
-        path = Path(hf_hub_download(HUB_REPOSITORY, name, revision=revision))
-    except LocalEntryNotFoundError as error:
-        reason = "it is not in the local cache and the Hub cannot be reached"
-        raise _not_fetched(version, f"{reason}; or give the file's path") from error
-    except RevisionNotFoundError as error:
-        raise _not_fetched(version, f"there is no revision {printable(revision)}") from error
-    except EntryNotFoundError as error:
-        raise _not_fetched(version, f"{HUB_REPOSITORY} has no file {name}") from error
-    except RepositoryNotFoundError as error:
-        raise _not_fetched(version, f"there is no repository {HUB_REPOSITORY}") from error
-    except HfHubHTTPError as error:
-        raise _not_fetched(version, f"the Hub answered with an error ({_status(error)})") from error
-    except (OSError, ValueError) as error:
-        raise _not_fetched(version, printable(error)) from error
-    commit = next((part for part in path.parts[::-1] if _COMMIT.fullmatch(part)), "unknown")
-    return Source(path, f"hub:{HUB_REPOSITORY}@{commit}/{name}")
-
-
-def _status(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"status {status}" if status is not None else type(error).__name__
-
-
-def _not_fetched(version: str, reason: str) -> CheckpointError:
-    return CheckpointError(f"encoder {version} cannot be fetched: {reason}")
 
 
 def read_checkpoint(source: Source) -> Checkpoint:
