@@ -37,7 +37,8 @@ $(VENV)/dev: $(VENV)/extract
 extract: $(VENV)/extract ## run the encoder over a data set and write the store
 	@$(BIN)/frictionstore extract --recipe $(RECIPE) $(EXTRACT_FLAGS)
 
-analyze: extract ## all analyses of the store, and the report
+analyze: $(VENV)/extract ## all analyses of the store, extracted if it is not there, and the report
+	@case '$(STORE)' in *://*) ;; *) test -e '$(STORE)' || $(MAKE) --no-print-directory extract ;; esac
 	@$(BIN)/frictionstore analyze all $(STORE) --out $(RESULTS)
 	@printf 'report at '; $(BIN)/frictionstore report $(STORE) --results $(RESULTS)
 

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frictionstore import __version__, schema
-from frictionstore.errors import FrictionstoreError, RequestError
+from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract.conduit.constants import ConduitConstants
+from frictionstore.fingerprint import differences
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import printable
 from frictionstore.writer import StorePlan, StoreWriter, up_to_date
@@ -211,21 +212,17 @@ def build_request(
     }
 
 
-def _known_identity(job: Job, file_sha256: str) -> EncoderIdentity | None:
-    """The identity an earlier run recorded for the same file, so that torch is not needed."""
+def _recorded(job: Job) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Request and provenance of the store at the target; None where there is none to read."""
     from frictionstore.store import open_store
 
     if not job.out.is_dir():
         return None
     try:
         store = open_store(job.out)
-        recorded = store.provenance.get("encoder", {})
-        encoder = store.request["encoder"]
-        if recorded.get("file_sha256") == file_sha256:
-            return EncoderIdentity(encoder["config"], encoder["weights_sha256"])
-    except (FrictionstoreError, KeyError, TypeError, AttributeError):
+        return store.request, store.provenance
+    except FrictionstoreError:
         return None  # what is wrong with the target is said when it is checked
-    return None
 
 
 # ---- running ------------------------------------------------------------------------------------
@@ -256,7 +253,8 @@ def run_job(
     -------
     dict
         ``store``, ``status`` ("up to date" or "complete"), ``digest``, ``fingerprint``,
-        ``images``, ``measured`` and ``seconds``.
+        ``images``, ``measured``, ``seconds`` and ``not_checked``: what could not be compared with
+        the store, for want of a data set or of the Hub.
 
     Raises
     ------
@@ -287,21 +285,22 @@ class _Run:
         self.report = report
         self.show_progress = show_progress
         self.started = started
+        self.recorded = _recorded(job)
+        self.unchecked: list[tuple[str, FrictionstoreError]] = []
         self.source: Source | None = None
         self.checkpoint: Checkpoint | None = None
+        self.dataset_images = 0
+        self.dataset_read: dict[str, Any] | None = None
         self.upstream: Any = None
 
     def go(self) -> dict[str, Any]:
-        from frictionstore.extract.datasets import DatasetOptions, Part, open_dataset
+        from frictionstore.extract.datasets import RecordedSet, whole
         from frictionstore.header import read_header
 
         job = self.job
         self._require_packages()
         identity = self._identify_encoder()
-        options = DatasetOptions(job.split, job.count, job.seed, job.data_root, job.download)
-        dataset = open_dataset(job.dataset, options, self.report)
-        if job.limit is not None:
-            dataset = Part(dataset, list(range(min(job.limit, len(dataset.ids)))))
+        dataset = self._find_dataset()
         rows = self._row_shapes(identity)
         shard_images = job.shard_images
         if shard_images is None:
@@ -311,15 +310,54 @@ class _Run:
         try:
             if not self.repair and up_to_date(job.out, request):
                 header = read_header(job.out)
-                self.report(f"{printable(job.out)} is up to date ({header.n_images:,} images)")
+                self._say_up_to_date(header.n_images)
                 return self._outcome("up to date", header, 0)
-        except FrictionstoreError:
+        except FrictionstoreError as error:
             if not self.overwrite:
-                raise
+                raise self._with_advice(error, request) from error
+        if self.unchecked or isinstance(whole(dataset), RecordedSet):
+            raise RequestError(f"{printable(job.out)} was removed just now: run it again")
         plan, kept = self._plan(request, rows, shard_images, dataset)
         measured = self._extract(plan, kept)
         header = read_header(job.out)
         return self._outcome("complete", header, measured)
+
+    def _say_up_to_date(self, images: int) -> None:
+        shown = f"{printable(self.job.out)}"
+        if not self.unchecked:
+            self.report(f"{shown} is up to date ({images:,} images)")
+            return
+        what = "; ".join(f"{name} ({error})" for name, error in self.unchecked)
+        self.report(
+            f"{shown} is used as it is ({images:,} images): all else that was asked for agrees "
+            f"with it, and not compared could be {what}"
+        )
+
+    def _with_advice(self, error: FrictionstoreError, request: Mapping[str, Any]) -> Exception:
+        """What is said where the target was made with other weights of the same file."""
+        from frictionstore.extract.hub_files import parse_hub_file
+
+        file = parse_hub_file(self.job.encoder)
+        if self.recorded is None or file is None or self.source is None:
+            return error
+        there, provenance = self.recorded
+        made_at = file.commit_of(_mapping(provenance.get("encoder")).get("origin"))
+        now_at = file.commit_of(self.source.origin)
+        weights = _mapping(there.get("encoder")).get("weights_sha256")
+        if made_at in (None, now_at) or weights == request["encoder"]["weights_sha256"]:
+            return error
+        other = [
+            phrase
+            for phrase in differences(there, dict(request))
+            if not phrase.startswith("encoder.")
+        ]
+        more = f" (and {'; '.join(other[:3])})" if other else ""
+        return RequestError(
+            f"{printable(self.job.out)} was measured with the encoder's weights of commit "
+            f"{made_at}, and the Hub has other ones at {now_at} by now{more}: keep the store with "
+            f"--encoder {printable(file.at(made_at or ''))}, or measure the new weights into "
+            "another with --out, or replace it with --overwrite"
+        )
 
     def _outcome(self, status: str, header: Any, measured: int) -> dict[str, Any]:
         return {
@@ -327,6 +365,7 @@ class _Run:
             "status": status,
             "images": header.n_images,
             "measured": measured,
+            "not_checked": [name for name, _ in self.unchecked],
             "digest": header.digest,
             "fingerprint": header.fingerprint,
             "seconds": round(time.monotonic() - self.started, 3),
@@ -342,19 +381,102 @@ class _Run:
     def _identify_encoder(self) -> EncoderIdentity:
         from frictionstore.extract.checkpoints import find_checkpoint, read_checkpoint
         from frictionstore.extract.config import SVAEConfig
+        from frictionstore.extract.hub_files import AwayError, parse_hub_file
 
         job = self.job
         if job.engine == "geolip" and not _is_known_file(job.encoder):
             upstream = self._load_upstream(job.encoder)
             return EncoderIdentity(upstream.config, upstream.weights_sha256)
-        self.source = find_checkpoint(job.encoder)
-        known = _known_identity(job, self.source.sha256)
+        try:
+            self.source = find_checkpoint(
+                job.encoder, self.report, show_progress=self.show_progress
+            )
+        except AwayError as error:
+            file = parse_hub_file(job.encoder)
+            origin = _mapping((self.recorded or ({}, {}))[1].get("encoder")).get("origin")
+            known = None
+            if file and file.commit_of(origin) and not self.overwrite and not self.repair:
+                known = self._recorded_encoder(origin=str(origin))
+            if known is None:
+                raise
+            self.unchecked.append(("the encoder's weights", error))
+            return known
+        known = self._recorded_encoder(file_sha256=self.source.sha256)
         if known is not None:
             return known
         self._require_torch_for(self.source.path)
         self.checkpoint = read_checkpoint(self.source)
         config = SVAEConfig.from_mapping(self.checkpoint.config, self.source.path.name)
         return EncoderIdentity(config.as_dict(), self.checkpoint.weights_sha256)
+
+    def _recorded_encoder(self, **wanted: str) -> EncoderIdentity | None:
+        """The identity that the store at the target has, where its provenance has what is wanted.
+
+        So that torch is not needed for a file known already, nor the Hub for a store.
+        """
+        if self.recorded is None:
+            return None
+        request, provenance = self.recorded
+        made_with = _mapping(provenance.get("encoder"))
+        encoder = _mapping(request.get("encoder"))
+        config, weights = encoder.get("config"), encoder.get("weights_sha256")
+        if any(made_with.get(key) != value for key, value in wanted.items()):
+            return None
+        if not isinstance(config, dict) or not isinstance(weights, str):
+            return None
+        return EncoderIdentity(config, weights)
+
+    def _find_dataset(self) -> Dataset:
+        """The data set; where the store at the target tells enough of it, without torchvision."""
+        from frictionstore.extract.torchvision_files import still_there
+
+        recorded = self._recorded_dataset()
+        if recorded is not None and self.recorded is not None:
+            read = _mapping(self.recorded[1].get("dataset_read"))
+            if read.get("torchvision") == _version("torchvision") and still_there(
+                read.get("files"), self.job.data_root
+            ):
+                return recorded
+        try:
+            return self._open_dataset()
+        except DatasetError as error:
+            if recorded is None:
+                raise
+            self.unchecked.append(("the images of the data set", error))
+            return recorded
+
+    def _open_dataset(self) -> Dataset:
+        from frictionstore.extract.datasets import DatasetOptions, open_dataset
+
+        job = self.job
+        options = DatasetOptions(job.split, job.count, job.seed, job.data_root, job.download)
+        return self._limited(open_dataset(job.dataset, options, self.report))
+
+    def _limited(self, dataset: Dataset) -> Dataset:
+        from frictionstore.extract.datasets import Part
+
+        self.dataset_images = len(dataset.ids)
+        if self.job.limit is None:
+            return dataset
+        return Part(dataset, list(range(min(self.job.limit, len(dataset.ids)))))
+
+    def _recorded_dataset(self) -> Dataset | None:
+        """The data set as the store at the target has it, if it was asked for in the same words."""
+        from frictionstore.extract.datasets import RecordedSet
+
+        if self.recorded is None or self.overwrite or self.repair:
+            return None
+        request, provenance = self.recorded
+        described, count = request.get("dataset"), provenance.get("dataset_images")
+        if provenance.get("asked") != self._asked() or not isinstance(described, dict):
+            return None
+        if not isinstance(count, int) or count < 1:
+            return None
+        return self._limited(RecordedSet(described, count))
+
+    def _asked(self) -> dict[str, Any]:
+        job = self.job
+        return {"dataset": job.dataset, "split": job.split, "count": job.count, "seed": job.seed}
 
     @staticmethod
     def _require_torch_for(path: Path) -> None:
@@ -401,8 +523,15 @@ class _Run:
 
     def _extract(self, plan: StorePlan, dataset: Dataset) -> int:
         _require_torch()
+        from frictionstore.extract.datasets import TorchvisionSet, whole
         from frictionstore.extract.pipeline import extract_units
 
+        opened = whole(dataset)
+        if isinstance(opened, TorchvisionSet) and opened.read_from is not None:
+            self.dataset_read = {
+                "torchvision": _version("torchvision"),
+                "files": opened.read_from,
+            }
         job = self.job
         with StoreWriter(job.out, plan, overwrite=self.overwrite, repair=self.repair) as writer:
             if writer.already_complete:
@@ -476,10 +605,9 @@ class _Run:
     def _describe_run(engine: Engine) -> dict[str, Any]:
         versions = {"frictionstore": __version__, "python": platform.python_version()}
         for package in VERSIONED:
-            try:
-                versions[package] = version(package)
-            except PackageNotFoundError:
-                continue
+            found = _version(package)
+            if found is not None:
+                versions[package] = found
         return {**engine.describe(), "versions": versions}
 
     def _provenance(self, measured: int, seconds: float) -> dict[str, Any]:
@@ -495,6 +623,9 @@ class _Run:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": job.recipe,
             "dataset": job.dataset,
+            "asked": self._asked(),
+            "dataset_images": self.dataset_images,
+            "dataset_read": self.dataset_read,
             "encoder": encoder,
             "measured_images": measured,
             "seconds": round(seconds, 3),
@@ -502,10 +633,23 @@ class _Run:
         }
 
 
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """A store's metadata are somebody else's: what should be a mapping may be anything."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def _is_known_file(encoder: str) -> bool:
     from frictionstore.extract.checkpoints import BUNDLED
+    from frictionstore.extract.hub_files import SCHEME
 
-    return encoder in BUNDLED or Path(encoder).expanduser().exists()
+    return encoder in BUNDLED or encoder.startswith(SCHEME) or Path(encoder).expanduser().exists()
 
 
 def _require_torch() -> None:

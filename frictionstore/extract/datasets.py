@@ -10,8 +10,10 @@ import gzip
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from frictionstore import schema
 from frictionstore.errors import DatasetError
 from frictionstore.extract.noise import KIND_NAMES, LIMIT, indexed_noise_image
+from frictionstore.extract.torchvision_files import explain, recorded_files, set_files
 from frictionstore.fingerprint import file_sha256
 from frictionstore.progress import Report
 from frictionstore.text import listed, printable
@@ -303,6 +306,7 @@ class TorchvisionSet:
         self.name, kind = _torchvision_class(name)
         _refuse(options, self.name, "count", "seed")
         self.images, self.split = _open_torchvision(self.name, kind, options)
+        self.read_from = recorded_files(set_files(kind, self.split), options.root)
         if len(self.images) == 0:
             raise DatasetError(f"the data set {self.name} is empty")
         first = self._item(0)
@@ -325,7 +329,12 @@ class TorchvisionSet:
         ]
 
     def _item(self, index: int) -> tuple[Any, Any]:
-        item = self.images[index]
+        try:
+            item = self.images[index]
+        except Exception as error:  # torchvision and Pillow raise whatever they met
+            raise DatasetError(
+                f"image {index} of {self.name} cannot be read: {_reason(error)}"
+            ) from error
         if not isinstance(item, tuple) or len(item) != 2:
             raise DatasetError(
                 f"torchvision's {self.name} does not give (image, class) pairs: "
@@ -362,18 +371,22 @@ class TorchvisionSet:
 
     def _pixel_bytes(self, index: int) -> bytes:
         image = self._item(index)[0]
-        return repr((image.size, image.mode)).encode() + image.tobytes()
+        try:
+            return repr((image.size, image.mode)).encode() + image.tobytes()
+        except Exception as error:
+            raise DatasetError(
+                f"image {index} of {self.name} cannot be read: {_reason(error)}"
+            ) from error
 
     def load(self, index: int, size: int) -> NDArray[np.float32]:
         from frictionstore.extract.images import to_array
 
+        image = self._item(index)[0]
         try:
-            return to_array(self._item(index)[0], size)
-        except DatasetError:
-            raise
-        except Exception as error:
+            return to_array(image, size)
+        except Exception as error:  # a file that Pillow opened and cannot decode
             raise DatasetError(
-                f"image {index} of {self.name} cannot be read: {printable(error)}"
+                f"image {index} of {self.name} cannot be read: {_reason(error)}"
             ) from None
 
 
@@ -388,7 +401,13 @@ def _torchvision_class(name: str) -> tuple[str, Any]:
             f"unknown data set {printable(name)!r}: digits, photos, noise and folder:PATH are "
             "built in, and torchvision's sets need: pip install 'frictionstore[extract]'"
         )
-    import torchvision.datasets as sets
+    try:
+        import torchvision.datasets as sets
+    except Exception as error:  # a torchvision that does not fit its torch raises RuntimeError
+        raise DatasetError(
+            f"torchvision, which reads {printable(name)}, cannot be imported ({_reason(error)}): "
+            "install a torch and a torchvision that belong together"
+        ) from error
 
     generated = {"FakeData", "DatasetFolder", "ImageFolder", "VisionDataset", "StanfordCars"}
     for proper in sets.__all__:
@@ -417,12 +436,25 @@ def _open_torchvision(name: str, kind: Any, options: DatasetOptions) -> tuple[An
         arguments["split"] = split
     elif split is not None:
         raise DatasetError(f"the data set {name} has no splits: leave --split out")
-    if "download" in known:
+    can = "download" in known
+    if can:
         arguments["download"] = options.download
     try:
-        return kind(root=str(options.root), **arguments), split
-    except (OSError, RuntimeError) as error:
-        can = "download" in known
+        with _silence_ends():
+            return kind(root=str(options.root), **arguments), split
+    except ImportError as error:
+        raise DatasetError(
+            f"torchvision's {name} needs another package: {_reason(error)}"
+        ) from error
+    except Exception as error:  # of readers of archives, of tables and of pickles, of networks
+        if isinstance(error, TypeError | ValueError) and "argument" in str(error):
+            raise DatasetError(f"{name} cannot be opened: {_reason(error)}") from error
+        where = f"{name} cannot be opened in {printable(options.root)}"
+        hint = explain(set_files(kind, split), options.root, options.download)
+        if hint is not None:
+            network = isinstance(error, OSError) and options.download
+            also = f" (and fetching it failed: {_reason(error)})" if network else ""
+            raise DatasetError(f"{where}: {hint}{also}") from error
         hint = (
             "let torchvision fetch it with --download"
             if can and not options.download
@@ -430,11 +462,54 @@ def _open_torchvision(name: str, kind: Any, options: DatasetOptions) -> tuple[An
             if not can
             else "check the network, or put its files there"
         )
-        raise DatasetError(
-            f"{name} cannot be opened in {printable(options.root)} ({printable(error)}): {hint}"
-        ) from error
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{name} cannot be opened: {printable(error)}") from error
+        raise DatasetError(f"{where} ({_reason(error)}): {hint}") from error
+
+
+SILENCE = 20.0  # seconds without a byte after which a server of a data set is given up
+
+
+@contextmanager
+def _silence_ends() -> Iterator[None]:
+    """torchvision waits for ever for a server that does not answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE if before is None else before)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return printable(text) or type(error).__name__
+
+
+class RecordedSet:
+    """A data set as a store's metadata have it: what a request needs, and no images.
+
+    Parameters
+    ----------
+    described : mapping
+        The data set's part of the store's request.
+    count : int
+        Images of the whole set.
+    """
+
+    in_memory = True
+    value_range = (0.0, 1.0)
+
+    def __init__(self, described: Mapping[str, Any], count: int) -> None:
+        added = ("count", "skip_unreadable")
+        self._described = {key: value for key, value in described.items() if key not in added}
+        self.ids = [str(index) for index in range(count)]
+        self.labels = np.full(count, schema.NO_LABEL, np.int32)
+        self.class_names: list[str] = []
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self._described)
+
+    def load(self, index: int, size: int) -> NDArray[np.float32]:
+        raise DatasetError(f"image {index} is known by its store only")
 
 
 class Part:
@@ -482,6 +557,13 @@ def open_dataset(name: str, options: DatasetOptions, report: Report) -> Dataset:
     if name.startswith("folder:"):
         return Folder(Path(name.removeprefix("folder:")).expanduser(), options, report)
     return TorchvisionSet(name, options)
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """The set that a `Part`, of a part perhaps, is of."""
+    while isinstance(dataset, Part):
+        dataset = dataset.whole
+    return dataset
 
 
 def unreadable(dataset: Dataset, size: int, threads: int | None = None) -> list[int]:
