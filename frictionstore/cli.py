@@ -145,7 +145,8 @@ def cli() -> None:
 )
 @click.option(
     "--encoder",
-    help="speckle (bundled), a .pt or .safetensors file, or a published version's name[@revision].",
+    help="speckle (bundled), a .pt or .safetensors file, a published version's name[@revision], or "
+    "hf://OWNER/REPO/FILE[@revision].",
 )
 @click.option(
     "--image-size",

@@ -1,29 +1,34 @@
 """A recipe of the Hub and torchvision, a second time: without torch, without the Hub, without data.
 
-Each command runs in a process of its own against a stand-in of the Hub on loopback.
+Against a stand-in of the Hub on loopback; what must do without torch runs in a process of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from frictionstore.cli import cli
 from frictionstore.extract.hub_files import HUB_REPOSITORY
 from tests.cifar import ARCHIVE, FOLDER, make_cifar
-from tests.servers.model_hub import ModelHub, model_hub
+from tests.servers.model_hub import ModelHub, asked_here, model_hub
 from tests.support import DATA
 
-pytest.importorskip("torch")
-pytest.importorskip("torchvision")
+torch = pytest.importorskip("torch")
+torchvision = pytest.importorskip("torchvision")
+PATCHED = ("url", "tgz_md5", "train_list", "test_list", "meta")
 
 COMMIT, OTHER = "0123456789abcdef" * 2 + "01234567", "89abcdef01234567" * 2 + "89abcdef"
 NAME = "v40_freckles_noise/checkpoints/best.pt"
@@ -42,24 +47,40 @@ device = "cpu"
 
 
 @dataclass
+class Outcome:
+    """What a command did."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
 class Place:
     """A folder with a recipe and a store made by it, and the Hub it was made from."""
 
     root: Path
     hub: ModelHub
-    prelude: str
 
-    def extract(self, *more: str, prelude: str | None = None, **env: str) -> Any:
+    def extract(self, *more: str) -> Outcome:
+        """In this process, which has torch."""
+        with chdir(self.root), asked_here(self.hub.address, self.root / "hf"):
+            done = CliRunner().invoke(cli, ["extract", "--recipe", "./small.toml", *more])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return Outcome(done.exit_code, done.stdout, done.stderr)
+
+    def without_torch(self, *more: str) -> Outcome:
+        """In a process that cannot import torch, torchvision, zarr or numba."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        code = (self.prelude if prelude is None else prelude) + (
-            "from frictionstore.cli import main; main()"
-        )
-        return subprocess.run(
+        code = FORBID + "from frictionstore.cli import main; main()"
+        done = subprocess.run(
             [sys.executable, "-c", code, "extract", "--recipe", "./small.toml", *more],
             cwd=self.root, capture_output=True, text=True, timeout=300,
-            env={**kept, "HF_HOME": str(self.root / "hf"), "HF_ENDPOINT": self.hub.address,
-                 "NO_PROXY": "*", **env},
+            env={**kept, "HF_HUB_CACHE": str(self.root / "hf"), "HF_HOME": str(self.root / "hf"),
+                 "HF_ENDPOINT": self.hub.address, "NO_PROXY": "*"},
         )  # fmt: skip
+        return Outcome(done.returncode, done.stdout, done.stderr)
 
     def lose_data(self) -> None:
         shutil.rmtree(self.root / "data/torchvision")
@@ -76,11 +97,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     with model_hub() as hub:
         hub.files[HUB_REPOSITORY, COMMIT, NAME] = (DATA / "svae/svae_d4.pt").read_bytes()
         hub.branches["main"] = COMMIT
-        place = Place(root, hub, make_cifar(root / "data/torchvision", 30))
+        prelude = make_cifar(root / "data/torchvision", 30)
+        kind = torchvision.datasets.CIFAR10
+        before = {key: getattr(kind, key) for key in PATCHED}
+        exec(prelude, {})
+        place = Place(root, hub)
         done = place.extract("--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["status"] == "complete"
         yield place
+        for key, value in before.items():
+            setattr(kind, key, value)
 
 
 @pytest.fixture
@@ -89,7 +116,7 @@ def place(made: Place, tmp_path: Path) -> Iterator[Place]:
     with model_hub() as hub:
         hub.files.update(made.hub.files)
         hub.branches.update(made.hub.branches)
-        yield Place(tmp_path / "copy", hub, made.prelude)
+        yield Place(tmp_path / "copy", hub)
 
 
 def used(done: Any) -> list[str]:
@@ -106,8 +133,8 @@ def refused(done: Any) -> str:
 
 
 def test_up_to_date_without_torch_and_torchvision(place: Place) -> None:
-    assert used(place.extract(prelude=FORBID)) == ["data/small.zarr is up to date (30 images)"]
-    outcome = json.loads(place.extract("--json", prelude=FORBID).stdout)
+    assert used(place.without_torch()) == ["data/small.zarr is up to date (30 images)"]
+    outcome = json.loads(place.without_torch("--json").stdout)
     assert (outcome["status"], outcome["measured"], outcome["not_checked"]) == ("up to date", 0, [])
 
 
@@ -123,7 +150,7 @@ def test_up_to_date_without_torch_and_torchvision(place: Place) -> None:
 def test_what_differs_is_seen_without_torchvision(
     place: Place, change: list[str], expected: str
 ) -> None:
-    said = refused(place.extract(*change, prelude=FORBID))
+    said = refused(place.without_torch(*change))
     assert "data/small.zarr holds another store (" in said
     assert expected in said
 
@@ -133,18 +160,17 @@ def test_another_split_is_not_taken_for_the_same(place: Place) -> None:
     assert "dataset.split is" in said
 
 
-def test_other_pixels_of_the_same_size_are_seen(place: Place) -> None:
+def test_other_pixels_of_the_same_size_are_seen(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The recorded files are compared by content: torchvision decides about others."""
     batch = place.root / "data/torchvision" / FOLDER / "test_batch"
     data = bytearray(batch.read_bytes())
     data[2000] ^= 1
     batch.write_bytes(data)
-    prelude = place.prelude + (
-        "import hashlib, pathlib\n"
-        f"path = pathlib.Path({str(batch)!r})\n"
-        "CIFAR10.test_list = [['test_batch', hashlib.md5(path.read_bytes()).hexdigest()]]\n"
-    )
-    assert "dataset.content_sha256" in refused(place.extract(prelude=prelude))
+    md5 = hashlib.md5(data).hexdigest()
+    monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", [["test_batch", md5]])
+    assert "dataset.content_sha256" in refused(place.extract())
 
 
 def test_another_torchvision_reads_again(place: Place) -> None:
@@ -153,7 +179,7 @@ def test_another_torchvision_reads_again(place: Place) -> None:
     provenance = json.loads(path.read_text())
     provenance["dataset_read"]["torchvision"] = "0.1"
     path.write_text(json.dumps(provenance))
-    done = place.extract(prelude=FORBID)
+    done = place.without_torch()
     assert "is used as it is" in done.stderr  # it could not be imported: said, not hidden
     assert used(place.extract()) == ["data/small.zarr is up to date (30 images)"]
 
@@ -215,8 +241,6 @@ def test_a_file_that_the_hub_no_longer_has_is_not_away(place: Place) -> None:
 
 
 def test_other_weights_upstream(place: Place) -> None:
-    import torch
-
     content = torch.load(DATA / "svae/svae_d4.pt", weights_only=True)
     content["model_state_dict"]["enc_in.bias"] += 1
     torch.save(content, place.root / "new.pt")
@@ -228,7 +252,7 @@ def test_other_weights_upstream(place: Place) -> None:
         f"the Hub has other ones at {OTHER} by now: keep the store with "
         f"--encoder v40_freckles_noise@{COMMIT}, or measure the new weights into another with --out"
     )
-    kept = place.extract("--encoder", f"v40_freckles_noise@{COMMIT}", prelude=FORBID)
+    kept = place.without_torch("--encoder", f"v40_freckles_noise@{COMMIT}")
     assert used(kept)[-1] == "data/small.zarr is up to date (30 images)"
     other = place.extract("--out", "data/new.zarr")
     assert other.returncode == 0, other.stderr
@@ -237,7 +261,7 @@ def test_other_weights_upstream(place: Place) -> None:
 def test_a_new_commit_with_the_same_weights_is_up_to_date(place: Place) -> None:
     place.hub.files[HUB_REPOSITORY, OTHER, NAME] = place.hub.files[HUB_REPOSITORY, COMMIT, NAME]
     place.hub.branches["main"] = OTHER
-    assert used(place.extract(prelude=FORBID)) == ["data/small.zarr is up to date (30 images)"]
+    assert used(place.without_torch()) == ["data/small.zarr is up to date (30 images)"]
 
 
 def test_a_folder_that_is_away(place: Place) -> None:
@@ -248,10 +272,10 @@ def test_a_folder_that_is_away(place: Place) -> None:
         Image.new("RGB", (20, 20), (index, 0, 0)).save(place.root / f"photos/{index}.png")
     options = ["extract", "--dataset", "folder:photos", "--encoder", "speckle", "--image-size",
                "16", "--device", "cpu", "--out", "p.zarr"]  # fmt: skip
-    run = [sys.executable, "-m", "frictionstore", *options]
     for expected in ("p.zarr is complete", "p.zarr is up to date", "p.zarr is used as it is (3"):
-        done = subprocess.run(run, cwd=place.root, capture_output=True, text=True)
-        assert expected in used(done)[-1]
+        with chdir(place.root):
+            done = CliRunner().invoke(cli, options)
+        assert expected in used(Outcome(done.exit_code, done.stdout, done.stderr))[-1]
         if "up to date" in expected:
             shutil.rmtree(place.root / "photos")
 

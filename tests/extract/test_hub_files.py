@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ import pytest
 from frictionstore.errors import CheckpointError
 from frictionstore.extract.checkpoints import find_checkpoint
 from frictionstore.extract.hub_files import HUB_REPOSITORY, HubFile, parse_hub_file
-from tests.servers.model_hub import ModelHub, model_hub
+from tests.servers.model_hub import ModelHub, asked_here, model_hub
 
 pytest.importorskip("huggingface_hub")
 
@@ -45,36 +44,17 @@ def hub() -> Iterator[ModelHub]:
 def find(
     hub: ModelHub | str, cache: Path, name: str = "v40_freckles_noise", **changed: Any
 ) -> list[str]:
-    """What is reported and then the outcome, one line each, within 30 s.
-
-    `changed` are environment variables, or huggingface_hub's constants made of them.
-    """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import _http
-
+    """What is reported and then the outcome, one line each, within 30 s."""
     address = hub if isinstance(hub, str) else hub.address
-    made = {key: changed.pop(key) for key in list(changed) if key == "HF_HUB_OFFLINE"}
-    made = {
-        "ENDPOINT": address,
-        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": str(cache),
-        "AGENT_HARNESSES_PATH": str(cache / "harnesses"),
-        **made,
-    }
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     said: list[str] = []
     began = time.monotonic()
-    with (
-        mock.patch.multiple(constants, **made),
-        mock.patch.dict(os.environ, {**kept, "NO_PROXY": "*", **changed}, clear=True),
-    ):
+    with asked_here(address, cache, **changed):
         try:
             found = find_checkpoint(name, said.append)
             said.append(f"{found.origin} {found.sha256}")
         except CheckpointError as error:
             said.append(f"refused: {error}")
     assert time.monotonic() - began < 30
-    _http.close_session()
     return said
 
 

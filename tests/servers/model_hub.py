@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 PORTAL = b"<!DOCTYPE html><html><body>Please log in to the network</body></html>"
@@ -203,6 +207,34 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.wfile.write(part)
+
+
+@contextmanager
+def asked_here(address: str, cache: Path, **changed: Any) -> Iterator[None]:
+    """This process asks the Hub at `address` and keeps files in `cache`.
+
+    huggingface_hub makes constants of its variables when it is imported: they are set here.
+    `changed` are environment variables, and the constant HF_HUB_OFFLINE.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    made = {
+        "ENDPOINT": address,
+        "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(cache),
+        "AGENT_HARNESSES_PATH": str(cache / "harnesses"),
+        **{key: changed.pop(key) for key in list(changed) if key == "HF_HUB_OFFLINE"},
+    }
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    with (
+        mock.patch.multiple(constants, **made),
+        mock.patch.dict(os.environ, {**kept, "NO_PROXY": "*", **changed}, clear=True),
+    ):
+        try:
+            yield
+        finally:
+            _http.close_session()
 
 
 @contextmanager
