@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HUB_REPOSITORY = "AbstractPhil/geolip-SVAE"
 HUB_FILE = "{version}/checkpoints/best.pt"
 BUNDLED = ("speckle",)
+STATE = "model_state_dict"  # some trainers write it as model_state
 _VERSION = re.compile(r"v[0-9]+_[A-Za-z0-9_]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -237,13 +238,14 @@ def _read_torch(path: Path, where: str) -> Checkpoint:
             f"encoder {where} holds a {type(content).__name__}, expected a dictionary with config "
             "and model_state_dict"
         )
-    for key in ("config", "model_state_dict"):
-        if not isinstance(content.get(key), Mapping):
+    state = "model_state" if content.get(STATE) is None else STATE
+    for key, value in (("config", content.get("config")), (STATE, content.get(state))):
+        if not isinstance(value, Mapping):
             raise CheckpointError(
-                f"encoder {where} has no {key}: a checkpoint has config and model_state_dict"
+                f"encoder {where} has no {key}: a checkpoint has config and {STATE}"
             )
     weights = {}
-    for name, tensor in content["model_state_dict"].items():
+    for name, tensor in content[state].items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             raise CheckpointError(f"encoder {where}: {printable(name)} is not a tensor of floats")
         weights[str(name)] = tensor.detach().float().contiguous().numpy()
