@@ -146,7 +146,7 @@ from frictionstore.extract.gpu import GpuEngine
 module.pack = lambda *_: None  # both with torch's own products
 maps = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "slot", "image")
 cpu = torch.device("cpu")
-GpuEngine.tile_patches = CpuEngine.tile_patches
+CpuEngine.tile_patches = GpuEngine.tile_patches = 64  # the interpreter is slow
 for name in sys.argv[2:]:
     path = Path(sys.argv[1]) / f"later_{name}.pt"
     model = build_encoder(read_checkpoint(Source(path, "file")), name)
@@ -299,8 +299,8 @@ def test_the_fused_spectrum_does_not_assume_unit_rows(scale: float) -> None:
     engine.close()
     with torch.inference_mode():
         M = model.encode(model.patches(torch.from_numpy(images))).double().numpy()
-    expected = np.linalg.svd(M, compute_uv=False).reshape(found.shape)
-    assert largest_relative(found, expected) < 2e-6
+    exact_values = np.linalg.svd(M, compute_uv=False).reshape(found.shape)
+    assert largest_relative(found, np.sqrt(exact_values**2 + 1e-12)) < 2e-6  # the ridge
 
 
 def test_fp32_is_not_the_fused_kernel_s_float64() -> None:
@@ -547,10 +547,6 @@ def test_a_store_of_a_version_that_overlooked_a_key_is_not_up_to_date(
 
 def test_an_up_to_date_store_of_a_later_checkpoint_needs_no_torch(tmp_path: Path) -> None:
     run_job(job(tmp_path / "a.zarr", "readout"))
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from tests.extract import test_later\n"
-    )  # the module itself skips without torch: the job is spelled out
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
