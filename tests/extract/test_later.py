@@ -169,6 +169,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_the_gpu_s_path_gives_the_cpu_s_maps_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     names = ("scale", "readout", "fp32", "grey")
@@ -467,7 +468,7 @@ def job(out: Path, name: str = "plain", **changes: Any) -> Job:
 class Digits:
     """Enough of a data set for a request."""
 
-    ids = ["0"]
+    ids = ("0",)
     value_range = (0.0, 1.0)
 
     def describe(self) -> dict[str, Any]:
