@@ -45,8 +45,8 @@ def card(header: Header, name: str, address: str) -> bytes:
         "the singular values themselves, how hard an eigensolver found each eigenvalue "
         "(*friction*) and when it settled. A Zarr v3 group, written by frictionstore.",
         "",
-        f"{header.n_images:,} images, {byte_count(stored)}. The mode axis has the largest "
-        "singular value first.",
+        f"{header.n_images:,} images, {byte_count(stored)}. Along the mode axis, "
+        f"{schema.ORDER_IN_WORDS[header.mode_order]}.",
         "",
         "| array | dimensions | shape | type | meaning |",
         "| --- | --- | --- | --- | --- |",

@@ -162,6 +162,11 @@ def cli() -> None:
     type=click.Choice(["float32", "tf32", "bfloat16"]),
     help="Of the encoder's matrix products.  [default: float32]",
 )
+@click.option(
+    "--gram",
+    type=click.Choice(["coordinated", "original"]),
+    help="Matrix that the conduit measures: after cross-attention, or M'M.  [default: coordinated]",
+)
 @click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.")
 @click.option(
     "--workers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from frictionstore.fingerprint import leaves
+from frictionstore.schema import MODE_ORDER, ORDER_IN_WORDS
 from frictionstore.store import Store
 from frictionstore.text import byte_count, listed, printable
 
@@ -13,10 +14,12 @@ def describe(store: Store) -> str:
     """Several lines: what the store holds, what was asked for and how it was made."""
     summary = store.summary()
     rows, columns = store.grid
+    order = summary["mode_order"]
+    order = "largest first" if order == MODE_ORDER else ORDER_IN_WORDS[order]
     lines = [
         printable(summary["name"]),
         f"  images       {store.n_images:,} ({len(store.class_names)} classes)",
-        f"  grid         {rows} x {columns} patches, {store.n_modes} modes, largest first",
+        f"  grid         {rows} x {columns} patches, {store.n_modes} modes, {order}",
     ]
     if store.class_names:
         lines.append(f"  classes      {listed(store.class_names, SHOWN_CLASSES)}")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,19 @@ def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
             yield from leaves(value[key], f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, value
+
+
+def as_json(value: object) -> Any:
+    """`value` as JSON can hold it: what it cannot hold (a NaN, an object) becomes text."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return repr(value)[:200]
 
 
 def differences(there: JSON, asked: JSON) -> list[str]:

@@ -92,6 +92,10 @@ class Header:
         return self.attributes["class_names"]
 
     @property
+    def mode_order(self) -> str:
+        return self.attributes["mode_order"]
+
+    @property
     def shard_bytes(self) -> dict[str, int]:
         """Size of every shard file."""
         return self.attributes["shard_bytes"]
@@ -182,7 +186,8 @@ def read_group(document: bytes, where: str) -> tuple[dict[str, Any], dict[str, s
         They are not those of a complete store.
     """
     group = _parse_object(document, where)
-    return _check_attributes(group, where), _check_arrays(group, where)
+    attributes = _check_attributes(group, where)
+    return attributes, schema.described(_check_arrays(group, where), attributes["mode_order"])
 
 
 def _explain_without_manifest(document: bytes, where: str) -> None:
@@ -266,7 +271,8 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
         isinstance(skipped, list) and all(isinstance(name, str) for name in skipped),
         "a list of ids",
     )
-    require("mode_order", own.get("mode_order") == schema.MODE_ORDER, f'"{schema.MODE_ORDER}"')
+    order = schema.mode_order(own["request"])
+    require("mode_order", own.get("mode_order") == order, f'"{order}"')
     require(
         "shard_bytes",
         isinstance(sizes, dict)

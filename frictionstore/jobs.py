@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from frictionstore import __version__, schema
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract.conduit.constants import ConduitConstants
-from frictionstore.fingerprint import differences
+from frictionstore.fingerprint import as_json, differences, leaves
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import printable
 from frictionstore.writer import StorePlan, StoreWriter, up_to_date
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "digits-speckle"
 PRECISIONS = ("float32", "tf32", "bfloat16")
+GRAMS = ("coordinated", "original")
+CHANNELS = {1: "L", 3: "RGB"}  # Pillow's modes
 VERSIONED = ("numpy", "zarr", "numcodecs", "pillow", "torchvision", "numba", "scikit-learn")
 
 
@@ -51,6 +53,7 @@ class Job:
     engine: str = "native"
     device: str = "auto"
     precision: str = "float32"
+    gram: str = "coordinated"
     split: str | None = None
     count: int | None = None
     seed: int | None = None
@@ -95,7 +98,8 @@ class Job:
 
 _TYPES: dict[str, type] = {
     "description": str, "dataset": str, "encoder": str, "out": str, "image_size": int,
-    "maps": list, "engine": str, "device": str, "precision": str, "split": str,
+    "maps": list, "engine": str, "device": str, "precision": str, "gram": str,
+    "split": str,
     "count": int, "seed": int,
     "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool,
     "batch_size": int, "workers": int, "shard_images": int,
@@ -160,7 +164,11 @@ def read_recipe(name: str) -> dict[str, Any]:
             and value < (0 if key in ("seed", "workers") else 1)
         ):
             raise RequestError(f"recipe {printable(name)}: {key} is {value}, which is too small")
-    for key, choices in (("engine", ("native", "geolip")), ("precision", PRECISIONS)):
+    for key, choices in (
+        ("engine", ("native", "geolip")),
+        ("precision", PRECISIONS),
+        ("gram", GRAMS),
+    ):
         if recipe.get(key, choices[0]) not in choices:
             raise RequestError(f"recipe {printable(name)}: {key} must be {' or '.join(choices)}")
     recipe.setdefault("out", f"data/{path.stem if name.endswith('.toml') else name}.zarr")
@@ -172,16 +180,35 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """Which encoder, without loading it into a model."""
+    """Which encoder, without loading it into a model; `config` is as its file has it."""
 
-    config: dict[str, Any]
+    config: Mapping[str, Any]
     weights_sha256: str
 
 
 def build_request(
     identity: EncoderIdentity, dataset: Dataset, job: Job, shard_images: int
 ) -> dict[str, Any]:
-    """Everything that decides the content of the store, and nothing else."""
+    """Everything that decides the content of the store, and nothing else.
+
+    Raises
+    ------
+    CheckpointError
+        The encoder's config asks for what is not known or not done here.
+    RequestError
+        The encoder takes images of another kind than the data set has.
+    """
+    from frictionstore.extract.config import SVAEConfig
+
+    config = SVAEConfig.from_mapping(identity.config, job.encoder)
+    if config.channels not in CHANNELS:
+        raise RequestError(
+            f"encoder {printable(job.encoder)} takes images of {config.channels} channels: the "
+            "data sets here give 3 (RGB) or 1 (luma)"
+        )
+    conduit: dict[str, Any] = {**ConduitConstants().as_dict()}
+    if job.gram != GRAMS[0]:  # the default is not named: stores made before it keep their identity
+        conduit["gram"] = job.gram
     described = {**dataset.describe(), "count": len(dataset.ids)}
     if job.skip_unreadable:
         described["skip_unreadable"] = True
@@ -189,12 +216,12 @@ def build_request(
     resize = (
         "none, drawn at this size" if described["name"] == "noise" else "shorter side, bilinear"
     )
-    return {
+    request = {
         "kind": "extraction",
         "format": schema.FORMAT,
         "encoder": {
             "architecture": "PatchSVAE v1",
-            "config": identity.config,
+            "config": config.as_dict(),
             "weights_sha256": identity.weights_sha256,
         },
         "dataset": described,
@@ -202,14 +229,22 @@ def build_request(
             "image_size": job.image_size,
             "resize": resize,
             "crop": "centre",
-            "channels": "RGB",
+            "channels": CHANNELS[config.channels],
             "range": [low, high],
         },
-        "conduit": ConduitConstants().as_dict(),
+        "conduit": conduit,
         "precision": job.precision,
         "maps": {name: schema.MAPS[name].dtype for name in job.maps},
         "shard_images": shard_images,
     }
+    for key, value in leaves(request):
+        private = any(part.startswith("_") for part in key.split("."))
+        if private or (isinstance(value, str) and os.path.isabs(value)):
+            raise RequestError(
+                f"the request would hold {printable(key)} {printable(value)!r}, which is this "
+                "machine's own: the same job would have another fingerprint elsewhere"
+            )
+    return request
 
 
 def _recorded(job: Job) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -291,6 +326,7 @@ class _Run:
         self.checkpoint: Checkpoint | None = None
         self.dataset_images = 0
         self.dataset_read: dict[str, Any] | None = None
+        self.identity: EncoderIdentity | None = None
         self.upstream: Any = None
 
     def go(self) -> dict[str, Any]:
@@ -299,7 +335,7 @@ class _Run:
 
         job = self.job
         self._require_packages()
-        identity = self._identify_encoder()
+        self.identity = identity = self._identify_encoder()
         dataset = self._find_dataset()
         rows = self._row_shapes(identity)
         shard_images = job.shard_images
@@ -380,11 +416,10 @@ class _Run:
 
     def _identify_encoder(self) -> EncoderIdentity:
         from frictionstore.extract.checkpoints import find_checkpoint, read_checkpoint
-        from frictionstore.extract.config import SVAEConfig
         from frictionstore.extract.hub_files import AwayError, parse_hub_file
 
         job = self.job
-        if job.engine == "geolip" and not _is_known_file(job.encoder):
+        if job.engine == "geolip" and _is_upstreams_name(job.encoder):
             upstream = self._load_upstream(job.encoder)
             return EncoderIdentity(upstream.config, upstream.weights_sha256)
         try:
@@ -406,8 +441,7 @@ class _Run:
             return known
         self._require_torch_for(self.source.path)
         self.checkpoint = read_checkpoint(self.source)
-        config = SVAEConfig.from_mapping(self.checkpoint.config, self.source.path.name)
-        return EncoderIdentity(config.as_dict(), self.checkpoint.weights_sha256)
+        return EncoderIdentity(self.checkpoint.config, self.checkpoint.weights_sha256)
 
     def _recorded_encoder(self, **wanted: str) -> EncoderIdentity | None:
         """The identity that the store at the target has, where its provenance has what is wanted.
@@ -419,7 +453,8 @@ class _Run:
         request, provenance = self.recorded
         made_with = _mapping(provenance.get("encoder"))
         encoder = _mapping(request.get("encoder"))
-        config, weights = encoder.get("config"), encoder.get("weights_sha256")
+        # The request's config is what the version that wrote it understood of the file's.
+        config, weights = made_with.get("config"), encoder.get("weights_sha256")
         if any(made_with.get(key) != value for key, value in wanted.items()):
             return None
         if not isinstance(config, dict) or not isinstance(weights, str):
@@ -492,9 +527,11 @@ class _Run:
         return self.upstream
 
     def _row_shapes(self, identity: EncoderIdentity) -> dict[str, tuple[int, ...]]:
-        config = identity.config
+        from frictionstore.extract.config import SVAEConfig
+
+        config = SVAEConfig.from_mapping(identity.config, self.job.encoder)
         return schema.map_row_shapes(
-            self.job.maps, self.job.image_size, config["patch_size"], config["D"]
+            self.job.maps, self.job.image_size, config.patch_size, config.D
         )
 
     def _plan(
@@ -581,7 +618,9 @@ class _Run:
             upstream = self.upstream or self._load_upstream(self.source)
             if job.precision != "float32":
                 raise RequestError("the engine geolip computes in float32: leave --precision out")
-            return GeolipEngine(upstream, job.maps, device, value_range=dataset.value_range)
+            return GeolipEngine(
+                upstream, job.maps, device, value_range=dataset.value_range, gram=job.gram
+            )
         from frictionstore.extract.checkpoints import build_encoder, read_checkpoint
 
         assert self.source is not None
@@ -593,6 +632,7 @@ class _Run:
             device,
             value_range=dataset.value_range,
             precision=job.precision,
+            gram=job.gram,
             report=self.report,
         )
 
@@ -615,8 +655,11 @@ class _Run:
         encoder: dict[str, Any] = {"name": job.encoder}
         if self.source is not None:
             encoder = {"origin": self.source.origin, "file_sha256": self.source.sha256}
-            if self.checkpoint is not None and self.checkpoint.notes:
-                encoder["notes"] = self.checkpoint.notes
+        if self.identity is not None:
+            encoder["config"] = as_json(self.identity.config)
+        for loaded in (self.checkpoint, self.upstream):
+            if loaded is not None and loaded.notes:
+                encoder["notes"] = as_json(loaded.notes)
         return {
             "made_by": "frictionstore extract",
             "command": sys.argv,
@@ -645,11 +688,12 @@ def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_known_file(encoder: str) -> bool:
+def _is_upstreams_name(encoder: str) -> bool:
+    """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
     from frictionstore.extract.checkpoints import BUNDLED
-    from frictionstore.extract.hub_files import SCHEME
 
-    return encoder in BUNDLED or encoder.startswith(SCHEME) or Path(encoder).expanduser().exists()
+    ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
+    return not ours and not Path(encoder).expanduser().exists()
 
 
 def _require_torch() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from frictionstore.schema import ORDER_IN_WORDS
 from frictionstore.text import byte_count, listed, printable
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def store_html(store: Store) -> str:
     facts = [
         ("images", f"{store.n_images:,}"),
         ("patches", f"{rows} x {columns}"),
-        ("modes", f"{store.n_modes}, 0 is the largest"),
+        ("modes", f"{store.n_modes}, {ORDER_IN_WORDS[summary['mode_order']]}"),
         ("classes", classes),
         ("stored", byte_count(summary["stored_bytes"])),
         ("digest", store.digest[:16]),

@@ -57,7 +57,8 @@ class StorePlan:
 
     @property
     def arrays(self) -> dict[str, schema.ArrayPlan]:
-        return schema.plan_arrays(self.rows, self.n_images, self.shard_images)
+        arrays = schema.plan_arrays(self.rows, self.n_images, self.shard_images)
+        return schema.described(arrays, schema.mode_order(self.request))
 
     @property
     def units(self) -> list[range]:
@@ -87,7 +88,7 @@ class StorePlan:
             "request": self.request,
             "fingerprint": self.fingerprint,
             "class_names": self.class_names,
-            "mode_order": schema.MODE_ORDER,
+            "mode_order": schema.mode_order(self.request),
             "shard_bytes": {key: shard.size for key, shard in known.items()},
             "shard_crc32c": {key: shard.checksums for key, shard in known.items()},
             "complete": shards is not None,

@@ -24,6 +24,7 @@ from frictionstore.report_html import Budget, facts, svg_figure, table, text, wi
 from frictionstore.report_methods import CAPTIONS, LINE_ANALYSIS, METHODS
 from frictionstore.report_pictures import INSIDE, class_mean_maps, f_maps, image_cards, spans
 from frictionstore.report_saved import Saved, read_results
+from frictionstore.schema import ORDER_IN_WORDS
 from frictionstore.store import Store
 from frictionstore.text import printable
 from frictionstore.typical import image_typicality
@@ -151,7 +152,7 @@ def _page(store: Store, saved: list[Saved], left_out: Mapping[str, str], budget:
     labelled = f", {len(store.class_names)} classes" if store.class_names else ", no labels"
     intro = (
         f"{store.n_images:,} images{labelled}, {rows} x {columns} patches, {store.n_modes} modes "
-        "(mode 0 has the largest singular value)"
+        f"({ORDER_IN_WORDS[store.header.mode_order]})"
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

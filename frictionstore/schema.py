@@ -7,7 +7,7 @@ Nothing here touches a file, and nothing here imports zarr.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from frictionstore.errors import RequestError
@@ -45,7 +45,8 @@ class MapSpec:
     fill_is_data : bool
         True where every value of the type can be data, so that a fill value proves nothing.
     modes : bool
-        The last axis is the mode axis, largest singular value first.
+        The last axis is the mode axis, largest singular value first; of S and S_orig of a linear
+        readout (`mode_order`) it is in the order of the columns.
     """
 
     name: str
@@ -128,6 +129,31 @@ INDEX: dict[str, MapSpec] = {
 }  # fmt: skip
 ARRAYS: dict[str, MapSpec] = {**MAPS, **INDEX}
 DEFAULT_MAPS: tuple[str, ...] = ("S", "friction", "settle")
+
+
+AS_STORED = "as stored"
+ORDER_IN_WORDS = {
+    MODE_ORDER: "mode 0 has the largest singular value",
+    AS_STORED: "modes of S are a linear readout's columns in their order, those of friction and "
+    "settle have the largest eigenvalue first",
+}
+_AS_STORED_MEANING = {
+    "S": "norms of the columns of each patch's linear readout after spectral cross-attention, in "
+    "the order of the columns",
+    "S_orig": "norms of the columns of each patch's linear readout, in their order",
+}
+
+
+def mode_order(request: Mapping[str, Any]) -> str:
+    """The store's attribute `mode_order`: `MODE_ORDER`, or `AS_STORED` for a linear readout.
+
+    A readout's columns have no order of size: mode k of S is column k. Friction, settle and slot
+    are largest eigenvalue first in every store.
+    """
+    encoder = request.get("encoder")
+    config = encoder.get("config") if isinstance(encoder, Mapping) else None
+    readout = isinstance(config, Mapping) and config.get("linear_readout") is True
+    return AS_STORED if readout else MODE_ORDER
 
 
 def check_maps(names: Iterable[str]) -> tuple[str, ...]:
@@ -271,6 +297,17 @@ def plan_arrays(
         chunk = min(power_of_two(CHUNK_BYTES // row_bytes(spec, shape)), shard_images)
         plans[name] = ArrayPlan(spec, (n_images, *shape), chunk, shard_images)
     return plans
+
+
+def described(arrays: Mapping[str, ArrayPlan], order: str) -> dict[str, ArrayPlan]:
+    """`arrays` with the descriptions they have in a store of that mode order."""
+    meanings = _AS_STORED_MEANING if order == AS_STORED else {}
+    return {
+        name: replace(plan, spec=replace(plan.spec, description=meanings[name]))
+        if name in meanings
+        else plan
+        for name, plan in arrays.items()
+    }
 
 
 def codec_names(spec: MapSpec) -> list[dict[str, Any]]:

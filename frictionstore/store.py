@@ -345,6 +345,7 @@ class Store:
             "images": self.n_images,
             "grid": list(self.grid),
             "modes": self.n_modes,
+            "mode_order": self.header.mode_order,
             "maps": {
                 name: {
                     "shape": list(plan.shape),

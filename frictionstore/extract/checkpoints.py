@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from frictionstore.extract.svae import PatchSVAE
 
 BUNDLED = ("speckle",)
+STATE = "model_state_dict"  # some trainers write it as model_state
 
 
 @dataclass(frozen=True)
@@ -197,13 +198,14 @@ def _read_torch(path: Path, where: str) -> Checkpoint:
             f"encoder {where} holds a {type(content).__name__}, expected a dictionary with config "
             "and model_state_dict"
         )
-    for key in ("config", "model_state_dict"):
-        if not isinstance(content.get(key), Mapping):
+    state = "model_state" if content.get(STATE) is None else STATE
+    for key, value in (("config", content.get("config")), (STATE, content.get(state))):
+        if not isinstance(value, Mapping):
             raise CheckpointError(
-                f"encoder {where} has no {key}: a checkpoint has config and model_state_dict"
+                f"encoder {where} has no {key}: a checkpoint has config and {STATE}"
             )
     weights = {}
-    for name, tensor in content["model_state_dict"].items():
+    for name, tensor in content[state].items():
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             raise CheckpointError(f"encoder {where}: {printable(name)} is not a tensor of floats")
         weights[str(name)] = tensor.detach().float().contiguous().numpy()

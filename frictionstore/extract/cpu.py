@@ -15,7 +15,14 @@ from torch import Tensor
 
 from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.devices import matrix_products
-from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
+from frictionstore.extract.engine import (
+    ENCODER_MAPS,
+    Maps,
+    NativeEngine,
+    gram,
+    original_gram,
+    spectrum_or_nan,
+)
 from frictionstore.extract.images import thumbnails
 from frictionstore.extract.packed import Encode, pack
 from frictionstore.extract.svae import PatchSVAE, Spectrum, torch_attention
@@ -65,7 +72,7 @@ class CpuEngine(NativeEngine):
         return {
             "encoder_kernel": "onednn" if packed else "torch",
             "conduit_kernel": "fused-cpu" if self.fused else "reference",
-            "spectrum_kernel": "fused-cpu" if self.fused else "torch.linalg.eigh",
+            "spectrum_kernel": self.spectrum_kernel("fused-cpu"),
             "attention_kernel": "fused-cpu" if self.fused else "torch",
         }
 
@@ -86,29 +93,33 @@ class CpuEngine(NativeEngine):
             if name in self.maps:
                 made[name] = torch.cat([part[name] for part in encoded]).numpy()
         if self.wanted:
-            S, V = (torch.cat([part[name] for part in encoded]) for name in ("S", "V"))
-            made.update(self._conduit(S, V))
+            names = ("gram",) if self.gram == "original" else ("S", "V")
+            given = [torch.cat([part[name] for part in encoded]) for name in names]
+            made.update(self._conduit(*given))
         if "image" in self.maps:
             made["image"] = thumbnails(images, *self.value_range)
         return lambda: made
 
-    def _conduit(self, S: Tensor, V: Tensor) -> Maps:
-        """Friction and its company from the coordinated spectrum, all patches at once."""
-        if self.fused:
+    def _conduit(self, S: Tensor, V: Tensor | None = None) -> Maps:
+        """Friction and its company, all patches at once: of `gram(S, V)`, or of Gram matrices."""
+        if V is not None and self.fused:
             from frictionstore.extract.conduit.fused_gram import maps_from_spectrum
 
             return maps_from_spectrum(
                 S.numpy(), V.numpy(), self.wanted, threads=self.threads, constants=self.constants
             )
         fields = conduit_maps(
-            gram(S, V), self.wanted, threads=self.threads, constants=self.constants
+            S if V is None else gram(S, V),
+            self.wanted,
+            threads=self.threads,
+            constants=self.constants,
         )
         return {name: field.numpy() for name, field in fields.items()}
 
     def _spectrum(self, M: Tensor) -> Spectrum:
         """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
-        if not self.fused:
-            return spectrum_or_nan(M)
+        if not self.fused_spectrum:
+            return spectrum_or_nan(self.model, M)
         from frictionstore.extract.conduit.fused_gram import spectrum
 
         S, V = spectrum(M.flatten(0, 1).numpy(), threads=1)  # tiles run side by side already
@@ -132,7 +143,11 @@ class CpuEngine(NativeEngine):
             M = encode(model.patches(batch))
         spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
-        made = {"S": S, "S_orig": spectrum.S_orig, "V": spectrum.V}
+        made = {"S": S, "S_orig": spectrum.S_orig}
+        if self.wanted and self.gram == "original":
+            made["gram"] = original_gram(M)
+        elif self.wanted:
+            made["V"] = spectrum.V
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
         return {name: value[:count] for name, value in made.items()}

@@ -47,8 +47,8 @@ class Dataset(Protocol):
     def describe(self) -> dict[str, Any]:
         """What identifies the content, for the request: name, split, content hash, ..."""
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
-        """Image `index` as float32 (3, size, size).
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
+        """Image `index` as float32 (3, size, size), or its luma (1, size, size).
 
         Raises
         ------
@@ -117,12 +117,12 @@ class Digits:
     def describe(self) -> dict[str, Any]:
         return {"name": "digits", "content_sha256": self._hash}
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
         from PIL import Image
 
         from frictionstore.extract.images import to_array
 
-        return to_array(Image.fromarray(self.pixels[index]), size)
+        return to_array(Image.fromarray(self.pixels[index]), size, grey)
 
 
 class Photos:
@@ -155,12 +155,12 @@ class Photos:
     def describe(self) -> dict[str, Any]:
         return {"name": "photos", "crop": self.CROP, "content_sha256": self._hash}
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
         from PIL import Image
 
         from frictionstore.extract.images import to_array
 
-        return to_array(Image.fromarray(self.crops[index]), size)
+        return to_array(Image.fromarray(self.crops[index]), size, grey)
 
 
 class Noise:
@@ -185,8 +185,11 @@ class Noise:
         sample = [indexed_noise_image(i, 16, self.seed).tobytes() for i in range(len(KIND_NAMES))]
         return {"name": "noise", "seed": self.seed, "content_sha256": content_hash(sample)}
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
-        return indexed_noise_image(index, size, self.seed)
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
+        from frictionstore.extract.images import luma
+
+        image = indexed_noise_image(index, size, self.seed)
+        return luma(image) if grey else image
 
 
 class Folder:
@@ -253,14 +256,14 @@ class Folder:
             parts.append(f"{name}\0{label}\0{digest}".encode())
         return {"name": "folder", "content_sha256": content_hash(parts)}
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
         from PIL import Image
 
         from frictionstore.extract.images import to_array
 
         try:
             with Image.open(self.files[index]) as image:
-                return to_array(image, size)
+                return to_array(image, size, grey)
         except Exception as error:  # Pillow's decoders raise whatever they meet
             reason = "it is not an image that Pillow can read"
             if not isinstance(error, Image.UnidentifiedImageError):
@@ -378,12 +381,12 @@ class TorchvisionSet:
                 f"image {index} of {self.name} cannot be read: {_reason(error)}"
             ) from error
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
         from frictionstore.extract.images import to_array
 
         image = self._item(index)[0]
         try:
-            return to_array(image, size)
+            return to_array(image, size, grey)
         except Exception as error:  # a file that Pillow opened and cannot decode
             raise DatasetError(
                 f"image {index} of {self.name} cannot be read: {_reason(error)}"
@@ -508,7 +511,7 @@ class RecordedSet:
     def describe(self) -> dict[str, Any]:
         return dict(self._described)
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
         raise DatasetError(f"image {index} is known by its store only")
 
 
@@ -527,8 +530,8 @@ class Part:
     def describe(self) -> dict[str, Any]:
         return self.whole.describe()
 
-    def load(self, index: int, size: int) -> NDArray[np.float32]:
-        return self.whole.load(self.indices[index], size)
+    def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
+        return self.whole.load(self.indices[index], size, **({"grey": True} if grey else {}))
 
 
 def open_dataset(name: str, options: DatasetOptions, report: Report) -> Dataset:

@@ -47,6 +47,23 @@ def device_name(device: torch.device) -> str:
     return _processor()
 
 
+def available_memory(device: torch.device) -> int | None:
+    """Bytes that can be allocated on a device, roughly; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        available = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            return min(available, int(file.read()))
+    except (OSError, ValueError):  # no control group, or "max"
+        return available
+
+
 @functools.cache  # told with every batch
 def _processor() -> str:
     try:

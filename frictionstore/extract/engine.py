@@ -50,6 +50,10 @@ class Engine(Protocol):
     maps: tuple[str, ...]
 
     @property
+    def channels(self) -> int:
+        """Of the images it takes: 3 for RGB, 1 for luma."""
+
+    @property
     def ahead(self) -> int:
         """Batches worth starting before the one before them is finished."""
 
@@ -60,7 +64,7 @@ class Engine(Protocol):
         """Images computed at a time; batches are cut at multiples of this."""
 
     def start(self, images: NDArray[np.float32]) -> Started:
-        """Begin to measure images of shape (count, 3, size, size).
+        """Begin to measure images of shape (count, channels, size, size).
 
         `count` is the first axis of each map. The array must not change before the end.
         """
@@ -84,6 +88,8 @@ class NativeEngine(ABC):
         Pixel values that a thumbnail shows as black and white.
     precision : {"float32", "tf32", "bfloat16"}
         Of the encoder's matrix products. What follows them is the same for all.
+    gram : {"coordinated", "original"}
+        What the conduit measures: ``V diag(S^2) V'`` with the coordinated S, or ``M'M``.
     constants : ConduitConstants
     report : callable, optional
         Takes remarks for the user.
@@ -91,6 +97,7 @@ class NativeEngine(ABC):
 
     ahead = 0
     tile_patches: int
+    fused: bool
 
     def __init__(
         self,
@@ -100,11 +107,13 @@ class NativeEngine(ABC):
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
         precision: str = "float32",
+        gram: str = "coordinated",
         constants: ConduitConstants | None = None,
         report: Report = lambda text: None,
     ) -> None:
         check_precision(precision, device)
         self.precision = precision
+        self.gram = gram
         self.model = model.to(device)
         self.maps = tuple(maps)
         self.device = device
@@ -114,9 +123,23 @@ class NativeEngine(ABC):
         self._tile: int | None = None
 
     @property
+    def channels(self) -> int:
+        return self.model.config.channels
+
+    @property
     def wanted(self) -> tuple[str, ...]:
         """The maps that the conduit gives."""
         return tuple(name for name in CONDUIT_MAPS if name in self.maps)
+
+    @property
+    def fused_spectrum(self) -> bool:
+        """Whether a fused kernel takes M to its singular values."""
+        return self.fused and self.model.config.double_gram
+
+    def spectrum_kernel(self, fused: str) -> str:
+        if self.model.config.linear_readout:
+            return "column norms"
+        return fused if self.fused_spectrum else "torch.linalg.eigh"
 
     @abstractmethod
     def close(self) -> None:
@@ -217,10 +240,10 @@ def native_engine(
     return CpuEngine(model, maps, device, threads=threads, **options)
 
 
-def spectrum_or_nan(M: Tensor) -> Spectrum:
+def spectrum_or_nan(model: PatchSVAE, M: Tensor) -> Spectrum:
     """`PatchSVAE.spectrum`, but NaN for matrices that are not finite, which LAPACK refuses."""
     finite = M.sum(dim=(-2, -1)).isfinite()
-    S, V = PatchSVAE.spectrum(torch.where(finite[..., None, None], M, torch.zeros_like(M)))
+    S, V = model.spectrum(torch.where(finite[..., None, None], M, torch.zeros_like(M)))
     nan = torch.tensor(float("nan"), device=M.device)
     return Spectrum(
         torch.where(finite[..., None], S, nan), torch.where(finite[..., None, None], V, nan)
@@ -230,3 +253,9 @@ def spectrum_or_nan(M: Tensor) -> Spectrum:
 def gram(S: Tensor, V: Tensor) -> Tensor:
     """``V diag(S^2) V'``, float32, what the conduit measures."""
     return (V * S.square().unsqueeze(-2)) @ V.mT
+
+
+def original_gram(M: Tensor) -> Tensor:
+    """``M'M`` summed in float64, float32: what the conduit measures with ``--gram original``."""
+    M64 = M.double()
+    return (M64.mT @ M64).float()

@@ -6,38 +6,60 @@ smallest eigenvalue first and are reversed here, once.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from frictionstore import schema
-from frictionstore.errors import CheckpointError, MeasurementError, RequestError
-from frictionstore.extract.checkpoints import Source, hash_weights, read_checkpoint
-from frictionstore.extract.devices import device_name
-from frictionstore.extract.engine import Maps, Started
+from frictionstore.errors import CheckpointError, DeviceError, MeasurementError, RequestError
+from frictionstore.extract.checkpoints import (
+    Checkpoint,
+    Source,
+    build_encoder,
+    hash_weights,
+    read_checkpoint,
+)
+from frictionstore.extract.config import SVAEConfig
+from frictionstore.extract.devices import available_memory, device_name
+from frictionstore.extract.engine import Maps, Started, original_gram
 from frictionstore.extract.images import thumbnails
-from frictionstore.text import printable
+from frictionstore.text import byte_count, printable
 
 INSTALL = "pip install 'frictionstore[extract,geolip]'"
 GIVEN = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "image")
 BATCH = 64
+AGREEMENT = 1e-3  # of the largest value; a config that is overlooked makes a tenth or more
+SPECTRAL = ("eigh", "svd")  # in the names of torch's operations that find singular values
 
 
 @dataclass(frozen=True)
 class UpstreamModel:
-    """What geolip_svae.load_model gave, and its identity."""
+    """What geolip_svae.load_model gave, and its identity.
+
+    Attributes
+    ----------
+    model : torch module
+    config : dict
+        The checkpoint's, without the keys that load_model adds.
+    weights_sha256 : str
+    notes : dict
+        Epoch and test error, where it gives them.
+    """
 
     model: Any
     config: dict[str, Any]
     weights_sha256: str
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def _modules() -> tuple[Any, Any]:
@@ -77,9 +99,6 @@ def load_upstream(encoder: Source | str, device: torch.device) -> UpstreamModel:
         raise CheckpointError(
             f"geolip_svae cannot load {printable(shown)}: {printable(error)}"
         ) from error
-    config = dict(config)
-    if not isinstance(config.get("patch_size"), int):
-        raise CheckpointError("geolip_svae gave a config without a patch_size")
     if not hasattr(model, "state_dict"):
         raise CheckpointError("geolip_svae gave a model without a state_dict: it has no identity")
     state = {
@@ -88,12 +107,49 @@ def load_upstream(encoder: Source | str, device: torch.device) -> UpstreamModel:
         if tensor.is_floating_point()
     }
     model.eval()
-    plain = {
-        key: value
-        for key, value in config.items()
-        if isinstance(value, str | int | float | bool) or value is None
+    # load_model adds keys of its own: `_path`, which is this machine's, `_epoch`, `_test_mse`.
+    own = {key: value for key, value in config.items() if not str(key).startswith("_")}
+    notes = {
+        key: config[f"_{key}"]
+        for key in ("epoch", "test_mse")
+        if isinstance(encoder, str) and isinstance(config.get(f"_{key}"), int | float)
     }
-    return UpstreamModel(model, plain, hash_weights(state))
+    _check_it_computes(model, Checkpoint(own, state), device)
+    return UpstreamModel(model, own, hash_weights(state), notes)
+
+
+def _check_it_computes(model: Any, checkpoint: Checkpoint, device: torch.device) -> None:
+    """Refuse an upstream that overlooks what a later config asks for, which fits its tensors."""
+    config = SVAEConfig.from_mapping(checkpoint.config, "given by geolip_svae")
+    later = config.later()
+    if not later:
+        return
+    native = build_encoder(checkpoint, "given by geolip_svae")
+    side = 2 * config.patch_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((1, config.channels, side, side), generator=generator)
+    asked = ", ".join(f"{key} {printable(value)}" for key, value in later.items())
+    with torch.inference_mode():
+        M = native.encode(native.patches(images))
+        spectrum = native.spectrum(M)
+        S = native.coordinate(spectrum.S_orig)
+        expected = {"S": S, "recon": native.decode(native.rescale(M, spectrum, S), side, side)}
+        try:
+            out = model(images.to(device))
+            found = {"S": out["svd"]["S"].cpu(), "recon": out["recon"].cpu()}
+        except Exception as error:
+            raise CheckpointError(
+                f"geolip_svae cannot compute what the encoder's config asks for ({asked}): "
+                f"{printable(error)}; use --engine native"
+            ) from error
+    for name, values in expected.items():
+        off = float((found[name] - values).abs().max() / values.abs().max())
+        if not off < AGREEMENT:
+            raise CheckpointError(
+                f"geolip_svae does not compute what the encoder's config asks for ({asked}): on a "
+                f"trial image its {name} is off by {off:.0%} of the largest value; use --engine "
+                "native, or a geolip-svae that knows these keys"
+            )
 
 
 def _load_file(svae: Any, source: Source, device: torch.device) -> tuple[Any, Mapping[str, Any]]:
@@ -129,6 +185,7 @@ class GeolipEngine:
         device: torch.device,
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
+        gram: str = "coordinated",
     ) -> None:
         missing = [name for name in maps if name not in GIVEN]
         if missing:
@@ -138,54 +195,113 @@ class GeolipEngine:
             )
         _, conduit_module = _modules()
         self.model = upstream.model
-        self.config = upstream.config
+        self.config = SVAEConfig.from_mapping(upstream.config, "given by geolip_svae")
+        self.gram = gram
         self.solver = conduit_module.FLEighConduit().to(device)
         self.maps = tuple(maps)
         self.device = device
         self.value_range = value_range
-        self._modes: int | None = None
+        self._spectral: set[str] | None = None
+
+    @property
+    def channels(self) -> int:
+        return self.config.channels
 
     def close(self) -> None:
         """Nothing is held."""
 
     def tile_images(self, image_size: int) -> int:
+        """Images computed at a time; refuses sizes whose attention scores cannot be held.
+
+        Raises
+        ------
+        DeviceError
+            Names the size and what works.
+        """
+        available = available_memory(self.device)
+        # The scores and what the next operation makes of them are there together.
+        if available is not None and 2 * self._score_bytes(image_size) > available:
+            raise self._too_large(image_size, f"of which {byte_count(available)} are available")
         return BATCH
 
+    def _score_bytes(self, image_size: int) -> int:
+        """Size of one layer's attention scores of a tile, float32."""
+        if not self.config.n_cross_layers:
+            return 0
+        return 4 * BATCH * self.config.n_heads * (image_size // self.config.patch_size) ** 4
+
+    def _too_large(self, image_size: int, why: str) -> DeviceError:
+        patches = (image_size // self.config.patch_size) ** 2
+        return DeviceError(
+            f"the engine geolip needs {byte_count(self._score_bytes(image_size))} for the "
+            f"attention scores of {BATCH} images of {image_size} x {image_size} pixels "
+            f"({patches:,} patches each), and as much again, in the memory of {self.device.type}, "
+            f"{why}: choose a smaller --image-size, or --engine native, which never holds them"
+        )
+
     def row_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
-        patch = self.config["patch_size"]
-        modes = self.config.get("D")
-        if not isinstance(modes, int):
-            raise CheckpointError("geolip_svae gave a config without D, the number of modes")
-        return schema.map_row_shapes(self.maps, image_size, patch, modes)
+        return schema.map_row_shapes(self.maps, image_size, self.config.patch_size, self.config.D)
 
     def describe(self) -> dict[str, Any]:
-        return {
+        described = {
             "engine": "geolip",
             "device": self.device.type,
             "device_name": device_name(self.device),
-            "geolip_svae": _version("geolip-svae"),
-            "geolip_core": _version("geolip-core"),
+            **_version("geolip-svae"),
+            **_version("geolip-core"),
+            "conduit_kernel": f"{type(self.solver).__module__}.{type(self.solver).__qualname__}",
             "torch": torch.__version__,
         }
+        for key in ("solver", "svd_mode", "svd_method", "svd_compute_dtype"):
+            value = getattr(self.model, key, None)
+            if isinstance(value, str):
+                described[f"model_{key}"] = value
+        if self._spectral is not None:
+            own = "geolip's own: no eigh or svd of torch's was called"
+            described["spectrum_kernel"] = ", ".join(sorted(self._spectral)) or own
+        return described
 
     def start(self, images: NDArray[np.float32]) -> Started:
         made = self.measure(images)
         return Started(lambda: made, self.describe())
 
     def measure(self, images: NDArray[np.float32]) -> Maps:
-        parts = [self._measure(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        try:
+            parts = [self._measure(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        except MeasurementError:
+            raise
+        except Exception as error:  # upstream's code meets what it meets
+            if _is_out_of_memory(error):
+                why = "which is not there"
+                raise self._too_large(images.shape[-1], why) from error
+            raise MeasurementError(
+                f"geolip_svae or geolip_core failed: {type(error).__name__}: {printable(error)}; "
+                "--engine native does not need them"
+            ) from error
         return {name: np.concatenate([part[name] for part in parts]) for name in self.maps}
+
+    def _forward(self, batch: torch.Tensor) -> dict[str, Any]:
+        """Upstream's own forward pass; the first one is watched for how it finds the spectrum."""
+        if self._spectral is not None:
+            return self.model(batch)
+        with _Watch() as watch:
+            out = self.model(batch)
+        self._spectral = watch.seen
+        return out
 
     @torch.inference_mode()
     def _measure(self, images: NDArray[np.float32]) -> Maps:
         count, _, size, _ = images.shape
         batch = torch.zeros((BATCH, *images.shape[1:]))
         batch[:count] = torch.from_numpy(images)
-        out = self.model(batch.to(self.device))
+        out = self._forward(batch.to(self.device))
         svd = out["svd"]
         S, Vt = svd["S"], svd["Vt"]
         modes = S.shape[-1]
-        gram = torch.einsum("bnij,bnj,bnjk->bnik", Vt.transpose(-2, -1), S.square(), Vt)
+        if self.gram == "original":
+            gram = original_gram(svd["M"])
+        else:
+            gram = torch.einsum("bnij,bnj,bnjk->bnik", Vt.transpose(-2, -1), S.square(), Vt)
         packet = self.solver(gram.reshape(-1, modes, modes))
         given: dict[str, Any] = {
             "S": S,
@@ -214,13 +330,49 @@ class GeolipEngine:
         return made
 
     def _recon_error(self, batch: torch.Tensor, recon: torch.Tensor) -> torch.Tensor:
-        patch = self.config["patch_size"]
         squared = (recon - batch.to(self.device)).square().mean(dim=1, keepdim=True)
-        return torch.nn.functional.avg_pool2d(squared, patch)
+        return torch.nn.functional.avg_pool2d(squared, self.config.patch_size)
 
 
-def _version(package: str) -> str:
+class _Watch(TorchDispatchMode):
+    """Notes which of torch's decompositions are called inside, and in which dtype."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if any(part in name for part in SPECTRAL):
+            dtype = str(args[0].dtype).removeprefix("torch.")
+            self.seen.add(
+                f"{name.split('.')[1].strip('_').replace('linalg_', 'torch.linalg.')} in {dtype}"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and ("not enough memory" in text or "can't allocate memory" in text)
+    )
+
+
+def _version(package: str) -> dict[str, str]:
+    """A package's version, and its commit where it was installed from a repository.
+
+    A package that is only on the path says its version itself, if at all.
+    """
+    key = package.replace("-", "_")
     try:
-        return version(package)
+        installed = distribution(package)
     except PackageNotFoundError:
-        return "unknown"
+        return {key: str(getattr(import_module(key), "__version__", "unknown"))}
+    found = {key: installed.version}
+    try:
+        commit = json.loads(installed.read_text("direct_url.json") or "{}")["vcs_info"]["commit_id"]
+        found[f"{key}_commit"] = str(commit)
+    except (KeyError, TypeError, ValueError):
+        pass  # it was not installed from a repository
+    return found

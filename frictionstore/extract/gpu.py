@@ -19,7 +19,14 @@ from torch import Tensor
 
 from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.devices import matrix_products
-from frictionstore.extract.engine import ENCODER_MAPS, Maps, NativeEngine, gram, spectrum_or_nan
+from frictionstore.extract.engine import (
+    ENCODER_MAPS,
+    Maps,
+    NativeEngine,
+    gram,
+    original_gram,
+    spectrum_or_nan,
+)
 from frictionstore.extract.images import thumbnails
 from frictionstore.extract.svae import PatchSVAE, Spectrum, torch_attention
 from frictionstore.text import printable
@@ -90,9 +97,9 @@ class GpuEngine(NativeEngine):
         V, D = self.model.config.V, self.model.config.D
         try:
             with self._on_device():
-                found = self._spectrum(torch.ones((1, 1, V, D), device=self.device))
-                S = self.model.coordinate(found.S_orig, self._attend)
-                self._conduit(S, found.V)
+                M = torch.ones((1, 1, V, D), device=self.device)
+                found = self._spectrum(M)
+                self._conduit(M, self.model.coordinate(found.S_orig, self._attend), found.V)
         except torch.cuda.OutOfMemoryError:
             return True  # met again, and dealt with, when images are measured
         except Exception as error:
@@ -113,7 +120,7 @@ class GpuEngine(NativeEngine):
         return {
             "encoder_kernel": "torch",
             "conduit_kernel": "fused-gpu" if self.fused else "reference",
-            "spectrum_kernel": "fused-gpu" if self.fused else "torch.linalg.eigh",
+            "spectrum_kernel": self.spectrum_kernel("fused-gpu"),
             "attention_kernel": "fused-gpu" if self.fused else "torch",
         }
 
@@ -158,13 +165,13 @@ class GpuEngine(NativeEngine):
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
         made = {name: made[name] for name in ENCODER_MAPS if name in self.maps}
         if self.wanted:
-            made.update(self._conduit(S, spectrum.V))
+            made.update(self._conduit(M, S, spectrum.V))
         return {name: x[:count] for name, x in made.items()}
 
     def _spectrum(self, M: Tensor) -> Spectrum:
         """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
-        if not self.fused:
-            return spectrum_or_nan(M)
+        if not self.fused_spectrum:
+            return spectrum_or_nan(self.model, M)
         from frictionstore.extract.conduit import fused_gram_gpu
 
         S, V = fused_gram_gpu.spectrum(M.flatten(0, 1))
@@ -175,16 +182,22 @@ class GpuEngine(NativeEngine):
 
         return fused_attention_gpu.attend(qkv, heads)
 
-    def _conduit(self, S: Tensor, V: Tensor) -> dict[str, Tensor]:
-        """Friction and its company from the coordinated spectrum."""
+    def _conduit(self, M: Tensor, S: Tensor, V: Tensor) -> dict[str, Tensor]:
+        """Friction and its company from the coordinated spectrum, or from M itself."""
+        original = self.gram == "original"
         if self.fused:
             from frictionstore.extract.conduit import fused_gpu
 
+            A = original_gram(M) if original else V  # with S given, V stands for gram(S, V)
             fields = fused_gpu.measure(
-                V.flatten(0, 1), self.wanted, self.constants, S=S.flatten(0, 1)
+                A.flatten(0, 1),
+                self.wanted,
+                self.constants,
+                S=None if original else S.flatten(0, 1),
             )
         else:
+            A = original_gram(M) if original else gram(S, V)
             fields = conduit_maps(
-                gram(S, V).flatten(0, 1), self.wanted, constants=self.constants, kernel="reference"
+                A.flatten(0, 1), self.wanted, constants=self.constants, kernel="reference"
             )
         return {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}

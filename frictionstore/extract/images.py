@@ -26,21 +26,32 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def to_array(image: Image.Image, size: int) -> NDArray[np.float32]:
+def to_array(image: Image.Image, size: int, grey: bool = False) -> NDArray[np.float32]:
     """An image as the encoder takes it.
 
     Parameters
     ----------
     image : PIL image of any mode
-        Converted to RGB first.
+        Converted first: to RGB, or to luma (Pillow's mode L) for an encoder with one channel.
     size : int
+    grey : bool
 
     Returns
     -------
-    ndarray of shape (3, size, size), float32, in [0, 1]
+    ndarray of shape (3, size, size), or (1, size, size) for luma, float32, in [0, 1]
     """
-    pixels = np.asarray(resize_and_crop(image.convert("RGB"), size))
+    pixels = np.asarray(resize_and_crop(image.convert("L" if grey else "RGB"), size))
+    if grey:
+        pixels = pixels[:, :, None]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32) / np.float32(255.0)
+
+
+LUMA = np.array([19595, 38470, 7471], np.float64) / (1 << 16)  # Pillow's weights of R, G and B
+
+
+def luma(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The luma (1, size, size) of an image (3, size, size) whose values are not 8-bit pixels."""
+    return np.tensordot(LUMA, image, axes=1)[None].astype(np.float32)
 
 
 def thumbnails(images: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:
@@ -48,15 +59,18 @@ def thumbnails(images: NDArray[np.float32], low: float, high: float) -> NDArray[
 
     Parameters
     ----------
-    images : ndarray of shape (count, 3, size, size)
+    images : ndarray of shape (count, channels, size, size)
+        Luma is shown as grey.
 
     Returns
     -------
     ndarray of shape (count, side, side, 3), uint8
     """
-    count, _, size, _ = images.shape
+    count, channels, size, _ = images.shape
     side = thumbnail_side(size)
     block = size // side
-    means = images.reshape(count, 3, side, block, side, block).mean(axis=(3, 5), dtype=np.float64)
+    blocks = images.reshape(count, channels, side, block, side, block)
+    means = blocks.mean(axis=(3, 5), dtype=np.float64)
     scaled = np.clip((means - low) / (high - low), 0.0, 1.0) * 255.0
-    return np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1)
+    shown = np.rint(scaled).astype(np.uint8).transpose(0, 2, 3, 1)
+    return shown if channels == 3 else np.repeat(shown, 3, axis=-1)

@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frictionstore.extract.svae import PatchSVAE
+from frictionstore.extract.svae import ACTIVATION_FUNCTIONS, PatchSVAE, normalise_rows
 
 Encode = Callable[[Tensor], Tensor]
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-"""Mean difference from `PatchSVAE.encode` between entries of unit rows. Rounding makes 4e-7 and
-3e-3 at Freckles' size; GELU by tanh in place of erf would make 1e-4 in float32."""
+"""Mean difference from `PatchSVAE.raw_matrices` between entries, rows made of unit length. Rounding
+makes 4e-7 and 3e-3 at Freckles' size; GELU by tanh in place of erf would make 1e-4 in float32."""
 
 
 def pack(model: PatchSVAE, rows: int, precision: str = "float32") -> Encode | None:
@@ -39,7 +39,7 @@ def pack(model: PatchSVAE, rows: int, precision: str = "float32") -> Encode | No
     Returns
     -------
     callable or None
-        From patches (B, N, 3*ps*ps), float32, with `B * N = rows` to M of shape (B, N, V, D),
+        From patches (B, N, C*ps*ps), float32, with `B * N = rows` to M of shape (B, N, V, D),
         float32.
     """
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
@@ -47,14 +47,20 @@ def pack(model: PatchSVAE, rows: int, precision: str = "float32") -> Encode | No
         return None
     try:
         with torch.inference_mode():
-            encode = _packed(model, rows, dtype)
-            flat = 3 * model.config.patch_size**2
-            probe = torch.rand((1, rows, flat), generator=torch.Generator().manual_seed(0))
-            difference = (encode(probe) - model.encode(probe)).abs().mean()
+            raw_matrices = _packed(model, rows, dtype)
+            shape = (1, rows, model.config.patch_values)
+            probe = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+            # Unit rows, whatever the model makes of them: the tolerance needs a scale.
+            found, expected = (
+                F.normalize(made(probe), dim=-1) for made in (raw_matrices, model.raw_matrices)
+            )
+            difference = (found - expected).abs().mean()
     except (AttributeError, RuntimeError, TypeError):
         return None
     # Weights that are not finite make NaN either way, and the caller says so of an image.
-    return encode if not bool(difference > TOLERANCE[dtype]) else None
+    if bool(difference > TOLERANCE[dtype]):
+        return None
+    return lambda patches: normalise_rows(raw_matrices(patches), model.config.row_norm)
 
 
 def _packed(model: PatchSVAE, rows: int, dtype: torch.dtype) -> Encode:
@@ -71,13 +77,18 @@ def _packed(model: PatchSVAE, rows: int, dtype: torch.dtype) -> Encode:
     ]
     shape = (model.config.V, model.config.D)
 
-    def encode(patches: Tensor) -> Tensor:
-        # The algorithm "none" of gelu is the exact one, with erf.
-        h = linear(patches.flatten(0, 1).to(dtype), *first, "gelu", [], "none")
+    def activated(x: Tensor, weights: tuple[Tensor, Tensor], site: str) -> Tensor:
+        name = model.config.activation(site)
+        if name == "gelu":  # its algorithm "none" is the exact one, with erf
+            return linear(x, *weights, "gelu", [], "none")
+        return ACTIVATION_FUNCTIONS[name](linear(x, *weights, "none", [], ""))
+
+    def raw_matrices(patches: Tensor) -> Tensor:
+        h = activated(patches.flatten(0, 1).to(dtype), first, "enc_in")
         for norm, inner, outer in blocks:
-            g = linear(norm(h), *inner, "gelu", [], "none")
+            g = activated(norm(h), inner, "enc_block_inner")
             h = linear.binary(g, h, *outer, "add")
         M = linear(h, *last, "none", [], "").float()
-        return F.normalize(M.view(*patches.shape[:2], *shape), dim=-1)
+        return M.view(*patches.shape[:2], *shape)
 
-    return encode
+    return raw_matrices

@@ -51,20 +51,25 @@ def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
 class BatchLoader:
     """Loads one batch by its number; an error becomes part of the batch, whoever loads it."""
 
-    def __init__(self, dataset: Dataset, batches: list[range], size: int) -> None:
+    def __init__(
+        self, dataset: Dataset, batches: list[range], size: int, channels: int = 3
+    ) -> None:
         self.dataset = dataset
         self.batches = batches
         self.size = size
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int) -> Batch:
         rows = self.batches[number]
-        images = np.empty((len(rows), 3, self.size, self.size), dtype=np.float32)
+        shape = (len(rows), self.channels, self.size, self.size)
+        images = np.empty(shape, dtype=np.float32)
+        options = {"grey": True} if self.channels == 1 else {}
         try:
             for place, row in enumerate(rows):
-                images[place] = self.dataset.load(row, self.size)
+                images[place] = self.dataset.load(row, self.size, **options)
         except DatasetError as error:
             return Batch(rows, None, str(error))
         return Batch(rows, images)
@@ -228,7 +233,7 @@ def extract_units(
     numbers = writer.pending
     units = [writer.plan.units[number] for number in numbers]
     batches = plan_batches(units, batch_size, engine.tile_images(image_size))
-    source = loaded(BatchLoader(dataset, batches, image_size), workers)
+    source = loaded(BatchLoader(dataset, batches, image_size, engine.channels), workers)
     results = measured(source, engine)
     count = 0
     with ThreadPoolExecutor(1, thread_name_prefix="frictionstore-write") as pool:

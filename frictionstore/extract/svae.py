@@ -1,13 +1,15 @@
-"""The PatchSVAE encoder: each image patch becomes a V x D matrix with rows on the unit sphere.
+"""The PatchSVAE encoder: each image patch becomes a V x D matrix, as a rule with unit rows.
 
-What lives here: the architecture, state-dict compatible with geolip-svae (v1): the encoder half,
-which extraction runs, and the decoder, for the reconstruction-error map and for training. What
-does not: reading checkpoints (`checkpoints.py`), tiling and devices (`engine.py`).
+What lives here: the architecture, state-dict compatible with geolip-svae (v1) and with what later
+trainers' configs ask of it: the encoder half, which extraction runs, and the decoder, for the
+reconstruction-error map and for training. What does not: reading checkpoints (`checkpoints.py`),
+tiling and devices (`engine.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,14 +19,59 @@ from torch import Tensor, nn
 from frictionstore.extract.conduit.spectrum import EIGENVALUE_FLOOR, RIDGE
 from frictionstore.extract.config import SVAEConfig
 
+SMALLEST_ROW = 1e-8  # what a row is divided by is at least this
+SINGLE_RIDGE = 1e-6  # for svd_mode fp32
+SINGLE_EIGENVALUE_FLOOR = 1e-12
+
+
+Activation = Callable[[Tensor], Tensor]
+
+ACTIVATION_FUNCTIONS: dict[str, Activation] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "identity": lambda x: x,
+    **{
+        name: getattr(F, name)
+        for name in (
+            "silu", "mish", "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "tanh",
+            "sigmoid", "hardtanh", "hardsigmoid", "hardswish", "softplus", "softsign",
+            "logsigmoid", "tanhshrink",
+        )
+    },
+}  # fmt: skip
+"""torch's functions with torch's defaults, by their names in a config."""
+
+
+class Named(nn.Module):
+    """An activation function by its name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ACTIVATION_FUNCTIONS[self.name](x)
+
 
 class Residual(nn.Sequential):
-    """LayerNorm, Linear, GELU, Linear: added to its input by the caller."""
+    """LayerNorm, Linear, activation, Linear: added to its input by the caller."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, activation: str) -> None:
         super().__init__(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+            nn.LayerNorm(width), nn.Linear(width, width), Named(activation), nn.Linear(width, width)
         )
+
+
+def normalise_rows(M: Tensor, row_norm: str) -> Tensor:
+    """What `SVAEConfig.row_norm` names, of every row of M."""
+    if row_norm == "sphere":
+        return F.normalize(M, dim=-1)
+    if row_norm == "layernorm":
+        deviation = M.std(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW)
+        return (M - M.mean(dim=-1, keepdim=True)) / deviation
+    if row_norm == "scale":
+        return M / M.abs().amax(dim=-1, keepdim=True).clamp_min(SMALLEST_ROW)
+    return M
 
 
 Attend = Callable[[Tensor, int], Tensor]
@@ -61,10 +108,12 @@ class SpectralCrossAttention(nn.Module):
 class BoundarySmooth(nn.Module):
     """Adds to the image what two 3 x 3 convolutions make of it."""
 
-    def __init__(self, mid: int) -> None:
+    def __init__(self, channels: int, mid: int, activation: str) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.Conv2d(3, mid, 3, padding=1), nn.GELU(), nn.Conv2d(mid, 3, 3, padding=1)
+            nn.Conv2d(channels, mid, 3, padding=1),
+            Named(activation),
+            nn.Conv2d(mid, channels, 3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,10 +121,10 @@ class BoundarySmooth(nn.Module):
 
 
 class Spectrum(NamedTuple):
-    """The thin SVD of the patch matrices through their Gram matrices.
+    """The thin SVD of the patch matrices through their Gram matrices, or a readout's columns.
 
-    S_orig : (..., D) float32, descending.
-    V : (..., D, D) float32, right singular vectors in columns.
+    S_orig : (..., D) float32, descending; a readout's are in the order of its columns.
+    V : (..., D, D) float32, right singular vectors in columns; a readout's is the identity.
     """
 
     S_orig: Tensor
@@ -88,21 +137,26 @@ class PatchSVAE(nn.Module):
     def __init__(self, config: SVAEConfig) -> None:
         super().__init__()
         self.config = config
-        flat = 3 * config.patch_size**2
+        flat, hidden = config.patch_values, config.hidden
         matrix = config.V * config.D
-        self.enc_in = nn.Linear(flat, config.hidden)
-        self.enc_blocks = nn.ModuleList(Residual(config.hidden) for _ in range(config.depth))
-        self.enc_out = nn.Linear(config.hidden, matrix)
-        self.dec_in = nn.Linear(matrix, config.hidden)
-        self.dec_blocks = nn.ModuleList(Residual(config.hidden) for _ in range(config.depth))
-        self.dec_out = nn.Linear(config.hidden, flat)
+        encoding, decoding = (config.activation(f"{half}_block_inner") for half in ("enc", "dec"))
+        self.enc_in = nn.Linear(flat, hidden)
+        self.enc_blocks = nn.ModuleList(Residual(hidden, encoding) for _ in range(config.depth))
+        self.enc_out = nn.Linear(hidden, matrix)
+        self.dec_in = nn.Linear(matrix, hidden)
+        self.dec_blocks = nn.ModuleList(Residual(hidden, decoding) for _ in range(config.depth))
+        self.dec_out = nn.Linear(hidden, flat)
         self.cross_attn = nn.ModuleList(
             SpectralCrossAttention(config.D, config.n_heads) for _ in range(config.n_cross_layers)
         )
-        self.boundary_smooth = BoundarySmooth(config.smooth_mid)
+        self.boundary_smooth = BoundarySmooth(
+            config.channels, config.smooth_mid, config.activation("boundary_smooth")
+        )
+        if config.linear_readout and config.match_params:
+            self.readout = nn.Linear(matrix, matrix)
 
     def patches(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) to (B, N, 3*ps*ps): row-major patches, each flattened channel-first."""
+        """(B, C, H, W) to (B, N, C*ps*ps): row-major patches, each flattened channel-first."""
         B, C, H, W = images.shape
         ps = self.config.patch_size
         grid = images.reshape(B, C, H // ps, ps, W // ps, ps).permute(0, 2, 4, 1, 3, 5)
@@ -111,26 +165,38 @@ class PatchSVAE(nn.Module):
     def stitch(self, patches: Tensor, height: int, width: int) -> Tensor:
         """The inverse of `patches`."""
         B = patches.shape[0]
-        ps = self.config.patch_size
-        grid = patches.reshape(B, height // ps, width // ps, 3, ps, ps).permute(0, 3, 1, 4, 2, 5)
-        return grid.reshape(B, 3, height, width)
+        C, ps = self.config.channels, self.config.patch_size
+        grid = patches.reshape(B, height // ps, width // ps, C, ps, ps).permute(0, 3, 1, 4, 2, 5)
+        return grid.reshape(B, C, height, width)
 
-    def encode(self, patches: Tensor) -> Tensor:
-        """(..., 3*ps*ps) to M of shape (..., V, D), float32, rows of unit length."""
-        h = F.gelu(self.enc_in(patches))
+    def raw_matrices(self, patches: Tensor) -> Tensor:
+        """(..., C*ps*ps) to the encoder's matrices (..., V, D), float32, rows as they come."""
+        h = ACTIVATION_FUNCTIONS[self.config.activation("enc_in")](self.enc_in(patches))
         for block in self.enc_blocks:
             h = h + block(h)
-        M = self.enc_out(h).unflatten(-1, (self.config.V, self.config.D))
-        return F.normalize(M.float(), dim=-1)
+        return self.enc_out(h).unflatten(-1, (self.config.V, self.config.D)).float()
 
-    @staticmethod
-    def spectrum(M: Tensor) -> Spectrum:
-        """Singular values and right singular vectors of M from its float64 Gram matrix."""
-        M64 = M.double()
-        gram = M64.mT @ M64
-        gram.diagonal(dim1=-2, dim2=-1).add_(RIDGE)
+    def encode(self, patches: Tensor) -> Tensor:
+        """(..., C*ps*ps) to M of shape (..., V, D), float32, rows normalised."""
+        return normalise_rows(self.raw_matrices(patches), self.config.row_norm)
+
+    def read_out(self, M: Tensor) -> Tensor:
+        """The matrices whose columns stand for the spectrum of M; only with `linear_readout`."""
+        return self.readout(M.flatten(-2)).view_as(M) if self.config.match_params else M
+
+    def spectrum(self, M: Tensor) -> Spectrum:
+        """Singular values and right singular vectors of M, or what its config takes for them."""
+        config = self.config
+        if config.linear_readout:
+            identity = torch.eye(config.D, dtype=M.dtype, device=M.device)
+            return Spectrum(self.read_out(M).norm(dim=-2), identity.expand(*M.shape[:-2], -1, -1))
+        single = config.svd_mode == "fp32"
+        A = M if single else M.double()
+        gram = A.mT @ A
+        gram.diagonal(dim1=-2, dim2=-1).add_(SINGLE_RIDGE if single else RIDGE)
         values, vectors = torch.linalg.eigh(gram)
-        S = values.clamp_min(EIGENVALUE_FLOOR).sqrt().flip(-1)
+        floor = SINGLE_EIGENVALUE_FLOOR if single else EIGENVALUE_FLOOR
+        S = values.clamp_min(floor).sqrt().flip(-1)
         return Spectrum(S.float(), vectors.flip(-1).float())
 
     def coordinate(self, S: Tensor, attend: Attend = torch_attention) -> Tensor:
@@ -140,20 +206,21 @@ class PatchSVAE(nn.Module):
         return S
 
     def decode(self, M_hat: Tensor, height: int, width: int) -> Tensor:
-        """Matrices (B, N, V, D) to images (B, 3, height, width)."""
-        h = F.gelu(self.dec_in(M_hat.flatten(-2)))
+        """Matrices (B, N, V, D) to images (B, C, height, width)."""
+        h = ACTIVATION_FUNCTIONS[self.config.activation("dec_in")](self.dec_in(M_hat.flatten(-2)))
         for block in self.dec_blocks:
             h = h + block(h)
         return self.boundary_smooth(self.stitch(self.dec_out(h), height, width))
 
-    @staticmethod
-    def rescale(M: Tensor, spectrum: Spectrum, S: Tensor) -> Tensor:
+    def rescale(self, M: Tensor, spectrum: Spectrum, S: Tensor) -> Tensor:
         """``U diag(S) V'`` without forming U: ``M V diag(S / S_orig) V'``."""
+        if self.config.linear_readout:
+            return self.read_out(M) * S.unsqueeze(-2)  # U is the readout itself, V the identity
         ratio = (S / spectrum.S_orig).unsqueeze(-2)
         return M @ ((spectrum.V * ratio) @ spectrum.V.mT)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstruction of `images`, (B, 3, H, W).
+        """Reconstruction of `images`, (B, C, H, W).
 
         The singular vectors are held constant in the gradient: the derivative of an
         eigenvector is unbounded where singular values meet, and the reconstruction depends on
@@ -162,6 +229,6 @@ class PatchSVAE(nn.Module):
         M = self.encode(self.patches(images))
         with torch.no_grad():
             V = self.spectrum(M).V
-        S_orig = (M @ V).norm(dim=-2)
+        S_orig = ((self.read_out(M) if self.config.linear_readout else M) @ V).norm(dim=-2)
         S = self.coordinate(S_orig)
         return self.decode(self.rescale(M, Spectrum(S_orig, V), S), *images.shape[-2:])
