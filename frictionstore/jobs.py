@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from frictionstore import __version__, schema
 from frictionstore.errors import FrictionstoreError, RequestError
 from frictionstore.extract.conduit.constants import ConduitConstants
+from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import printable
 from frictionstore.writer import StorePlan, StoreWriter, up_to_date
@@ -336,7 +337,7 @@ class _Run:
         missing = [name for name in ("PIL", "safetensors") if find_spec(name) is None]
         if missing:
             raise RequestError(
-                "extraction needs more packages than analysis: pip install 'frictionstore[extract]'"
+                f"extraction needs more packages than analysis: {install_command('extract')}"
             )
 
     def _identify_encoder(self) -> EncoderIdentity:
@@ -510,4 +511,4 @@ def _is_known_file(encoder: str) -> bool:
 
 def _require_torch() -> None:
     if find_spec("torch") is None:
-        raise RequestError("extraction needs torch: pip install 'frictionstore[extract]'")
+        raise RequestError(f"extraction needs torch: {install_command('extract')}")

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import CheckpointError
 from frictionstore.fingerprint import file_sha256
+from frictionstore.installed import install_command
 from frictionstore.text import listed, printable
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ def find_checkpoint(encoder: str) -> Source:
 def _fetch(version: str, revision: str | None) -> Source:
     if find_spec("huggingface_hub") is None:
         raise CheckpointError(
-            "fetching a published encoder needs huggingface_hub: "
-            "pip install 'frictionstore[extract]'"
+            f"fetching a published encoder needs huggingface_hub: {install_command('extract')}"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (

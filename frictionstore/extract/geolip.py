@@ -24,9 +24,9 @@ from frictionstore.extract.checkpoints import Source, hash_weights, read_checkpo
 from frictionstore.extract.devices import device_name
 from frictionstore.extract.engine import Maps, Started
 from frictionstore.extract.images import thumbnails
+from frictionstore.installed import install_command
 from frictionstore.text import printable
 
-INSTALL = "pip install 'frictionstore[extract,geolip]'"
 GIVEN = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "image")
 BATCH = 64
 
@@ -45,7 +45,8 @@ def _modules() -> tuple[Any, Any]:
         return import_module("geolip_svae"), import_module("geolip_core.linalg.conduit")
     except ImportError as error:
         raise RequestError(
-            f"the engine geolip needs geolip-svae and geolip-core ({printable(error)}): {INSTALL}"
+            f"the engine geolip needs geolip-svae and geolip-core ({printable(error)}): "
+            f"{install_command('extract', 'geolip')}"
         ) from error
 
 

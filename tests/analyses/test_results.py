@@ -35,7 +35,8 @@ def test_saved_result_reads_back(tmp_path, name):
     assert saved["provenance"]["digest"] == noise_store().digest
     assert saved["provenance"]["versions"]["numpy"] == np.__version__
     for table, frame in result.tables.items():
-        again = pd.read_csv(folder / f"{table}.csv", keep_default_na=False, na_values=[""])
+        again = pd.read_csv(folder / f"{table}.csv", keep_default_na=False, na_values=[""],
+                            float_precision="round_trip")  # fmt: skip
         assert list(again) == list(frame)
         for column in frame:
             if pd.api.types.is_numeric_dtype(frame[column]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import frictionstore as fs
 from frictionstore.errors import CheckpointError, RequestError
+from frictionstore.installed import install_command
 from frictionstore.jobs import Job, run_job
 from tests.support import DATA
 
@@ -135,9 +137,9 @@ def test_without_the_packages_it_is_one_sentence_with_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "geolip_svae", None)
-    with pytest.raises(RequestError, match=r"pip install 'frictionstore\[extract,geolip\]'"):
+    with pytest.raises(RequestError, match=re.escape(install_command("extract", "geolip"))):
         run_job(job(tmp_path / "a.zarr"))
-    with pytest.raises(RequestError, match=r"pip install 'frictionstore\[extract,geolip\]'"):
+    with pytest.raises(RequestError, match=re.escape(install_command("extract", "geolip"))):
         run_job(job(tmp_path / "a.zarr", encoder="v40_freckles_noise"))
 
 
