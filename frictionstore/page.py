@@ -71,6 +71,6 @@ if __name__ == "__main__":
     problem = build_page(Path(__file__).resolve().parent.parent)
     if problem is not None:
         print(
-            f"there is no explorer page ({problem}): frictionstore view needs it, nothing else does",
+            f"there is no explorer page ({problem}): only frictionstore view needs it",
             file=sys.stderr,
         )

@@ -24,6 +24,7 @@ DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}  # where names diff
 OPTIONAL = {
     "triton": "comes with torch on the platforms where it runs; asked for before it is used",
     "pyarrow": "pandas writes Parquet with it where it is; asked for before it is used",
+    "pip": "asks whether it is here, to be run by tests",
     "geolip_core": "comes with geolip-svae, which refers to it itself",
 }
 ASKING = ("import_module", "find_spec", "importorskip", "remote_module")
