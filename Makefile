@@ -7,13 +7,12 @@ RESULTS ?= results/$(RECIPE)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CORES := $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
-.PHONY: help extract analyze view page test lint bench torture clean
+.PHONY: help extract analyze view page test test-all test-lowest lint bench torture clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  RECIPE=NAME chooses the extraction job (now $(RECIPE)); EXTRACT_FLAGS adds options to it."
 
@@ -42,21 +41,32 @@ analyze: $(VENV)/extract ## all analyses of the store, extracted if it is not th
 	@$(BIN)/frictionstore analyze all $(STORE) --out $(RESULTS)
 	@printf 'report at '; $(BIN)/frictionstore report $(STORE) --results $(RESULTS)
 
-PAGE := frictionstore/explorer_page/index.html
+page: $(VENV)/made ## the explorer page (Node 20 or newer with npm)
+	@$(BIN)/python -m frictionstore.page
 
-page: $(PAGE) ## the explorer page (Node 20 or newer with npm)
-
-$(PAGE): $(wildcard explorer/src/*) explorer/build.mjs explorer/package-lock.json
-	@if ! command -v npm >/dev/null 2>&1; then \
-	  echo "no Node here: frictionstore view has no page, everything else works" >&2; \
-	elif ! (cd explorer && npm ci --no-progress --loglevel=error && npm run --silent build) >&2; then \
-	  echo "the explorer page could not be built: view has none, everything else works" >&2; fi
-
-view: extract page ## look at the store in the browser
+view: $(VENV)/extract ## look at the store in the browser
+	@[ -e $(STORE) ] || $(MAKE) --no-print-directory extract
 	@$(BIN)/frictionstore view $(STORE)
 
-test: $(VENV)/dev page ## the test suite
+test: $(VENV)/dev page ## the test suite without the slow tests
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-all: $(VENV)/dev page ## the test suite with the slow tests
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+LOWEST := $(VENV)/lowest
+
+$(LOWEST)/made: $(VENV)/made pyproject.toml
+	@echo "installing the lowest declared versions, without torch ..." >&2
+	@$(BIN)/python -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct -e '.[remote,dev]'
+	@touch $@
+
+# Old versions use what newer ones deprecate: a warning is no error here.
+test-lowest: $(LOWEST)/made ## the tests that need no torch, on the lowest declared versions
+	@FRICTIONSTORE_LOWEST=1 $(LOWEST)/bin/python -m pytest -m "not slow" -W default $(PYTEST_FLAGS) \
+	  tests/core tests/store tests/analyses tests/report tests/packaging tests/test_cli.py
 
 lint: $(VENV)/dev ## formatter, linter and type checker
 	@$(BIN)/ruff format --check .

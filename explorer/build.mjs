@@ -2,7 +2,7 @@
 // node build.mjs [--out FOLDER]; by default where the Python package looks for it.
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile, readdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, readdir, rename, writeFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -79,5 +79,6 @@ const page = (await readFile(join(here, "src", "page.html"), "utf8"))
   .replace("%SCRIPT%", () => script)
   .replace("</html>", () => `</html>\n${notice}`);
 await mkdir(out, { recursive: true });
-await writeFile(join(out, "index.html"), page);
+await writeFile(join(out, "index.html.part"), page);
+await rename(join(out, "index.html.part"), join(out, "index.html")); // whole, or not there
 console.log(`explorer: ${Math.round(page.length / 1000)} kB in ${join(out, "index.html")}`);

@@ -74,7 +74,7 @@ def card(header: Header, name: str, address: str) -> bytes:
         "",
         "```python",
         "import frictionstore as fs",
-        f"store = fs.open({printable(address, 300)!r})  # pip install 'frictionstore[remote]'",
+        f"store = fs.open({printable(address, 300)!r})  # needs the extra `remote`",
         "store.friction[:4]",
         "```",
         "",

@@ -12,7 +12,7 @@ from frictionstore.fingerprint import file_sha256
 from frictionstore.header import Header, damaged
 from frictionstore.location import LocalLocation
 from frictionstore.progress import progress_bar
-from frictionstore.remote import imported, split_hub
+from frictionstore.remote import remote_module, split_hub
 from frictionstore.text import printable
 from frictionstore.verify import CARD
 
@@ -70,7 +70,7 @@ def push_to_hub(
     StoreError
         The Hub refuses.
     """
-    hub = imported("huggingface_hub")
+    hub = remote_module("huggingface_hub")
     if not isinstance(header.location, LocalLocation):
         raise RequestError(
             f"{printable(header.location.text)} is not a folder on this machine: pull or unpack "

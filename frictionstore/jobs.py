@@ -25,6 +25,7 @@ from frictionstore import __version__, schema
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract.conduit.constants import ConduitConstants
 from frictionstore.fingerprint import as_json, differences, leaves
+from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import printable
 from frictionstore.writer import StorePlan, StoreWriter, up_to_date
@@ -411,7 +412,7 @@ class _Run:
         missing = [name for name in ("PIL", "safetensors") if find_spec(name) is None]
         if missing:
             raise RequestError(
-                "extraction needs more packages than analysis: pip install 'frictionstore[extract]'"
+                f"extraction needs more packages than analysis: {install_command('extract')}"
             )
 
     def _identify_encoder(self) -> EncoderIdentity:
@@ -698,4 +699,4 @@ def _is_upstreams_name(encoder: str) -> bool:
 
 def _require_torch() -> None:
     if find_spec("torch") is None:
-        raise RequestError("extraction needs torch: pip install 'frictionstore[extract]'")
+        raise RequestError(f"extraction needs torch: {install_command('extract')}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
 from frictionstore.errors import RequestError, StoreError
+from frictionstore.installed import install_command
 from frictionstore.location import SMALL_FILE_BYTES, Location, too_large
 from frictionstore.text import printable
 
@@ -34,13 +35,13 @@ CREDENTIALS_LIFETIME = timedelta(minutes=15)
 T = TypeVar("T")
 
 
-def imported(module: str) -> Any:
+def remote_module(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError:
         package = module.split(".")[0]
         raise RequestError(
-            f"addresses need the package {package}: pip install 'frictionstore[remote]'"
+            f"addresses need the package {package}: {install_command('remote')}"
         ) from None
 
 
@@ -154,7 +155,7 @@ def _folder(address: str) -> RemoteLocation:
 
 
 def _http_location(url: str) -> RemoteLocation:
-    store_module = imported("obstore.store")
+    store_module = remote_module("obstore.store")
     store = store_module.HTTPStore.from_url(
         url, client_options=_client_options(), retry_config=_retry_config()
     )
@@ -181,14 +182,14 @@ def split_hub(rest: str) -> tuple[str, str, str, str]:
 
 
 def _hub_location(rest: str) -> RemoteLocation:
-    hub = imported("huggingface_hub")
+    hub = remote_module("huggingface_hub")
     kind, name, revision, path = split_hub(rest)
     folder = "" if kind == "models" else f"{kind}/"
-    endpoint = imported("huggingface_hub.constants").ENDPOINT
+    endpoint = remote_module("huggingface_hub.constants").ENDPOINT
     url = f"{endpoint}/{folder}{name}/resolve/{quote(revision, safe='')}"
     token = hub.get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    store_module = imported("obstore.store")
+    store_module = remote_module("obstore.store")
     store = store_module.HTTPStore.from_url(
         url,
         client_options=_client_options(default_headers=headers),
@@ -201,7 +202,7 @@ def _hub_location(rest: str) -> RemoteLocation:
 def s3_location(rest: str) -> RemoteLocation:
     """The place of ``s3://`` `rest`; endpoint and credentials are those AWS's own tools find."""
     bucket, _, prefix = rest.partition("/")
-    session = imported("botocore.session").Session()
+    session = remote_module("botocore.session").Session()
     where = f"s3://{bucket}"
     try:
         client = session.create_client("s3")
@@ -221,7 +222,7 @@ def s3_location(rest: str) -> RemoteLocation:
         options["skip_signature"] = True
     else:
         options["credential_provider"] = _provider(credentials)
-    store_module = imported("obstore.store")
+    store_module = remote_module("obstore.store")
     store = store_module.S3Store(
         bucket, client_options=_client_options(), retry_config=_retry_config(), **options
     )
@@ -260,7 +261,7 @@ class RemoteLocation:
         self.prefix = prefix.strip("/")
         self.hint = hint
         self.can_list = can_list
-        self.obstore = imported("obstore")
+        self.obstore = remote_module("obstore")
 
     def _path(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key

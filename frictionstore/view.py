@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -24,6 +23,8 @@ from frictionstore import schema
 from frictionstore.durable import explain_os_errors, write_atomic
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.header import Header, read_header
+from frictionstore.installed import ROOT, checkout
+from frictionstore.page import PAGE, build_page
 from frictionstore.store import Store
 from frictionstore.text import printable
 
@@ -44,17 +45,24 @@ def explorer_page(store_url: str) -> bytes:
     Raises
     ------
     RequestError
-        The page was not built: Node was not there.
+        There is no page and it cannot be built here.
     """
-    path = files("frictionstore") / "explorer_page" / "index.html"
+    root = checkout()
+    problem = build_page(root) if root is not None else None
+    path = ROOT / PAGE
     if not path.is_file():
         raise RequestError(
-            "the explorer page is not built in this checkout: run make page (it needs Node 20 or "
-            "newer with npm); a wheel of a release brings it built"
+            "this installation was built without the explorer page: view the store from a "
+            "checkout of frictionstore with Node 20 or newer and npm, which builds it"
+            if root is None
+            else f"the explorer page is not built ({problem}): frictionstore view builds it when "
+            "Node 20 or newer is there and npm can fetch packages"
         )
+    if problem is not None:
+        print(f"the explorer page is older than its sources ({problem})", file=sys.stderr)
     page = path.read_bytes()
     if page.count(_META) != 1:
-        raise RequestError("the explorer page is of another version: build it again with make page")
+        raise RequestError(f"the explorer page is of another version: remove {path} and view again")
     content = html.escape(store_url, quote=True).encode()
     return page.replace(_META, _META.replace(b'content=""', b'content="%s"' % content))
 
@@ -185,7 +193,7 @@ class ViewServer(ThreadingHTTPServer):
     Raises
     ------
     RequestError
-        The port is taken, or the page was not built.
+        The port is taken, or there is no page.
     """
 
     daemon_threads = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from frictionstore.page import build_page
+
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "frictionstore" / "explorer_page" / "index.html"
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
@@ -41,15 +41,8 @@ def chromium() -> str | None:
 
 @cache
 def page_problem() -> str | None:
-    """Why the explorer page cannot be tested; builds it where the tools are there."""
-    sources = [*(ROOT / "explorer" / "src").iterdir(), ROOT / "explorer" / "build.mjs"]
-    fresh = PAGE.exists() and PAGE.stat().st_mtime >= max(f.stat().st_mtime for f in sources)
-    if fresh:
-        return None
-    if shutil.which("node") is None or not (ROOT / "explorer" / "node_modules").is_dir():
-        return "needs the built explorer page: run make page (Node 20 or newer with npm)"
-    subprocess.run(["node", "build.mjs"], cwd=ROOT / "explorer", check=True, capture_output=True)
-    return None
+    """Why there is no explorer page to test; builds it where the tools are there."""
+    return build_page(ROOT)
 
 
 def skip_without_browser() -> None:

@@ -27,6 +27,7 @@ from frictionstore.errors import DatasetError
 from frictionstore.extract.noise import KIND_NAMES, LIMIT, indexed_noise_image
 from frictionstore.extract.torchvision_files import explain, recorded_files, set_files
 from frictionstore.fingerprint import file_sha256
+from frictionstore.installed import install_command
 from frictionstore.progress import Report
 from frictionstore.text import listed, printable
 
@@ -87,7 +88,7 @@ def _sklearn_file(*parts: str) -> bytes:
     """A file that scikit-learn ships, without importing scikit-learn."""
     spec = find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise DatasetError("scikit-learn is not installed: pip install scikit-learn")
+        raise DatasetError(f"scikit-learn is not installed: {install_command('extract')}")
     path = Path(spec.submodule_search_locations[0], "datasets", *parts)
     try:
         return path.read_bytes()
@@ -402,7 +403,7 @@ def _torchvision_class(name: str) -> tuple[str, Any]:
     if find_spec("torchvision") is None:
         raise DatasetError(
             f"unknown data set {printable(name)!r}: digits, photos, noise and folder:PATH are "
-            "built in, and torchvision's sets need: pip install 'frictionstore[extract]'"
+            f"built in, and torchvision's sets need: {install_command('extract')}"
         )
     try:
         import torchvision.datasets as sets

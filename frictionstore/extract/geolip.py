@@ -33,9 +33,9 @@ from frictionstore.extract.config import SVAEConfig
 from frictionstore.extract.devices import available_memory, device_name
 from frictionstore.extract.engine import Maps, Started, original_gram
 from frictionstore.extract.images import thumbnails
+from frictionstore.installed import install_command
 from frictionstore.text import byte_count, printable
 
-INSTALL = "pip install 'frictionstore[extract,geolip]'"
 GIVEN = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "image")
 BATCH = 64
 AGREEMENT = 1e-3  # of the largest value; a config that is overlooked makes a tenth or more
@@ -67,7 +67,8 @@ def _modules() -> tuple[Any, Any]:
         return import_module("geolip_svae"), import_module("geolip_core.linalg.conduit")
     except ImportError as error:
         raise RequestError(
-            f"the engine geolip needs geolip-svae and geolip-core ({printable(error)}): {INSTALL}"
+            f"the engine geolip needs geolip-svae and geolip-core ({printable(error)}): "
+            f"{install_command('extract', 'geolip')}"
         ) from error
 
 

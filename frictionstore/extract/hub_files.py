@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from frictionstore.errors import CheckpointError
 from frictionstore.fingerprint import file_sha256
+from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import byte_count, printable
 
@@ -185,8 +186,7 @@ def fetch_hub_file(
     """
     if find_spec("huggingface_hub") is None:
         raise CheckpointError(
-            "fetching a published encoder needs huggingface_hub: "
-            "pip install 'frictionstore[extract]'"
+            f"fetching a published encoder needs huggingface_hub: {install_command('extract')}"
         )
     try:
         path = _cached(file, file.commit)

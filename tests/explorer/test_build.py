@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.browser import PAGE, ROOT
+from frictionstore.page import PAGE
+from tests.browser import ROOT
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_dependencies_are_pinned_and_the_lock_names_no_host():
 
 @pytest.mark.usefixtures("built_page")
 def test_the_page_names_the_licences_of_what_it_contains():
-    page = PAGE.read_text(encoding="utf-8")
+    page = (ROOT / PAGE).read_text(encoding="utf-8")
     notice = page[page.rindex("<!--") :]
     for name in ("zarrita", "fzstd"):
         version = json.loads((ROOT / "explorer" / "package.json").read_text())["dependencies"][name]

@@ -173,10 +173,11 @@ def test_export_of_a_link(store: fs.Store, tmp_path: Path):
 def test_without_the_page_one_sentence(
     store: fs.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("frictionstore.view.files", lambda name: tmp_path)
+    monkeypatch.setattr("frictionstore.view.ROOT", tmp_path)
+    monkeypatch.setattr("frictionstore.view.build_page", lambda root: "npm ci failed: no network")
     result = CliRunner().invoke(cli, ["view", store.location, "--no-browser"])
     assert result.exit_code == 2
-    assert "the explorer page is not built in this checkout: run make page" in result.output
+    assert "the explorer page is not built (npm ci failed: no network): " in result.output
     assert "Traceback" not in result.output
 
 

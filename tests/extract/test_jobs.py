@@ -18,6 +18,8 @@ from frictionstore.jobs import Job, read_recipe, recipe_table
 from tests.support import DATA, heed_interrupts
 
 pytest.importorskip("torch")
+
+ROOT = DATA.parent.parent
 ENCODER = str(DATA / "svae/svae_d4.pt")
 FORBID = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
@@ -154,7 +156,7 @@ def pickle_bomb(path: Path) -> None:
         (small("--maps", ","), "no map was named"),
         (small("--device", "tpu"), "unknown device 'tpu'"),
         (small("--shard-images", "10"), "images per shard is 10: it must be a power of two"),
-        (small("--engine", "geolip"), "pip install 'frictionstore[extract,geolip]'"),
+        (small("--engine", "geolip"), f"pip install -e '{ROOT}[extract,geolip]'"),
         (small("--overwrite", "--repair"), "choose one"),
         (small("--dataset", "folder:empty"), "data set folder:empty has no --count"),
         (["extract", "--dataset", "folder:empty", "--encoder", ENCODER, "--out", "x.zarr"],
@@ -182,7 +184,8 @@ def test_bad_input_is_one_sentence_and_status_2(
 
 def test_without_torch_the_sentence_says_how_to_get_it(tmp_path: Path) -> None:
     result = run(*small(), cwd=tmp_path, forbid=("torch",))
-    refused(result, contains="extraction needs torch: pip install 'frictionstore[extract]'")
+    refused(result, contains="extraction needs torch: ")
+    assert f"-m pip install -e '{ROOT}[extract]'" in result.stderr
 
 
 def test_ctrl_c_says_what_to_do(tmp_path: Path) -> None:

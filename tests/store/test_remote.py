@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import time
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 import frictionstore as fs
 from frictionstore.cli import cli
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
+from frictionstore.installed import install_command
 from frictionstore.location import locate
 from frictionstore.pack import pack
 from frictionstore.share import push
@@ -381,5 +383,5 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(RequestError, match=r"obstore: pip install 'frictionstore\[remote\]'"):
+    with pytest.raises(RequestError, match=re.escape(f"obstore: {install_command('remote')}")):
         fs.open("https://host.invalid/x.zarr")
