@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import CheckpointError
 from frictionstore.fingerprint import file_sha256
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.svae import PatchSVAE
@@ -118,7 +118,7 @@ def find_checkpoint(encoder: str) -> Source:
         raise CheckpointError(f"encoder {printable(encoder)} is a folder: name the file in it")
     raise CheckpointError(
         f"encoder {printable(encoder)!r} is not a file, nor {', '.join(BUNDLED)}, nor the name of "
-        "a published version such as v40_freckles_noise"
+        "a published version such as v40_freckles_noise" + did_you_mean(encoder, BUNDLED)
     )
 
 

@@ -25,7 +25,7 @@ from frictionstore.errors import DatasetError
 from frictionstore.extract.noise import KIND_NAMES, LIMIT, indexed_noise_image
 from frictionstore.fingerprint import file_sha256
 from frictionstore.progress import Report
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 
 Array = NDArray[Any]
 
@@ -381,22 +381,28 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+BUILT_IN = ("digits", "photos", "noise", "folder:PATH")
+
+
 def _torchvision_class(name: str) -> tuple[str, Any]:
     """A set's proper name and class; the name's case does not matter."""
     if find_spec("torchvision") is None:
         raise DatasetError(
             f"unknown data set {printable(name)!r}: digits, photos, noise and folder:PATH are "
             "built in, and torchvision's sets need: pip install 'frictionstore[extract]'"
+            + did_you_mean(name, BUILT_IN)
         )
     import torchvision.datasets as sets
 
     generated = {"FakeData", "DatasetFolder", "ImageFolder", "VisionDataset", "StanfordCars"}
-    for proper in sets.__all__:
-        if proper.lower() == name.lower() and proper not in generated:
-            return proper, getattr(sets, proper)
+    usable = {proper.lower(): proper for proper in sets.__all__ if proper not in generated}
+    if name.lower() in usable:
+        proper = usable[name.lower()]
+        return proper, getattr(sets, proper)
     raise DatasetError(
         f"unknown data set {printable(name)!r}: choose digits, photos, noise, folder:PATH or a "
         "classification set of torchvision, such as cifar10"
+        + did_you_mean(name, (*BUILT_IN, *usable))
     )
 
 
@@ -410,7 +416,10 @@ def _open_torchvision(name: str, kind: Any, options: DatasetOptions) -> tuple[An
     if "train" in known:
         split = "test" if split is None else split
         if split not in ("train", "test"):
-            raise DatasetError(f"{name} has no split {printable(split)!r}: choose train or test")
+            raise DatasetError(
+                f"{name} has no split {printable(split)!r}: choose train or test"
+                + did_you_mean(split, ("train", "test"))
+            )
         arguments["train"] = split == "train"
     elif "split" in known:
         split = known["split"].default if split is None else split
