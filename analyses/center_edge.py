@@ -51,7 +51,7 @@ def central_block(rows: int, cols: int, border: int | None = None) -> NDArray[np
         asked = f"a quarter of a {rows} x {cols} grid" if border is None else f"border {border}"
         part = "edge" if central.all() else "centre"
         remedy = (
-            f"use --border with a width from 1 to {widest}"
+            f"a border from 1 to {widest} leaves some of both"
             if widest >= 1
             else "center-edge needs at least 3 patches a side"
         )

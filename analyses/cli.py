@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from analyses import REGISTRY
+from frictionstore.cli import Suggesting
 from frictionstore.errors import FrictionstoreError
 
 ALL_HELP = "Every analysis in as few passes over the store as they can share."
@@ -18,7 +19,7 @@ class _UserError(click.ClickException):
     exit_code = 2
 
 
-class _Analyses(click.Group):
+class _Analyses(Suggesting):
     """A group that imports an analysis when it is named, and not to list it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -47,7 +48,7 @@ class _Analyses(click.Group):
         try:
             return super().invoke(ctx)
         except FrictionstoreError as error:
-            raise _UserError(str(error)) from error
+            raise _UserError(error.on_command_line()) from error
 
 
 @click.group(cls=_Analyses, context_settings={"help_option_names": ["-h", "--help"]})

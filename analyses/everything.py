@@ -13,7 +13,7 @@ from analyses.results import Result
 from analyses.ridge_probe import PERMUTATIONS
 from analyses.source import MapStore
 from analyses.summary import plans, summary
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 
 
 def analyze_all(
@@ -65,7 +65,7 @@ def analyze_all(
         if unknown:
             raise AnalysisError(
                 f"there is no analysis {printable(unknown[0])!r} to do: there are "
-                f"{listed(list(asked), 8)}"
+                f"{listed(list(asked), 8)}{did_you_mean(unknown[0], asked)}"
             )
         asked = {name: plan for name, plan in asked.items() if name in only}
     results = run(store, list(asked.values()), show_progress=show_progress)

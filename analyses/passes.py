@@ -7,8 +7,6 @@ moments of one map get the same object. A collector may ask for another pass.
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from analyses.errors import AnalysisError
 from analyses.moments import Moments
 from analyses.source import LOG, Logarithms, MapStore, class_labels, logarithm_of, mode_name
+from frictionstore.progress import progress_bar
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -96,21 +95,19 @@ class Passes:
         number = 1
         while active:
             names = tuple(dict.fromkeys(name for c in active for name in c.features))
-            progress = Progress(self.store.n_images, f"pass {number}", show=show_progress)
             broken = _NotFinite()
-            for rows, arrays in self.store.iter_chunks(names):
-                maps = {name: _as_map(arrays[name]) for name in names}
-                broken.search(rows, maps)
-                if not broken.found:
-                    for collector in active:
-                        collector.update(rows, maps)
-                progress.update(rows.stop)
-            if broken.found:
-                progress.close()
-                raise broken.error(self.store)
-            progress.finishing()
-            active = [collector for collector in active if collector.end_pass()]
-            progress.close()
+            label, n = f"pass {number}", self.store.n_images
+            with progress_bar(n, label, after="computing", show=show_progress) as advance:
+                for rows, arrays in self.store.iter_chunks(names):
+                    maps = {name: _as_map(arrays[name]) for name in names}
+                    broken.search(rows, maps)
+                    if not broken.found:
+                        for collector in active:
+                            collector.update(rows, maps)
+                    advance(rows.stop - rows.start)
+                if broken.found:
+                    raise broken.error(self.store)
+                active = [collector for collector in active if collector.end_pass()]
             number += 1
 
 
@@ -161,46 +158,6 @@ class _NotFinite:
             f"in {len(images)} of {store.n_images} images: {shown}{more}; extract these images "
             "again, or leave them out of the store"
         )
-
-
-class Progress:
-    """A bar on standard error after two seconds of work, and nothing where that is no terminal."""
-
-    def __init__(self, total: int, label: str, *, show: bool) -> None:
-        self._total = max(total, 1)
-        self._label = label
-        self._show = show and sys.stderr.isatty()
-        self._start = time.monotonic()
-        self._shown = False
-        self._next = 0.0
-
-    def update(self, done: int) -> None:
-        """Say how many are done."""
-        now = time.monotonic()
-        if not self._show or now - self._start < 2.0 or now < self._next:
-            return
-        self._next = now + 0.2
-        self._shown = True
-        filled = 30 * done // self._total
-        bar = "#" * filled + "-" * (30 - filled)
-        left = (now - self._start) * (self._total - done) / max(done, 1)
-        sys.stderr.write(
-            f"\r{self._label} [{bar}] {done}/{self._total} images, {left:.0f} s left \x1b[K"
-        )
-        sys.stderr.flush()
-
-    def finishing(self) -> None:
-        """Say that all images are read and the rest of the work goes on."""
-        if self._show:
-            self._shown = True
-            sys.stderr.write(f"\r{self._label}: all images read, computing \x1b[K")
-            sys.stderr.flush()
-
-    def close(self) -> None:
-        """Clear the line."""
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
 
 
 class ClassMoments:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analyses.errors import AnalysisError
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 
 MAP_DIMS = {"image", "row", "col", "mode"}
 LOG = "log_"
@@ -178,7 +178,7 @@ class SelectedClasses:
         if unknown:
             raise AnalysisError(
                 f"there is no class {printable(unknown[0])!r} in {printable(store.name)}: "
-                f"its classes are {listed(names, 8)}"
+                f"its classes are {listed(names, 8)}{did_you_mean(unknown[0], names)}"
             )
         self._store = store
         self.class_names = list(classes)
@@ -326,6 +326,7 @@ def require_feature(store: MapStore, feature: str) -> int:
         raise AnalysisError(
             f"there is no map {printable(feature)!r} over patches in {printable(store.name)}: "
             f"its maps are {listed(usable, 8)}, and {LOG}NAME is the logarithm of one"
+            + did_you_mean(feature, [*usable, *(f"{LOG}{known}" for known in usable)])
         )
     return 1 if name in MAPS and not MAPS[name].modes else int(store.n_modes)
 

@@ -16,7 +16,7 @@ import click
 
 from frictionstore import __version__
 from frictionstore.errors import FrictionstoreError
-from frictionstore.text import printable
+from frictionstore.text import did_you_mean, printable
 
 # Groups that live elsewhere and are imported when they are used: name -> (module:attribute, help).
 LAZY: dict[str, tuple[str, str]] = {
@@ -46,7 +46,28 @@ class _Interrupted(click.ClickException):
     exit_code = 130
 
 
-class Group(click.Group):
+class Suggesting(click.Group):
+    """A group that names the command that was meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not (ctx.resilient_parsing or name.startswith("-")) and not self.get_command(ctx, name):
+            meant = did_you_mean(name, self.list_commands(ctx))
+            ctx.fail(f"No such command {printable(name)!r}{meant}")
+        return super().resolve_command(ctx, args)
+
+
+class Choice(click.Choice[str]):
+    """A choice that names the value that was meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        message = super().get_invalid_choice_message(value, ctx)
+        return message.rstrip(".") + did_you_mean(value, self.choices)
+
+
+class Group(Suggesting):
     """A group that imports the commands named in `LAZY` on use, and explains our own errors."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -76,7 +97,7 @@ class Group(click.Group):
         try:
             return super().invoke(ctx)
         except FrictionstoreError as error:
-            raise _UserError(str(error)) from error
+            raise _UserError(error.on_command_line()) from error
         except RecursionError as error:
             raise _UserError("a file is nested too deeply to be read") from error
         except MemoryError as error:
@@ -155,11 +176,11 @@ def cli() -> None:
 )
 @click.option("--maps", help="Comma-separated maps.  [default: S,friction,settle]")
 @click.option("--out", type=click.Path(path_type=Path), help="The store to make.")
-@click.option("--engine", type=click.Choice(["native", "geolip"]), help="Who computes.")
+@click.option("--engine", type=Choice(["native", "geolip"]), help="Who computes.")
 @click.option("--device", help="auto, cpu, cuda or cuda:K.  [default: auto]")
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "tf32", "bfloat16"]),
+    type=Choice(["float32", "tf32", "bfloat16"]),
     help="Of the encoder's matrix products.  [default: float32]",
 )
 @click.option(

@@ -23,7 +23,7 @@ from frictionstore.fingerprint import canonical_json, leaves
 from frictionstore.plan import StorePlan
 from frictionstore.progress import progress_bar
 from frictionstore.store import Store, open_store
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 from frictionstore.writer import StoreWriter
 
 # Parts of a request that say which images a store has and how it lies on disk. All others say how
@@ -266,7 +266,8 @@ def _named_pieces(
             raise RequestError(f"{printable(name, 60)!r} cannot name a split: it prefixes ids")
         if name in seen:
             raise RequestError(
-                f"two of the stores are named {printable(name, 60)}: name them with --names"
+                f"two of the stores are named {printable(name, 60)}: name them with",
+                option="names=...",
             )
         seen.add(name)
     return pieces
@@ -307,6 +308,7 @@ def _only_classes(
         raise RequestError(
             f"{printable(parent.location)} has no class {printable(unknown[0], 60)!r}: it has "
             f"{listed(parent.class_names, 12) if parent.class_names else 'none'}"
+            + did_you_mean(unknown[0], parent.class_names)
         )
     chosen = set(classes)
     names = [name for name in parent.class_names if name in chosen]
@@ -327,6 +329,7 @@ def _only_splits(parent: Store, splits: Sequence[str] | None) -> dict[str, slice
         raise RequestError(
             f"{printable(parent.location)} has no split {printable(unknown[0], 60)!r}: it has "
             f"{listed(list(parent.splits)) if parent.splits else 'none'}"
+            + did_you_mean(unknown[0], parent.splits)
         )
     return {name: rows for name, rows in there.items() if name in set(splits)}
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+
 from frictionstore.fingerprint import leaves
 from frictionstore.schema import MODE_ORDER, ORDER_IN_WORDS
 from frictionstore.store import Store
 from frictionstore.text import byte_count, listed, printable
 
 SHOWN_CLASSES = 12
+LONGEST = 2000  # characters of one value; no origin, revision or command is longer
+NARROWEST, WIDEST = 60, 120
 
 
-def describe(store: Store) -> str:
-    """Several lines: what the store holds, what was asked for and how it was made."""
+def describe(store: Store, width: int | None = None) -> str:
+    """Several lines: what the store holds, what was asked for and how it was made.
+
+    Parameters
+    ----------
+    store : Store
+    width : int, optional
+        Columns into which values are wrapped; by default those of the terminal.
+    """
+    if width is None:
+        width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
     summary = store.summary()
     rows, columns = store.grid
     order = summary["mode_order"]
@@ -43,17 +57,26 @@ def describe(store: Store) -> str:
             f"{byte_count(entry['stored_bytes']):>7}  {entry['description']}"
         )
     lines += ["", "  asked for"]
-    lines += [
-        f"    {printable(key)}: {printable(value, 80)}" for key, value in leaves(store.request)
-    ]
+    for key, value in leaves(store.request):
+        lines += _entry(key, value, width)
     provenance = store.provenance
     if provenance:
         lines += ["", "  made"]
-        lines += [
-            f"    {printable(key)}: {printable(value, 120)}"
-            for key, value in sorted(provenance.items())
-            if value is not None and key != "runs"
-        ]
+        for key, value in leaves({k: v for k, v in provenance.items() if k != "runs"}):
+            if value is not None:
+                lines += _entry(key, value, width)
         for run in provenance.get("runs", []):
-            lines.append(f"    run: {printable(run, 400)}")
+            parts = leaves(run) if isinstance(run, dict) else [("", run)]
+            lines += _entry(
+                "run", ", ".join(f"{key} {value}".strip() for key, value in parts), width
+            )
     return "\n".join(lines)
+
+
+def _entry(key: str, value: object, width: int) -> list[str]:
+    """A key and its whole value, wrapped; a word that is longer than a line stays whole."""
+    text = f"{printable(key)}: {printable(value, LONGEST)}"
+    return textwrap.wrap(
+        text, width, initial_indent=" " * 4, subsequent_indent=" " * 8,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip

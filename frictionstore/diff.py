@@ -1,18 +1,31 @@
 """What differs between two stores: the request, the images, and the values of every map.
 
-Differences of values are held against rounding. The rules below are the conformance rules of the
-measurement's definition (docs/conduit.md) where those do not need what a store does not have:
+Differences of values are held against rounding. Every map has a `Rule`: a bound for one value, and
+the share of values that may be beyond it. Rounding has outliers (a root finder that takes another
+path, eigenvalues that all but meet), so no rule says "none":
 
-- ``S``, ``S_orig``: eigenvalues, the squares, agree within ``1e-5 * ||A||_F`` of their patch.
-- ``friction``: a sum of ``1/|p'|`` amplifies a rounding error of ``p'`` with its square, so the
-  bound is ``1e-5 * f + 200 * eps * f**2``, eps that of float32. The factor is the 99th percentile
-  of ``noise / (eps * f**2)`` for encoder Gram matrices with four modes under changes of one unit
-  in the last place of the input.
-- ``settle``: a threshold on a number near rounding; up to a tenth of a mode's values may differ.
-- ``recon_error``: within ``1e-4`` of the value; ``refinement_residual``: within ``1e-5``.
-- ``slot``, ``image``: no value may differ.
+- at least 99 % of a map's values are within the bound, and nine tenths of every mode's;
+- at most one in ten thousand is beyond 100 times the bound;
+- no image is beyond 100 times the bound in a tenth of its patches (three at least): outliers are
+  scattered, a wrong image is wrong all over, however many sound ones stand around it.
 
-A map with a bound agrees where 99 % of its values are within it, and the rest within 100 times it.
+The bounds are those of the measurement's definition (docs/measurement.md) where they do not need
+what a store does not have:
+
+- ``S``, ``S_orig``: `singular_value_bound`, on the squares, so that it holds for values near 0.
+- ``friction``: `friction_bound`.
+- ``recon_error``: `recon_error_bound`, derived there.
+- ``refinement_residual``: `residual_bound`. What is far beyond it comes from eigenvalues that meet,
+  where the residual is noise up to 1 and clusters in images; the 99 % alone decide.
+- ``settle``: a threshold on a number near rounding; a tenth of a mode's values may differ.
+- ``slot``: eigenvalues that all but meet change places; a hundredth of a mode's values may differ.
+- ``image``: computed without the encoder; no value may differ.
+
+Measured (speckle on digits, photos and noise images; the native engine, plain float32 torch and
+a float64 encoder against each other): ``S`` differs by 0.04 of its bound at most, ``recon_error``
+by 0.53 of it, friction is beyond its bound in 0.13 % of a mode's values and beyond 100 times it in
+0.0012 % of all, in 2 of an image's 256 patches at most; ``settle`` differs in 2.9 % of a mode,
+``slot`` in 0.04 %, ``refinement_residual`` by more than 1e-5 in 0.03 %.
 """
 
 from __future__ import annotations
@@ -37,11 +50,12 @@ EPS = 2.0**-23
 FRICTION_RELATIVE = 1e-5
 FRICTION_FACTOR = 200.0
 EIGENVALUE_RELATIVE = 1e-5
-RECON_RELATIVE = 1e-4
+RECON_ROUNDINGS = 16
 RESIDUAL_ABSOLUTE = 1e-5
-WITHIN_SHARE = 0.99
 FAR_BEYOND = 100.0
-SETTLE_SHARE = 0.10
+FAR_SHARE = 1e-4
+IMAGE_SHARE = 0.1
+IMAGE_PATCHES = 3
 LISTED_IDS = 10
 
 # Relative differences are counted in bins of a twentieth of a decade for their median.
@@ -49,14 +63,23 @@ _LOWEST_DECADE, _DECADES, _BINS = -12, 13, 20
 
 
 def friction_bound(a: Floats, b: Floats) -> Floats:
-    """Rounding noise of friction values `a` and `b`, any shape."""
+    """Rounding noise of friction values `a` and `b`, any shape: ``1e-5 f + 200 eps f**2``.
+
+    A sum of ``1/|p'|`` amplifies a rounding error of ``p'`` with its square. The factor is the 99th
+    percentile of ``noise / (eps f**2)`` for encoder Gram matrices with four modes under changes of
+    one unit in the last place of the input.
+    """
     value = np.maximum(np.abs(a), np.abs(b))
     return FRICTION_RELATIVE * value + FRICTION_FACTOR * EPS * value**2
 
 
 def singular_value_bound(a: Floats, b: Floats) -> Floats:
-    """Rounding noise of singular values, shape (..., modes): a bound on ``|a**2 - b**2|``, here
-    divided by ``a + b`` so that it bounds ``|a - b|``."""
+    """Rounding noise of singular values, shape (..., modes).
+
+    Eigenvalues, the squares, agree within ``1e-5 * ||A||_F`` of their patch. That bounds
+    ``|a**2 - b**2|``, and divided by ``a + b`` it bounds ``|a - b|``: where both are near 0 the
+    square root has no derivative, and a bound on the values themselves would be wrong.
+    """
     norm = np.sqrt(np.maximum((a**4).sum(axis=-1), (b**4).sum(axis=-1)))[..., None]
     total = np.abs(a) + np.abs(b)
     with np.errstate(divide="ignore"):
@@ -64,20 +87,56 @@ def singular_value_bound(a: Floats, b: Floats) -> Floats:
     return np.asarray(bound, dtype=np.float64)
 
 
-def _relative_bound(a: Floats, b: Floats) -> Floats:
-    return RECON_RELATIVE * np.maximum(np.abs(a), np.abs(b))
+def recon_error_bound(a: Floats, b: Floats) -> Floats:
+    """Rounding noise of mean squared errors `a` and `b`, any shape.
+
+    With ``m = mean(e**2)`` over the values of a patch, and a reconstruction that moves by ``d`` of
+    root mean square ``delta``, m changes by ``2 mean(e d) + mean(d**2)``: by Cauchy and Schwarz at
+    most ``2 sqrt(m) delta + delta**2``. An absolute rounding error of the reconstruction does not
+    shrink with the error that is left, so relative to m it is of the order ``delta / sqrt(m)``.
+    Reconstruction and layers are of the order of 1 and round in units of eps; ``delta`` is 16 eps
+    (1.9e-6), twice the largest that was measured (1.0e-6). Squares and their mean round by at most
+    as many units of m.
+    """
+    m = np.maximum(np.abs(a), np.abs(b))
+    delta = RECON_ROUNDINGS * EPS
+    return delta * (2.0 * np.sqrt(m) + m) + delta**2
 
 
-def _absolute_bound(a: Floats, b: Floats) -> Floats:
+def residual_bound(a: Floats, b: Floats) -> Floats:
+    """Rounding noise of refinement residuals, which are near eps where refinement converged."""
     return np.full(a.shape, RESIDUAL_ABSOLUTE)
 
 
-BOUNDS: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "S": singular_value_bound,
-    "S_orig": singular_value_bound,
-    "friction": friction_bound,
-    "recon_error": _relative_bound,
-    "refinement_residual": _absolute_bound,
+@dataclass(frozen=True)
+class Rule:
+    """What rounding may do to a map.
+
+    Attributes
+    ----------
+    bound : callable or None
+        Of two values; None where equal is the only agreement.
+    share, mode_share : float in [0, 1]
+        Of all values and of one mode's that may be beyond it.
+    far : bool
+        Whether values beyond 100 times the bound count, by their share and by image.
+    """
+
+    bound: Callable[[Floats, Floats], Floats] | None = None
+    share: float = 0.01
+    mode_share: float = 0.1
+    far: bool = True
+
+
+RULES: dict[str, Rule] = {
+    "S": Rule(singular_value_bound),
+    "S_orig": Rule(singular_value_bound),
+    "friction": Rule(friction_bound),
+    "recon_error": Rule(recon_error_bound),
+    "refinement_residual": Rule(residual_bound, far=False),
+    "settle": Rule(share=0.1, mode_share=0.1, far=False),
+    "slot": Rule(share=0.01, mode_share=0.01, far=False),
+    "image": Rule(share=0.0, far=False),
 }
 
 
@@ -125,10 +184,12 @@ class MapDifference:
     values, differing, within, far : int
         All values, those that are not equal, those within the bound for rounding, and those
         beyond 100 times it.
+    wrong_images : int
+        Images that are beyond 100 times the bound all over; `wrong_ids` are the first ten.
     absolute, relative : Largest
         Relative to the larger of the two magnitudes.
-    per_mode : list of int
-        Differing values of each mode, for maps with a mode axis.
+    per_mode, beyond_per_mode : list of int
+        Values of each mode that differ and that are beyond the bound, for maps with a mode axis.
     """
 
     name: str
@@ -139,18 +200,22 @@ class MapDifference:
     absolute: Largest = field(default_factory=Largest)
     relative: Largest = field(default_factory=Largest)
     per_mode: list[int] = field(default_factory=list)
+    beyond_per_mode: list[int] = field(default_factory=list)
+    wrong_images: int = 0
+    wrong_ids: list[str] = field(default_factory=list)
     histogram: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(_DECADES * _BINS, dtype=np.int64)
     )
 
     def add(self, a: NDArray[Any], b: NDArray[Any], ids: list[str]) -> None:
         """Count one block of images, arrays of one shape with `ids` along the first axis."""
-        spec = schema.MAPS[self.name]
+        spec, rule = schema.MAPS[self.name], RULES[self.name]
         x, y = a.astype(np.float64), b.astype(np.float64)
         same = (a == b) | (np.isnan(x) & np.isnan(y))
         self.values += a.size
         if not self.per_mode and spec.modes:
             self.per_mode = [0] * a.shape[-1]
+            self.beyond_per_mode = [0] * a.shape[-1]
         if same.all():
             self.within += a.size
             return
@@ -160,21 +225,28 @@ class MapDifference:
             relative = np.where(same, 0.0, size / scale)
         size[np.isnan(size)] = np.inf  # NaN against a number
         relative[np.isnan(relative)] = np.inf
+        bound = np.zeros(a.shape) if rule.bound is None else rule.bound(x, y)
+        beyond = ~same & ~(size <= bound)  # a bound that is NaN is none
         self.differing += int((~same).sum())
+        self.within += a.size - int(beyond.sum())
         if spec.modes:
-            counts = (~same).reshape(-1, a.shape[-1]).sum(axis=0)
-            self.per_mode = [old + int(new) for old, new in zip(self.per_mode, counts, strict=True)]
+            self.per_mode = _added(self.per_mode, ~same)
+            self.beyond_per_mode = _added(self.beyond_per_mode, beyond)
+        if rule.far:
+            self._add_far(beyond & ~(size <= FAR_BEYOND * bound), ids)
         self.absolute.offer(size, a, b, ids, spec.dims)
         self.relative.offer(relative, a, b, ids, spec.dims)
-        if self.name in BOUNDS:
-            bound = BOUNDS[self.name](x, y)
-            self.within += int((same | (size <= bound)).sum())
-            self.far += int((~same & ~(size <= FAR_BEYOND * bound)).sum())
-        else:
-            self.within += int(same.sum())
         decades = np.log10(np.clip(relative[~same], 10.0**_LOWEST_DECADE, 9.0))
         bins = ((decades - _LOWEST_DECADE) * _BINS).astype(int)
         self.histogram += np.bincount(bins, minlength=self.histogram.size)
+
+    def _add_far(self, far: NDArray[np.bool_], ids: list[str]) -> None:
+        self.far += int(far.sum())
+        modes = far.shape[-1] if schema.MAPS[self.name].modes else 1
+        hit = far.reshape(len(far), -1, modes).any(axis=-1)
+        wrong = np.flatnonzero(hit.sum(axis=1) >= max(IMAGE_PATCHES, IMAGE_SHARE * hit.shape[1]))
+        self.wrong_images += wrong.size
+        self.wrong_ids += [ids[k] for k in wrong[: LISTED_IDS - len(self.wrong_ids)]]
 
     @property
     def median_relative(self) -> float | None:
@@ -187,33 +259,58 @@ class MapDifference:
     @property
     def mode_shares(self) -> list[float]:
         """Share of each mode's values that differ, in [0, 1]."""
-        per_mode = self.values // max(len(self.per_mode), 1)
-        return [count / per_mode for count in self.per_mode] if per_mode else []
+        return self._shares(self.per_mode)
+
+    def _shares(self, counts: list[int]) -> list[float]:
+        return [count / (self.values // len(counts)) for count in counts] if self.values else []
 
     @property
     def verdict(self) -> str:
         """``equal``, ``rounding`` or ``different``."""
         if not self.differing:
             return "equal"
-        if self.name == "settle":
-            return "rounding" if max(self.mode_shares) <= SETTLE_SHARE else "different"
-        if self.name not in BOUNDS:
-            return "different"
-        agrees = self.within >= WITHIN_SHARE * self.values and not self.far
-        return "rounding" if agrees else "different"
+        return "different" if self.reasons else "rounding"
+
+    @property
+    def reasons(self) -> list[str]:
+        """What rounding does not explain, a phrase each."""
+        rule = RULES[self.name]
+        what = "differ" if rule.bound is None else "are beyond the bound for rounding"
+        beyond = self.values - self.within
+        found = []
+        if beyond > rule.share * self.values:
+            found.append(f"{beyond / self.values:.2%} of its values {what}")
+        for mode, share in enumerate(self._shares(self.beyond_per_mode)):
+            if share > rule.mode_share:
+                found.append(f"{share:.2%} of mode {mode} {what}")
+        if self.far > FAR_SHARE * self.values:
+            found.append(f"{self.far:,} values are beyond {FAR_BEYOND:g} times it")
+        if self.wrong_images:
+            images = "image is" if self.wrong_images == 1 else "images are"
+            first = printable(self.wrong_ids[0], 60)
+            found.append(f"{self.wrong_images:,} {images} beyond that all over, first {first}")
+        return found
 
     def as_json(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
             "values": self.values,
             "differing": self.differing,
-            "within_rounding": self.within if self.name in BOUNDS else None,
-            "far_beyond_rounding": self.far if self.name in BOUNDS else None,
+            "within_rounding": self.within if RULES[self.name].bound else None,
+            "far_beyond_rounding": self.far if RULES[self.name].far else None,
+            "wrong_images": self.wrong_images if RULES[self.name].far else None,
+            "beyond_rounding_because": self.reasons,
             "median_relative": self.median_relative,
             "largest_absolute": self.absolute.as_json(),
             "largest_relative": self.relative.as_json(),
             "differing_share_per_mode": self.mode_shares if self.per_mode else None,
         }
+
+
+def _added(counts: list[int], hits: NDArray[np.bool_]) -> list[int]:
+    """Counts by mode with those of another block."""
+    new = hits.reshape(-1, hits.shape[-1]).sum(axis=0)
+    return [old + int(more) for old, more in zip(counts, new, strict=True)]
 
 
 @dataclass
@@ -442,13 +539,16 @@ def _describe_map(name: str, found: MapDifference) -> list[str]:
         f"{name}: {found.differing:,} of {found.values:,} values differ ({share:.2%}), "
         + ("within rounding noise" if found.verdict == "rounding" else "beyond rounding noise")
     ]
-    if name in BOUNDS:
+    rule = RULES[name]
+    if rule.bound is not None:
+        far = f", {found.far:,} beyond {FAR_BEYOND:g} times it" if rule.far else ""
+        expected = f" (at most {FAR_SHARE:.2%} are expected)" if rule.far else ""
         lines.append(
             f"  {found.within / found.values:.3%} within the bound for rounding "
-            f"({WITHIN_SHARE:.0%} are expected), {found.far:,} beyond {FAR_BEYOND:g} times it "
-            "(none is expected), median relative difference of those that differ "
-            f"{found.median_relative:.1e}"
+            f"({1 - rule.share:.0%} are expected){far}{expected}, median relative difference of "
+            f"those that differ {found.median_relative:.1e}"
         )
+    lines += [f"  beyond rounding: {reason}" for reason in found.reasons]
     for label, largest in (("absolute", found.absolute), ("relative", found.relative)):
         place = ", ".join(f"{dim} {k}" for dim, k in largest.place.items())
         lines.append(

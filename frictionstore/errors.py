@@ -7,7 +7,29 @@ from __future__ import annotations
 
 
 class FrictionstoreError(Exception):
-    """Base of every error a user can act on."""
+    """Base of every error a user can act on.
+
+    Parameters
+    ----------
+    message : str
+    option : str, optional
+        An argument that would help, as Python has it (``overwrite=True``): the end of the message.
+    """
+
+    def __init__(self, message: str = "", *, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+    def __str__(self) -> str:
+        return " ".join([*map(str, self.args), *filter(None, [self.option])])
+
+    def on_command_line(self) -> str:
+        """The message with the option as a flag: ``--overwrite``."""
+        if self.option is None:
+            return str(self)
+        name, _, value = self.option.partition("=")
+        flag = "--" + name.replace("_", "-")
+        return " ".join([*map(str, self.args), flag, *([] if value == "True" else [value])])
 
 
 class CheckpointError(FrictionstoreError):

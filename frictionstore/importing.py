@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from frictionstore import __version__, schema
 from frictionstore.errors import RequestError
 from frictionstore.store import Store, open_store
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 from frictionstore.writer import StorePlan, StoreWriter
 
 VISIBLE_ORDER = 0.9  # share of neighbouring modes that must agree for an order to be seen
@@ -74,7 +74,7 @@ def from_arrays(
     if mode_order not in ("descending", "ascending"):
         raise RequestError(
             f"mode_order is {mode_order!r}: it must be 'descending' (largest singular value "
-            "first) or 'ascending'"
+            "first) or 'ascending'" + did_you_mean(mode_order, ("descending", "ascending"))
         )
     arrays = {name: np.asarray(maps[name]) for name in names}
     n = _check_shapes(arrays)

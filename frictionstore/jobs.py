@@ -27,7 +27,7 @@ from frictionstore.extract.conduit.constants import ConduitConstants
 from frictionstore.fingerprint import as_json, differences, leaves
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
-from frictionstore.text import printable
+from frictionstore.text import did_you_mean, printable
 from frictionstore.writer import StorePlan, StoreWriter, up_to_date
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def read_recipe(name: str) -> dict[str, Any]:
             )
             raise RequestError(
                 f"there is no recipe {printable(name)!r}: the recipes are {', '.join(known)}"
+                + did_you_mean(name, known)
             )
         text = bundled.read_bytes()
     try:
@@ -152,7 +153,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         if kind is None:
             raise RequestError(
                 f"recipe {printable(name)} has an unknown key {printable(key)!r}: "
-                f"the keys are {', '.join(_TYPES)}"
+                f"the keys are {', '.join(_TYPES)}{did_you_mean(key, _TYPES)}"
             )
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise RequestError(
@@ -171,7 +172,10 @@ def read_recipe(name: str) -> dict[str, Any]:
         ("gram", GRAMS),
     ):
         if recipe.get(key, choices[0]) not in choices:
-            raise RequestError(f"recipe {printable(name)}: {key} must be {' or '.join(choices)}")
+            raise RequestError(
+                f"recipe {printable(name)}: {key} must be {' or '.join(choices)}"
+                + did_you_mean(recipe[key], choices)
+            )
     recipe.setdefault("out", f"data/{path.stem if name.endswith('.toml') else name}.zarr")
     return recipe
 

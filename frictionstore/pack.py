@@ -69,10 +69,10 @@ def pack(
             if _is_pack_of(header, target):
                 return Copied(str(target), header.digest, 0, 0)
             if target.is_dir() or not overwrite:
-                raise StoreError(
-                    f"{printable(target)} exists and is not this store: choose another target"
-                    + ("" if target.is_dir() else ", or replace it with --overwrite")
-                )
+                taken = f"{printable(target)} exists and is not this store: choose another target"
+                if target.is_dir():
+                    raise StoreError(taken)
+                raise StoreError(f"{taken}, or replace it with", option="overwrite=True")
         partial = target.with_name(target.name + ".partial")
         with explain_os_errors(str(target), "free some and run the same command again"):
             try:

@@ -1,4 +1,4 @@
-"""A progress bar on standard error: after two seconds, with a rate and the time left."""
+"""The progress bar, on standard error: after two seconds, with a rate and the time left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH = 24
 
 @contextmanager
 def progress_bar(
-    total: int, label: str, *, unit: str = "images", show: bool = False
+    total: int, label: str, *, unit: str = "images", after: str = "", show: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """A function that is told how many more are done.
 
@@ -24,11 +24,16 @@ def progress_bar(
     ----------
     total : int
     label, unit : str
+    after : str
+        What goes on when all are done, such as ``computing``, said at once; empty where nothing
+        does.
     show : bool
-        False does nothing: the library is quiet, the command line decides.
+        False does nothing: the library is quiet, the command line decides. Nothing is shown
+        where standard error is no terminal.
     """
+    show = show and sys.stderr.isatty()
     started = time.monotonic()
-    done, drawn = 0, 0.0
+    done, drawn, finished = 0, 0.0, False
 
     def draw(now: float) -> None:
         elapsed = max(now - started, 1e-9)
@@ -36,7 +41,10 @@ def progress_bar(
         filled = int(share * WIDTH)
         rate = done / elapsed
         left = (total - done) / rate if rate > 0 else float("inf")
-        ending = _duration(left) + " left" if done < total else _duration(elapsed)
+        if done < total:
+            ending = _duration(left) + " left"
+        else:
+            ending = after if after and not finished else _duration(elapsed)
         sys.stderr.write(
             f"\r{label} [{'#' * filled}{'.' * (WIDTH - filled)}] {done:,}/{total:,} "
             f"{rate:,.0f} {unit}/s, {ending}\x1b[K"
@@ -47,16 +55,19 @@ def progress_bar(
         nonlocal done, drawn
         done += count
         now = time.monotonic()
-        if show and now - started >= PATIENCE and now - drawn >= REFRESH:
+        waited = now - started >= PATIENCE and now - drawn >= REFRESH
+        if show and (waited or (after and done >= total)):
             drawn = now
             draw(now)
 
     try:
         yield advance
     finally:
+        finished = True
         if drawn:
-            draw(time.monotonic())
-            sys.stderr.write("\n")
+            now = time.monotonic()
+            draw(now)
+            sys.stderr.write("\n" if now - started >= PATIENCE else "\r\x1b[K")
             sys.stderr.flush()
 
 

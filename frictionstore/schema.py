@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from frictionstore.errors import RequestError
+from frictionstore.text import did_you_mean
 
 FORMAT = 1
 ATTRIBUTES_KEY = "frictionstore"
@@ -167,7 +168,10 @@ def check_maps(names: Iterable[str]) -> tuple[str, ...]:
     asked = set(names)
     unknown = sorted(asked - set(MAPS))
     if unknown:
-        raise RequestError(f"unknown map {unknown[0]!r}: the maps are {', '.join(MAPS)}")
+        raise RequestError(
+            f"unknown map {unknown[0]!r}: the maps are {', '.join(MAPS)}"
+            + did_you_mean(unknown[0], MAPS)
+        )
     if not asked:
         raise RequestError(f"no map was named: choose among {', '.join(MAPS)}")
     return tuple(name for name in MAPS if name in asked)

@@ -115,7 +115,8 @@ def push(
     if there is not None and not overwrite:
         raise StoreError(
             f"{printable(target.text)} holds another store (digest {there.digest[:12]}): choose "
-            "another place, or replace it with --overwrite"
+            "another place, or replace it with",
+            option="overwrite=True",
         )
     text = card(header, store_name(address), target.text)
     if scheme == "hf":

@@ -5,6 +5,7 @@ Metadata and manifest are read and validated in `header.py`; arrays are read her
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import deque
@@ -17,7 +18,7 @@ from frictionstore import schema
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.fingerprint import parse_json
 from frictionstore.header import Header, read_header
-from frictionstore.text import byte_count, listed, printable
+from frictionstore.text import byte_count, did_you_mean, listed, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +50,9 @@ class Store:
     """A complete store, read-only.
 
     Maps are attributes (``store.friction``) and items (``store["friction"]``): zarr arrays of
-    shape (image, row, col, mode), mode 0 the largest singular value.
+    shape (image, row, col, mode), mode 0 the largest singular value. As in a table of columns,
+    ``in``, iteration and ``keys()`` are about the names of its arrays (maps, then label and
+    image_id), and ``len`` is the number of images.
     """
 
     def __init__(self, header: Header, location: str) -> None:
@@ -181,7 +184,7 @@ class Store:
         if name not in self.header.arrays:
             raise StoreError(
                 f"{printable(self.location)} has no map {printable(name)!r}: "
-                f"it has {', '.join(self.maps)}"
+                f"it has {', '.join(self.maps)}" + did_you_mean(name, self.header.arrays)
             )
         array = self.group[name]
         return array  # type: ignore[return-value]
@@ -189,10 +192,19 @@ class Store:
     def __getattr__(self, name: str) -> zarr.Array:
         if name in schema.ARRAYS:
             return self[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+        )
 
     def __contains__(self, name: object) -> bool:
         return name in self.header.arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.arrays)
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of its arrays: the maps, then label and image_id."""
+        return tuple(self.header.arrays)
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self.header.arrays]
@@ -328,10 +340,22 @@ class Store:
                     future.cancel()
 
     def to_xarray(self) -> xr.Dataset:
-        """The store as a labelled Dataset, read lazily."""
+        """The store as a labelled Dataset, read lazily.
+
+        ``label`` and ``image_id`` are coordinates, maps and thumbnails are data variables, and
+        what the store says about itself is JSON text, which every format has room for.
+        """
         import xarray as xr
 
-        return xr.open_zarr(self.zarr_store, consolidated=True, chunks=None)
+        data = xr.open_zarr(self.zarr_store, consolidated=True, chunks=None)
+        if "image" in data.coords:  # named as its dimension, it is taken for a coordinate
+            data = data.reset_coords("image")
+            data["image"].encoding = {"dtype": "int16"}  # netCDF 3 has no unsigned bytes
+        data.attrs = {
+            key: json.dumps(value) if isinstance(value, dict) else value
+            for key, value in data.attrs.items()
+        }
+        return data.set_coords([name for name in schema.INDEX if name in data])
 
     # ---- showing itself ---------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ not move the cursor, change colours or reverse the line. HTML has its own escapi
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -37,6 +38,23 @@ def listed(items: list[str] | tuple[str, ...], limit: int = 5) -> str:
     text = ", ".join(printable(item) for item in items[:limit])
     more = len(items) - limit
     return f"{text} and {more:,} more" if more > 0 else text
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a sentence that refuses `name`: `; did you mean 'friction'?`, or nothing.
+
+    Parameters
+    ----------
+    name : object
+        What was given; its case does not matter here.
+    known : iterable of str
+        What would have been taken.
+    """
+    from difflib import get_close_matches
+
+    folded = {text.casefold(): text for text in known}
+    close = get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.6)
+    return f"; did you mean {printable(folded[close[0]], 60)!r}?" if close else ""
 
 
 def byte_count(count: int) -> str:

@@ -140,7 +140,8 @@ def _already_there(header: Header, target: Path, overwrite: bool) -> bool:
         problem = "holds a damaged or unfinished store"
     if not overwrite:
         raise StoreError(
-            f"{printable(target)} {problem}: choose another target, or replace it with --overwrite"
+            f"{printable(target)} {problem}: choose another target, or replace it with",
+            option="overwrite=True",
         )
     return False
 

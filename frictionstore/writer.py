@@ -84,7 +84,8 @@ def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
         raise StoreError(
             f"{shown} holds another store ({'; '.join(found[:3])}"
             f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}): "
-            "choose another target, or replace it with --overwrite"
+            "choose another target, or replace it with",
+            option="overwrite=True",
         )
     header.check_files()
     return True
@@ -197,7 +198,8 @@ class StoreWriter:
                 return False
             raise StoreError(
                 f"{printable(self.partial)} is not what an interrupted run leaves: "
-                "remove it, or run with --overwrite"
+                "remove it, or run with",
+                option="overwrite=True",
             ) from None
         if same:
             return True
@@ -207,7 +209,8 @@ class StoreWriter:
         raise StoreError(
             f"{printable(self.partial)} is the unfinished rest of another run "
             f"({'; '.join(found[:3]) if found else 'its plan differs'}): finish that run, remove "
-            "the folder, or run with --overwrite"
+            "the folder, or run with",
+            option="overwrite=True",
         )
 
     def _nothing_recorded(self) -> bool:

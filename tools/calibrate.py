@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import analyses
 from analyses.ridge import compare_paired, wilson_interval
+from frictionstore.progress import progress_bar
 
 GRID = (6, 6)
 MODES = 2
@@ -158,9 +159,10 @@ def _collect(
     of_one: Callable[[int], dict[str, Any]], stores: int, seed: int, label: str
 ) -> dict[str, NDArray[np.float64]]:
     rows = []
-    with click.progressbar(range(stores), label=label, file=sys.stderr) as seeds:
-        for number in seeds:
+    with progress_bar(stores, label, unit="stores", show=True) as advance:
+        for number in range(stores):
             rows.append(of_one(seed + number))
+            advance(1)
     return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
 
 

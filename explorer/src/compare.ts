@@ -135,7 +135,7 @@ export class Compare {
       const row = Number(text.slice(1));
       const problem = app.store.problem(app.state.map, row);
       return {
-        title: app.store.id(row),
+        title: `image ${app.store.id(row)}`,
         note: problem ? problem.text : app.describeImage(row),
         values: app.values(row) ?? null,
         row,

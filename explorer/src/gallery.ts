@@ -374,7 +374,7 @@ export class Gallery {
       Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * cols)),
     );
     this.onhover(
-      `${this.app.title} of ${this.app.store.id(row)} at row ${r}, column ${c}: ` +
+      `${this.app.title}, image ${this.app.store.id(row)}, row ${r}, column ${c}: ` +
         show(values[r * cols + c], 7),
     );
   }

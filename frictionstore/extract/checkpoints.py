@@ -22,7 +22,7 @@ from frictionstore.errors import CheckpointError
 from frictionstore.extract.hub_files import fetch_hub_file, parse_hub_file
 from frictionstore.fingerprint import file_sha256
 from frictionstore.progress import Report
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.svae import PatchSVAE
@@ -124,6 +124,7 @@ def find_checkpoint(
     raise CheckpointError(
         f"encoder {printable(encoder)!r} is not a file, nor {', '.join(BUNDLED)}, nor the name of "
         "a published version such as v40_freckles_noise, nor hf://OWNER/REPO/path.pt"
+        + did_you_mean(encoder, BUNDLED)
     )
 
 

@@ -29,7 +29,7 @@ from frictionstore.extract.torchvision_files import explain, recorded_files, set
 from frictionstore.fingerprint import file_sha256
 from frictionstore.installed import install_command
 from frictionstore.progress import Report
-from frictionstore.text import listed, printable
+from frictionstore.text import did_you_mean, listed, printable
 
 Array = NDArray[Any]
 
@@ -398,12 +398,16 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+BUILT_IN = ("digits", "photos", "noise", "folder:PATH")
+
+
 def _torchvision_class(name: str) -> tuple[str, Any]:
     """A set's proper name and class; the name's case does not matter."""
     if find_spec("torchvision") is None:
         raise DatasetError(
             f"unknown data set {printable(name)!r}: digits, photos, noise and folder:PATH are "
             f"built in, and torchvision's sets need: {install_command('extract')}"
+            + did_you_mean(name, BUILT_IN)
         )
     try:
         import torchvision.datasets as sets
@@ -414,12 +418,14 @@ def _torchvision_class(name: str) -> tuple[str, Any]:
         ) from error
 
     generated = {"FakeData", "DatasetFolder", "ImageFolder", "VisionDataset", "StanfordCars"}
-    for proper in sets.__all__:
-        if proper.lower() == name.lower() and proper not in generated:
-            return proper, getattr(sets, proper)
+    usable = {proper.lower(): proper for proper in sets.__all__ if proper not in generated}
+    if name.lower() in usable:
+        proper = usable[name.lower()]
+        return proper, getattr(sets, proper)
     raise DatasetError(
         f"unknown data set {printable(name)!r}: choose digits, photos, noise, folder:PATH or a "
         "classification set of torchvision, such as cifar10"
+        + did_you_mean(name, (*BUILT_IN, *usable))
     )
 
 
@@ -433,7 +439,10 @@ def _open_torchvision(name: str, kind: Any, options: DatasetOptions) -> tuple[An
     if "train" in known:
         split = "test" if split is None else split
         if split not in ("train", "test"):
-            raise DatasetError(f"{name} has no split {printable(split)!r}: choose train or test")
+            raise DatasetError(
+                f"{name} has no split {printable(split)!r}: choose train or test"
+                + did_you_mean(split, ("train", "test"))
+            )
         arguments["train"] = split == "train"
     elif "split" in known:
         split = known["split"].default if split is None else split

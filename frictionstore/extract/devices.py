@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from frictionstore.errors import DeviceError, RequestError
+from frictionstore.text import did_you_mean
 
 
 def choose_device(asked: str) -> torch.device:
@@ -28,7 +29,10 @@ def choose_device(asked: str) -> torch.device:
         or (number and not number.isdigit())
         or (name == "cpu" and number)
     ):
-        raise DeviceError(f"unknown device {asked!r}: choose auto, cpu, cuda or cuda:K")
+        raise DeviceError(
+            f"unknown device {asked!r}: choose auto, cpu, cuda or cuda:K"
+            + did_you_mean(asked.lower().replace("gpu", "cuda"), ("auto", "cpu", "cuda"))
+        )
     if name == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -208,20 +208,3 @@ def test_analyses_of_other_packages(monkeypatch):
 def test_progress_is_silent_where_there_is_no_terminal(capsys):
     analyses.f_statistic(noise_store(), permutations=5, show_progress=True)
     assert capsys.readouterr().err == ""
-
-
-def test_progress_shows_after_two_seconds(monkeypatch, capsys):
-    from analyses.passes import Progress
-
-    clock = iter([0.0, 1.0, 2.5, 2.6, 3.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress = Progress(100, "pass 1", show=True)
-    progress.update(10)
-    assert capsys.readouterr().err == ""
-    progress.update(50)
-    assert "50/100 images" in capsys.readouterr().err
-    progress.update(51)  # not more often than five times a second
-    assert capsys.readouterr().err == ""
-    progress.close()
-    assert capsys.readouterr().err == "\r\x1b[K"

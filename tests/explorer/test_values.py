@@ -60,7 +60,7 @@ def test_value_under_the_pointer(visit: Any, digits: fs.Store, digits_url: str):
         page.mouse.move(tile["x"] + tile["width"] * 0.5 / 16, tile["y"] + tile["height"] * 7.5 / 16)
         hover = page.inner_text("[data-test=hover]")
         expected = plane(digits, "friction", 1, 2)[7, 0]
-        assert f"{digits.image_ids[1]} at row 7, column 0" in hover
+        assert hover.startswith(f"friction, mode 2, image {digits.image_ids[1]}, row 7, column 0:")
         assert float(hover.rsplit(":", 1)[1].replace(",", "")) == pytest.approx(expected, rel=1e-6)
 
 
