@@ -19,6 +19,8 @@ from frictionstore.text import listed, printable
 MAP_DIMS = {"image", "row", "col", "mode"}
 LOG = "log_"
 """What stands before a map's name to mean its decimal logarithm."""
+NOTEBOOK_IMAGES = 2000
+"""Images whose single maps the notebook kept; it saw no map of a later image in sections 1, 6-9."""
 
 
 class MapStore(Protocol):
