@@ -135,6 +135,32 @@ def benjamini_hochberg(p: ArrayLike, axis: int | None = None) -> Floats:
     return np.moveaxis(q, 0, axis)
 
 
+def holm(p: ArrayLike) -> Floats:
+    """Return Holm's adjusted p-values: the chance of any false rejection is held, whatever depends.
+
+    Parameters
+    ----------
+    p
+        p-values in [0, 1], shape (n,); NaN marks what was not tested: it stays NaN and does not
+        count.
+
+    Returns
+    -------
+    float64 array of shape (n,): `max_{j <= i} min(1, (n - j + 1) p_(j))`.
+
+    References
+    ----------
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6, 65-70.
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, kind="stable")[: int(np.isfinite(p).sum())]
+    adjusted = np.full(p.shape, np.nan)
+    steps = np.minimum(p[order] * np.arange(len(order), 0, -1), 1.0)
+    adjusted[order] = np.maximum.accumulate(steps)
+    return adjusted
+
+
 class Shuffles:
     """Random arrangements of a multiset of labels, drawn a few positions at a time.
 

@@ -212,11 +212,13 @@ def _fold(
         if j < len(widths) and number_column and sum(widths) > room:
             widths[j] = words[j]
     excess = sum(widths) - room
-    for j in sorted(range(len(widths)), key=lambda j: -widths[j]):
-        if excess > 0 and not right[j]:
-            narrower = max(min(widths[j], _LEAST_TEXT), widths[j] - excess)
-            excess -= widths[j] - narrower
-            widths[j] = narrower
+    least = [min(natural[j], max(_LEAST_TEXT, min(words[j], 20))) for j in range(len(heads))]
+    while excess > 0:
+        spare = [j for j in range(len(widths)) if not right[j] and widths[j] > least[j]]
+        if not spare:
+            break
+        widths[max(spare, key=lambda j: widths[j])] -= 1
+        excess -= 1
     if excess > 0 and len(widths) > 1:
         return None
     return [max(min(one, most), 1) for one in widths]
