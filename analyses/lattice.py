@@ -42,8 +42,8 @@ JOINT_SHUFFLES = 9999
 _TILE = 256
 """Shuffles drawn from one random stream."""
 
-_ROUNDING = 1e-12
-"""Distances of I from its expectation below this are rounding (a 2 x 2 grid has only one I)."""
+_ROUNDING = 1e-15
+"""A variance of I below this is rounding: on a 2 x 2 grid all orders have the same I."""
 
 FEW = 5
 """A map with fewer shuffles than this as extreme as the observed may be shuffled further."""
@@ -116,7 +116,8 @@ class MoranResult:
     variance_normal, variance_random
         Variance of I for independent normal values, and over all orders of this map's patches.
     z
-        `(i - expectation) / sqrt(variance_random)`: the permutation z-score, exactly.
+        `(i - expectation) / sqrt(variance_random)`: the permutation z-score, exactly; NaN, as is
+        its variance, where all orders of the patches have the same I (a 2 x 2 grid).
     p
         Two-sided permutation p-value of `|I - expectation|`; NaN without permutations.
     """
@@ -255,6 +256,7 @@ def moran(
     results = {}
     for name, test in tests.items():
         variance = test.variance_random(z)
+        variance = np.where(variance > _ROUNDING, variance, np.nan)
         score = (observed[name] - test.expectation) / np.sqrt(variance)
         i, var, zed, p_all = (
             _spread(values, varies) for values in (observed[name], variance, score, p[name])
@@ -470,8 +472,8 @@ class JointMoran:
         found = {}
         for test, observed, null in zip(self._tests, self._observed, self._null, strict=True):
             away, null_away = observed - test.expectation, null - test.expectation
-            spread = np.sqrt(np.square(null_away).mean(axis=0))
-            scale = np.where(varies & (spread > _ROUNDING), spread, np.inf)
+            variance = np.square(null_away).mean(axis=0)
+            scale = np.sqrt(np.where(varies & (variance > _ROUNDING), variance, np.inf))
             found[test.contiguity] = JointResult(
                 mean=np.where(varies, observed, np.nan),
                 p=np.where(varies, _two_sided(away, null_away), np.nan),
@@ -490,9 +492,8 @@ class JointMoran:
 
 def _two_sided(away: Floats, null_away: Floats) -> Floats:
     """Return p of distances from the expectation against those of the shuffles."""
-    bound = distance_bound(away, 0.0)
-    bound = np.where(bound < _ROUNDING, 0.0, bound)
-    return np.asarray(p_from_counts((np.abs(null_away) >= bound).sum(axis=0), len(null_away), away))
+    extreme = (np.abs(null_away) >= distance_bound(away, 0.0)).sum(axis=0)
+    return np.asarray(p_from_counts(extreme, len(null_away), away))
 
 
 def shuffle_further(

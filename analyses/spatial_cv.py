@@ -49,8 +49,11 @@ _BATCH = 256
 MOST_SHUFFLES = options.MAX_PERMUTATIONS
 """Shuffles of one map at most, those of maps with few as extreme among the first included."""
 
-MEMORY = 256 << 20
-"""Bytes that products of patches, and maps held to be shuffled further, may take each."""
+PRODUCTS = 256 << 20
+"""Bytes of products of patches held at a time; less takes more passes over the store."""
+
+HELD = 256 << 20
+"""Bytes of maps that may be held to be shuffled further."""
 
 
 def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -119,7 +122,7 @@ class SpatialRows:
         )
         n_patches = grid[0] * grid[1]
         # As many modes a pass as their products of patches may take.
-        self._blocks = list(permutation.spans(n_modes, max(1, MEMORY // (8 * n_patches**2))))
+        self._blocks = list(permutation.spans(n_modes, max(1, PRODUCTS // (8 * n_patches**2))))
         self._first = True
         self._start_block()
         self._low = np.full(n_modes, np.inf)
@@ -182,7 +185,7 @@ class SpatialRows:
         few = self._few()[where]
         most = min(
             SURE * self._n_images / (self._alpha * self._permutations),
-            MEMORY / (maps.itemsize * self._grid[0] * self._grid[1] * maps.shape[3]),
+            HELD / (maps.itemsize * self._grid[0] * self._grid[1] * maps.shape[3]),
         )
         for mode, held in enumerate(self._further):
             if held is not None:
@@ -461,7 +464,7 @@ def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[s
         return f"{feature} has {i}); no permutations were asked for; {said}."
     p = values["p_mean_moran_queen"]
     if p > alpha:
-        answer = f"no evidence of spatial structure of {feature} within images"
+        answer = f"no evidence of spatial structure of {feature} within images, on average"
     else:
         alike = values["mean_moran_queen"] > values["moran_expectation"]
         answer = f"{feature} has spatial structure within images, neighbours being "
