@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 NAME = "class-distance"
 QUESTION = "Do classes have different mean maps?"
 NOTEBOOK_THRESHOLD = 0.99
+ALPHA = 0.05
+"""Level at which the mean distance is called a difference."""
 
 
 @dataclass(frozen=True)
@@ -278,9 +280,13 @@ def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
             f"for, so there is no test; notebook verdict: {verdict}."
         )
     p = values["p_mean_distance"]
-    differs = "differs" if p <= 0.05 else "shows no difference"
+    differs = (
+        f"{feature}'s spatial pattern differs between classes"
+        if p <= ALPHA
+        else f"no evidence that {feature}'s spatial pattern differs between classes"
+    )
     return (
-        f"{feature}'s spatial pattern {differs} between classes: mean distance "
+        f"{differs}: mean distance "
         f"{number(values['mean_distance'])} against {number(values['null_mean_distance'])} with "
         f"permuted labels ({p_text(p)}), {noise}; PERMANOVA pseudo-F "
         f"{number(values['pseudo_f'])} ({p_text(values['p_pseudo_f'])}); notebook verdict: "

@@ -274,22 +274,19 @@ def _mode_rows(
         if not usable.any():
             continue
         best = _best(f)
-        row = {
-            "mode": name,
-            "ratio_mean": ratio[usable].mean(),
-            "ratio_max": ratio[usable].max(),
-            "ratio_q95": np.quantile(ratio[usable], 0.95),
-            "best_row": best[0],
-            "best_col": best[1],
-            "f": f[best],
-            "p": found.p[..., mode][best],
-            "eta_squared": found.eta_squared[..., mode][best],
-            "share_q_below": float((arrays["q"][..., mode][usable] <= alpha).mean()),
-        }
+        row = {"mode": name, "best_row": best[0], "best_col": best[1], "f": f[best]}
         if "p_family_wise" in arrays:
             family = arrays["p_family_wise"][..., mode]
             row["p_family_wise"] = family[best]
             row["share_family_wise"] = float((family[usable] <= alpha).mean())
+        row |= {
+            "p": found.p[..., mode][best],
+            "eta_squared": found.eta_squared[..., mode][best],
+            "share_q_below": float((arrays["q"][..., mode][usable] <= alpha).mean()),
+            "ratio_mean": ratio[usable].mean(),
+            "ratio_max": ratio[usable].max(),
+            "ratio_q95": np.quantile(ratio[usable], 0.95),
+        }
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
     return dict(columns), constant
@@ -361,8 +358,9 @@ def _result(plan: FStatistic, found: Anova, arrays: dict[str, NDArray[Any]]) -> 
             values |= {"family_wise_p": family, "n_family_wise_significant": n_family}
             test = f"family-wise {p_text(family)} over {plan._permutations} permutations"
         differs = (family <= plan._alpha) if plan._permutations else n_q > 0
+        said = "" if differs else "no evidence that "
         sentences.append(
-            f"{plan._feature} {'differs' if differs else 'shows no difference'} between classes "
+            f"{said}{plan._feature} differs between classes "
             f"at single positions: the largest F({found.df_between}, {found.df_within}) is "
             f"{number(best_f)} at {where} ({test}); {n_q} of {n_usable} tests have q <= "
             f"{plan._alpha:g}; notebook verdict: {notebook['verdict']}."

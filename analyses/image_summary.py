@@ -12,8 +12,15 @@ from analyses import options
 from analyses.callable_module import make_callable
 from analyses.passes import Arrays, Passes, run
 from analyses.results import Columns, Result, provenance
-from analyses.source import MapStore, class_labels, mode_name, require_feature, require_grid
-from analyses.terminal import number
+from analyses.source import (
+    NOTEBOOK_IMAGES,
+    MapStore,
+    class_labels,
+    mode_name,
+    require_feature,
+    require_grid,
+)
+from analyses.terminal import interval_text, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,6 +109,16 @@ def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float, fl
     return mean, mean - half, mean + half
 
 
+def notebook_caveat(n_images: int) -> list[str]:
+    """Return the sentence that says which images the notebook's figures are of, if not all."""
+    if n_images <= NOTEBOOK_IMAGES:
+        return []
+    return [
+        f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: figures that are "
+        f"called the notebook's are of these, all others of the {n_images} images"
+    ]
+
+
 class ImageSummary:
     """The analysis, asked for: see `image_summary` for the parameters."""
 
@@ -129,13 +146,7 @@ class ImageSummary:
             "class": of_class,
             **{name: figures[name] for name in FIGURES},
         }
-        sample = np.sort(
-            np.concatenate(
-                [np.flatnonzero(labels == c)[:PER_CLASS] for c in range(len(self.names))]
-                or [np.arange(min(20, store.n_images))]
-            )
-        )
-        sample = sample[np.argsort(labels[sample], kind="stable")]
+        sample = _first_of_each(labels, len(self.names))
         shown = {name: [column[i] for i in sample] for name, column in columns.items()}
         tables: dict[str, Columns] = {"images": columns, "sample": shown}
         if self.names:
@@ -158,13 +169,13 @@ class ImageSummary:
         }
         spread = (
             f"its entropy over patches is {number(e_mean)} of the largest possible (95% interval "
-            f"{number(e_low)} to {number(e_high)})"
+            f"{interval_text(e_low, e_high)})"
             if undefined < store.n_images
             else "its shares over patches are not defined"
         )
         sentence = (
             f"{self.feature} of {store.n_images} images has mean {number(mean)} (95% interval "
-            f"{number(low)} to {number(high)}); {spread}, and {values['images_with_hot_spots']} "
+            f"{interval_text(low, high)}); {spread}, and {values['images_with_hot_spots']} "
             f"images have hot spots."
         )
         constant = [mode_name(int(m), self.n_modes) for m in np.flatnonzero(self.rows.constant)]
@@ -176,6 +187,7 @@ class ImageSummary:
             caveats.append(
                 f"entropy is not defined for {undefined} images: a total is negative or all are 0"
             )
+        caveats += notebook_caveat(store.n_images)
         caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
@@ -189,7 +201,7 @@ class ImageSummary:
         notebook = {
             "samples": [
                 {
-                    "class": shown["class"][j],
+                    "class": of_class[i],
                     "index": int(i),
                     "mean": float(figures["mean"][i]),
                     "std": float(figures["std"][i]),
@@ -197,7 +209,7 @@ class ImageSummary:
                     "entropy": float(figures["entropy"][i]),
                     "hot_spots": int(hot[i]),
                 }
-                for j, i in enumerate(sample)
+                for i in _first_of_each(labels[:NOTEBOOK_IMAGES], len(self.names))
             ]
         }
         return Result(
@@ -229,6 +241,13 @@ class ImageSummary:
             for key, value in row.items():
                 rows.setdefault(key, []).append(value)
         return dict(rows)
+
+
+def _first_of_each(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
+    """Return the rows of the first images of each class, by class; of all where there is none."""
+    if not n_classes:
+        return np.arange(min(20, len(labels)))
+    return np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(n_classes)])
 
 
 def image_summary(

@@ -16,7 +16,7 @@ from analyses.moments import Moments
 from analyses.passes import Arrays, Passes, class_moments, run, tail_caveat
 from analyses.results import Result, provenance
 from analyses.source import MapStore, mode_name, require_feature, require_grid
-from analyses.terminal import number
+from analyses.terminal import interval_text, number
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -241,11 +241,11 @@ class ModeVariance:
                 "largest_cv_low": float(columns["cv_low"][top_cv]),
                 "largest_cv_high": float(cv_high[top_cv]),
             }
+            interval = interval_text(columns["variance_low"][top], variance_high[top])
             sentence = (
                 f"the mean {self.feature} map varies most in {names[top]}: variance over patches "
-                f"{number(variance[top])} (95% interval {number(columns['variance_low'][top])} to "
-                f"{number(variance_high[top])}), CV {number(cv[top])}; of that mode's variance "
-                f"{columns['share_between_images'][top]:.0%} lies between images, "
+                f"{number(variance[top])} (95% interval {interval}), CV {number(cv[top])}; of that "
+                f"mode's variance {columns['share_between_images'][top]:.0%} lies between images, "
                 f"{columns['share_between_positions'][top]:.0%} between positions and "
                 f"{columns['share_rest'][top]:.0%} in the rest."
             )

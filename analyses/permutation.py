@@ -25,6 +25,9 @@ _DRAW = 256
 _TIE = 1e-9
 """Statistics closer than this (relative) are the same arrangement seen through rounding."""
 
+_ROUNDING = 1e-12
+"""Distances of a statistic of order 1 from its expectation below this are rounding."""
+
 
 def smallest_p(permutations: int) -> float:
     """Return the smallest p-value that many permutations can give, 1 / (permutations + 1)."""
@@ -41,7 +44,8 @@ def at_least(null: ArrayLike, observed: ArrayLike, alternative: Alternative) -> 
 
 def distance_bound(observed: ArrayLike, expectation: float | Floats) -> Floats:
     """Return the distance from the expectation at which a two-sided statistic is as extreme."""
-    return np.abs(np.asarray(observed, np.float64) - expectation) * (1.0 - _TIE)
+    distance = np.abs(np.asarray(observed, np.float64) - expectation) * (1.0 - _TIE)
+    return np.where(distance < _ROUNDING, 0.0, distance)
 
 
 def p_value(observed: ArrayLike, null: ArrayLike, alternative: Alternative = "greater") -> Any:
@@ -99,6 +103,30 @@ def family_wise_p(observed: ArrayLike, maxima: ArrayLike) -> Floats:
     ordered = np.sort(np.asarray(maxima, np.float64))
     below = np.searchsorted(ordered, observed - _TIE * np.abs(observed), side="left")
     return np.asarray(p_from_counts(len(ordered) - below, len(ordered), observed))
+
+
+def holm(p: ArrayLike) -> Floats:
+    """Return Holm's adjusted p, which bounds the chance of any false claim in the family.
+
+        adjusted p_(k) = max over j <= k of min(1, (n - j + 1) p_(j)), of p in ascending order
+
+    Parameters
+    ----------
+    p
+        Array of p-values in [0, 1], NaN for tests that were not done: they are not counted.
+
+    References
+    ----------
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6, 65-70.
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, axis=None)  # NaN last
+    done = order[: int(np.isfinite(p).sum())]
+    steps = p.flat[done] * np.arange(len(done), 0, -1)
+    adjusted = np.full(p.shape, np.nan)
+    adjusted.flat[done] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
 
 
 def benjamini_hochberg(p: ArrayLike, axis: int | None = None) -> Floats:

@@ -1,6 +1,7 @@
 """spatial-cv: do the maps of single images have spatial structure?
 
-CV does not change when the patches are shuffled, so it cannot answer; Moran's I does.
+CV does not change when the patches are shuffled, so it cannot answer; Moran's I does. Whether there
+is structure at all is one test of all maps; which maps have it is a test of each.
 """
 
 from __future__ import annotations
@@ -14,12 +15,24 @@ from numpy.typing import NDArray
 from analyses import options, permutation
 from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
-from analyses.image_summary import mean_interval
-from analyses.lattice import CONTIGUITIES, MoranTest, Weights, moran
+from analyses.image_summary import mean_interval, notebook_caveat
+from analyses.lattice import (
+    CONTIGUITIES,
+    FEW,
+    JOINT_SHUFFLES,
+    SURE,
+    Contiguity,
+    JointMoran,
+    JointResult,
+    MoranTest,
+    Weights,
+    moran,
+    shuffle_further,
+)
 from analyses.passes import THREADS, Arrays, Passes, run
 from analyses.results import Columns, Result, provenance
-from analyses.source import MapStore, mode_name, require_feature, require_grid
-from analyses.terminal import number
+from analyses.source import NOTEBOOK_IMAGES, MapStore, mode_name, require_feature, require_grid
+from analyses.terminal import number, p_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,6 +45,15 @@ QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 _BATCH = 256
 """Images that share one set of shuffles; fixed, so that results do not depend on chunks."""
+
+MOST_SHUFFLES = options.MAX_PERMUTATIONS
+"""Shuffles of one map at most, those of maps with few as extreme among the first included."""
+
+PRODUCTS = 256 << 20
+"""Bytes of products of patches held at a time; less takes more passes over the store."""
+
+HELD = 256 << 20
+"""Bytes of maps that may be held to be shuffled further."""
 
 
 def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
@@ -53,15 +75,17 @@ def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
 
 
 class SpatialRows:
-    """Mean, variance and Moran's I of every image and mode.
+    """Mean, variance and Moran's I of every image and mode, and the test of their mean.
 
     Attributes
     ----------
     mean, variance
         float64 of shape (n_images, n_modes).
     moran
-        Per contiguity a dict of `i`, `z`, `p`, `variance`, float64 of shape (n_images, n_modes);
-        NaN where an image's map does not vary.
+        Per contiguity a dict of `i`, `z`, `p`, `variance` and `shuffles` (how many p rests on),
+        float64 of shape (n_images, n_modes); NaN where an image's map does not vary.
+    joint
+        Per contiguity the test of mean I under joint shuffles; empty without permutations.
     constant
         bool of shape (n_modes,): modes with one value in the whole map.
     """
@@ -74,6 +98,7 @@ class SpatialRows:
         n_modes: int,
         permutations: int,
         seed: int,
+        alpha: float,
         weights: Weights,
     ) -> None:
         self.features = (feature,)
@@ -81,36 +106,63 @@ class SpatialRows:
         self._n_images = n_images
         self._permutations = permutations
         self._seed = seed
+        self._alpha = alpha
         self._weights: Weights = weights
+        self._grid = grid
         shape = (n_images, n_modes)
         self.mean = np.empty(shape)
         self.variance = np.empty(shape)
         self.moran = {
-            name: {key: np.full(shape, np.nan) for key in ("i", "z", "p", "variance")}
+            name: {key: np.full(shape, np.nan) for key in ("i", "z", "p", "variance", "shuffles")}
             for name in CONTIGUITIES
         }
+        self.joint: dict[Contiguity, JointResult] = {}
+        self._joint = JointMoran(
+            [MoranTest(*grid, name, weights) for name in CONTIGUITIES], n_modes
+        )
+        n_patches = grid[0] * grid[1]
+        # As many modes a pass as their products of patches may take.
+        self._blocks = list(permutation.spans(n_modes, max(1, PRODUCTS // (8 * n_patches**2))))
+        self._first = True
+        self._start_block()
         self._low = np.full(n_modes, np.inf)
         self._high = np.full(n_modes, -np.inf)
         self._held: list[NDArray[Any]] = []
-        self._done = 0
+        self._further: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+
+    def _start_block(self) -> None:
+        self._products: Floats | int = 0
+        self._varying: NDArray[np.int64] | int = 0
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
-        self.mean[rows], self.variance[rows] = patch_variation(values)
-        self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
-        self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
+        if self._first:
+            self.mean[rows], self.variance[rows] = patch_variation(values)
+            self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
+            self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
         self._held.append(values)
         held = np.concatenate(self._held) if len(self._held) > 1 else values
+        start = rows.stop - len(held)
         while len(held) >= _BATCH or (rows.stop == self._n_images and len(held)):
-            self._test(held[:_BATCH])
+            if self._first:
+                self._test(held[:_BATCH], start)
+            if self._permutations:
+                self._multiply(held[:_BATCH])
+            start += _BATCH
             held = held[_BATCH:]
         self._held = [held]
 
-    def _test(self, maps: NDArray[Any]) -> None:
+    def _multiply(self, maps: NDArray[Any]) -> None:
+        maps = maps.reshape(len(maps), -1, maps.shape[-1])
+        products, varying = self._joint.moments(maps[:, :, self._blocks[0]])
+        self._products = products + self._products
+        self._varying = varying + self._varying
+
+    def _test(self, maps: NDArray[Any], start: int) -> None:
         n, rows, cols, modes = maps.shape
         flat = np.moveaxis(maps, 3, 1).reshape(n * modes, rows, cols)
         # A batch has its own stream: p-values of different batches are independent.
-        seed = np.random.SeedSequence(self._seed, spawn_key=(self._done // _BATCH,))
+        seed = np.random.SeedSequence(self._seed, spawn_key=(start // _BATCH,))
         found = moran(
             flat,
             weights=self._weights,
@@ -118,18 +170,77 @@ class SpatialRows:
             rng=np.random.default_rng(seed),
             threads=THREADS,
         )
-        where = slice(self._done, self._done + n)
+        where = slice(start, start + n)
         for name, result in found.items():
             into = self.moran[name]
             into["i"][where] = result.i.reshape(n, modes)
             into["z"][where] = result.z.reshape(n, modes)
             into["p"][where] = result.p.reshape(n, modes)
             into["variance"][where] = result.variance_random.reshape(n, modes)
-        self._done += n
+        if self._permutations:
+            self._hold(maps, where)
+
+    def _hold(self, maps: NDArray[Any], where: slice) -> None:
+        """Keep the maps that may be shuffled further, of modes that do not have too many."""
+        few = self._few()[where]
+        most = min(
+            SURE * self._n_images / (self._alpha * self._permutations),
+            HELD / (maps.itemsize * self._grid[0] * self._grid[1] * maps.shape[3]),
+        )
+        for mode, held in enumerate(self._further):
+            if held is not None:
+                held.append(maps[few[:, mode], :, :, mode])
+                if sum(map(len, held)) > most:
+                    self._further[mode] = None
+
+    def _few(self) -> NDArray[np.bool_]:
+        """Return for which maps few shuffles were as extreme as the observed."""
+        level = FEW / (self._permutations + 1) + 1e-12
+        return np.any([found["p"] <= level for found in self.moran.values()], axis=0)
+
+    def _shuffle_further(self) -> None:
+        few = self._few()
+        few[:, [held is None for held in self._further]] = False
+        modes, images = np.nonzero(few.T)
+        maps = [part for held in self._further for part in held or ()]
+        self._further = []
+        for found in self.moran.values():
+            found["shuffles"][np.isfinite(found["p"])] = self._permutations
+        if not len(images):
+            return
+        p = np.stack([found["p"][images, modes] for found in self.moran.values()])
+        extreme, shuffles = shuffle_further(
+            np.concatenate(maps),
+            np.rint(p * (self._permutations + 1)).astype(np.int64) - 1,
+            permutations=self._permutations,
+            groups=modes,
+            family=np.isfinite(self.moran["queen"]["p"]).sum(axis=0),
+            alpha=self._alpha,
+            most=MOST_SHUFFLES,
+            rng=np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(0, 1))),
+            weights=self._weights,
+            threads=THREADS,
+        )
+        for found, count, total in zip(self.moran.values(), extreme, shuffles, strict=True):
+            found["p"][images, modes] = (count + 1) / (total + 1)
+            found["shuffles"][images, modes] = total
 
     def end_pass(self) -> bool:
         self.constant = self._low == self._high
-        return False
+        self._held = []
+        if not self._permutations:
+            return False
+        if self._first:
+            self._shuffle_further()
+        self._first = False
+        assert isinstance(self._products, np.ndarray)
+        assert isinstance(self._varying, np.ndarray)
+        block = self._blocks.pop(0)
+        self._joint.shuffle(block, self._products, self._varying, self._seed, THREADS)
+        self._start_block()
+        if not self._blocks:
+            self.joint = self._joint.results()
+        return bool(self._blocks)
 
 
 class SpatialCV:
@@ -160,10 +271,13 @@ class SpatialCV:
         self.n_modes = require_feature(store, self.feature)
         self.tests = {name: MoranTest(*self.grid, name, self.weights) for name in CONTIGUITIES}
         self.rows = passes.share(
-            ("spatial rows", self.feature, self.permutations, self.seed, self.weights),
+            (
+                "spatial rows", self.feature, self.permutations, self.seed, self.alpha,
+                self.weights,
+            ),
             lambda: SpatialRows(
                 self.feature, store.n_images, self.grid, self.n_modes, self.permutations,
-                self.seed, self.weights,
+                self.seed, self.alpha, self.weights,
             ),
         )  # fmt: skip
 
@@ -171,6 +285,7 @@ class SpatialCV:
         rows = self.rows
         std = np.sqrt(rows.variance)
         cv = np.divide(std, rows.mean, out=np.full(std.shape, np.nan), where=rows.mean != 0)
+        cv[std == 0] = 0.0
         q = {
             name: permutation.benjamini_hochberg(found["p"], axis=0)
             for name, found in rows.moran.items()
@@ -178,8 +293,10 @@ class SpatialCV:
         varying = np.flatnonzero(~rows.constant)
         constant = [mode_name(int(m), self.n_modes) for m in np.flatnonzero(rows.constant)]
         modes = self._mode_table(cv, q, varying)
-        # The notebook's CV counts a constant mode as 0 and adds 1e-8 to the mean.
-        notebook_cv = std / (rows.mean + 1e-8)
+        # The notebook kept the maps of its first images only, and added 1e-8 to the mean.
+        kept = slice(NOTEBOOK_IMAGES)
+        notebook_variance = rows.variance[kept]
+        notebook_cv = std[kept] / (rows.mean[kept] + 1e-8)
         overall = float(notebook_cv.mean())
         verdict = "HAS SPATIAL STRUCTURE" if overall > NOTEBOOK_THRESHOLD else "SPATIALLY UNIFORM"
         one = self.store.n_images == 1
@@ -189,8 +306,8 @@ class SpatialCV:
             "per_mode": [
                 {
                     "mode": mode_name(int(m), self.n_modes),
-                    "variance_mean": float(rows.variance[:, m].mean()),
-                    "variance_std": None if one else float(rows.variance[:, m].std(ddof=1)),
+                    "variance_mean": float(notebook_variance[:, m].mean()),
+                    "variance_std": None if one else float(notebook_variance[:, m].std(ddof=1)),
                     "cv_mean": float(notebook_cv[:, m].mean()),
                     "cv_median": float(np.median(notebook_cv[:, m])),
                     "cv_max": float(notebook_cv[:, m].max()),
@@ -198,7 +315,9 @@ class SpatialCV:
                 for m in varying
             ],
         }
-        per_image = cv[:, varying].mean(axis=1) if len(varying) else np.full(len(cv), np.nan)
+        # Over all modes, 0 for a map that does not vary: a mode that was constant but for one patch
+        # then counts as it did.
+        per_image = cv.mean(axis=1)
         mean, low, high = mean_interval(per_image[np.isfinite(per_image)])
         values: dict[str, Any] = {
             "mean_cv": mean,
@@ -206,14 +325,18 @@ class SpatialCV:
             "mean_cv_high": high,
             "moran_expectation": self.tests["queen"].expectation,
             "permutations": self.permutations,
-            "smallest_p": permutation.smallest_p(self.permutations),
+            "joint_shuffles": JOINT_SHUFFLES if self.permutations else 0,
+            "smallest_p": permutation.smallest_p(JOINT_SHUFFLES if self.permutations else 0),
         }
         for name in CONTIGUITIES:
             i, tested = rows.moran[name]["i"][:, varying], q[name][:, varying]
             values[f"mean_moran_{name}"] = float(np.nanmean(i)) if np.isfinite(i).any() else np.nan
+            values[f"n_maps_{name}"] = int(np.isfinite(i).sum())
             values[f"n_tested_{name}"] = int(np.isfinite(tested).sum())
             values[f"n_significant_{name}"] = int((tested <= self.alpha).sum())
             values[f"share_significant_{name}"] = _share(tested, self.alpha)
+            if rows.joint:
+                values[f"p_mean_moran_{name}"] = rows.joint[name].overall_p
         arrays = {"mean": rows.mean, "variance": rows.variance, "cv": cv}
         for name in CONTIGUITIES:
             arrays |= {f"moran_{name}_{key}": a for key, a in rows.moran[name].items()}
@@ -227,10 +350,17 @@ class SpatialCV:
             )
         if self.permutations:
             caveats.append(
-                f"with {self.permutations} permutations no p-value is below "
-                f"{permutation.smallest_p(self.permutations):.2g}; q is Benjamini-Hochberg over "
-                "the images of a mode"
+                f"p of a mean Moran's I rests on {JOINT_SHUFFLES} joint shuffles, each of which "
+                "moves the patches of all images and modes alike: that images share an effect of "
+                "position is no evidence, that neighbours are alike in it is"
             )
+            most = max(np.nanmax(f["shuffles"], initial=0) for f in rows.moran.values())
+            caveats.append(
+                f"p of one map rests on {self.permutations} shuffles or more (up to {most:.0f} "
+                f"where fewer than {FEW} were as extreme); q is Benjamini-Hochberg over the images "
+                "of a mode"
+            )
+        caveats += notebook_caveat(self.store.n_images)
         caveats.append("CV cannot see space: shuffling the patches of an image leaves it unchanged")
         caveats += options.feature_caveats(self.feature, ratios=True)
 
@@ -256,7 +386,7 @@ class SpatialCV:
                 "alternative": "two-sided",
             },
             seed=self.seed,
-            sentences=[_answer(self.feature, values, self.alpha, verdict)],
+            sentences=[_answer(self.feature, values, self.alpha, notebook)],
             caveats=caveats,
             provenance=provenance(self.store),
             figures={"moran": figure} if len(varying) else {},
@@ -267,10 +397,21 @@ class SpatialCV:
         rows: dict[str, list[Any]] = {}
         for m in varying:
             of_mode = cv[:, m][np.isfinite(cv[:, m])]
-            row: dict[str, Any] = {
-                "mode": mode_name(int(m), self.n_modes),
-                "variance": float(self.rows.variance[:, m].mean()),
-            }
+            row: dict[str, Any] = {"mode": mode_name(int(m), self.n_modes)}
+            for name in CONTIGUITIES:
+                i = self.rows.moran[name]["i"][:, m]
+                mean, low, high = mean_interval(i[np.isfinite(i)])
+                row |= {
+                    f"moran_{name}": mean,
+                    f"moran_{name}_low": low,
+                    f"moran_{name}_high": high,
+                }
+                if self.rows.joint:
+                    joint = self.rows.joint[name]
+                    row[f"moran_{name}_p"] = float(joint.p[m])
+                    row[f"moran_{name}_p_family_wise"] = float(joint.p_family_wise[m])
+                row[f"share_significant_{name}"] = _share(q[name][:, m], self.alpha)
+                row[f"z_{name}"] = _mean(self.rows.moran[name]["z"][:, m])
             mean, low, high = mean_interval(of_mode)
             row |= {"cv": mean, "cv_low": low, "cv_high": high}
             row["cv_std"] = float(of_mode.std(ddof=1)) if of_mode.size > 1 else np.nan
@@ -280,17 +421,7 @@ class SpatialCV:
                 row[f"cv_q{quantile * 100:02.0f}"] = (
                     float(np.quantile(of_mode, quantile)) if of_mode.size else np.nan
                 )
-            for name in CONTIGUITIES:
-                found = self.rows.moran[name]
-                i = found["i"][:, m][np.isfinite(found["i"][:, m])]
-                mean, low, high = mean_interval(i)
-                row |= {
-                    f"moran_{name}": mean,
-                    f"moran_{name}_low": low,
-                    f"moran_{name}_high": high,
-                    f"z_{name}": float(np.nanmean(found["z"][:, m])) if i.size else np.nan,
-                    f"share_significant_{name}": _share(q[name][:, m], self.alpha),
-                }
+            row["variance"] = float(self.rows.variance[:, m].mean())
             for key, value in row.items():
                 rows.setdefault(key, []).append(value)
         return dict(rows)
@@ -307,7 +438,7 @@ class SpatialCV:
             "cv": cv[:, varying].reshape(-1),
         }
         for name in CONTIGUITIES:
-            for key in ("i", "z", "p"):
+            for key in ("i", "z", "p", "shuffles"):
                 columns[f"moran_{name}_{key}"] = self.rows.moran[name][key][:, varying].reshape(-1)
             columns[f"moran_{name}_q"] = q[name][:, varying].reshape(-1)
         return columns
@@ -318,20 +449,30 @@ def _share(q: Floats, alpha: float) -> float:
     return float((q[tested] <= alpha).mean()) if tested.any() else float("nan")
 
 
-def _answer(feature: str, values: dict[str, Any], alpha: float, verdict: str) -> str:
-    notebook = f"notebook verdict: {verdict} (mean CV {number(values['mean_cv'])})"
-    if np.isnan(values["mean_moran_queen"]):
-        return f"no map of {feature} varies over its patches, so there is no structure; {notebook}."
+def _mean(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[str, Any]) -> str:
+    said = f"notebook verdict: {notebook['verdict']} (mean CV {number(notebook['mean_cv'])})"
+    if not values["n_maps_queen"]:
+        return f"no map of {feature} varies over its patches: there is nothing to test; {said}."
     i = f"mean Moran's I {number(values['mean_moran_queen'])} (queen; expected by chance "
-    i += f"{number(values['moran_expectation'])})"
+    i += f"{number(values['moran_expectation'])}"
     if not values["permutations"]:
-        return f"{feature} has {i}; no permutations were asked for; {notebook}."
-    share = values["share_significant_queen"]
-    has = "has spatial structure" if share > alpha else "shows no spatial structure"
+        return f"{feature} has {i}); no permutations were asked for; {said}."
+    p = values["p_mean_moran_queen"]
+    if p > alpha:
+        answer = f"no evidence of spatial structure of {feature} within images, on average"
+    else:
+        alike = values["mean_moran_queen"] > values["moran_expectation"]
+        answer = f"{feature} has spatial structure within images, neighbours being "
+        answer += "more alike than by chance" if alike else "less alike than by chance"
     return (
-        f"{feature} {has} within images: {i}, and {share:.1%} of "
-        f"{values['n_tested_queen']} maps of images and modes are significant at q <= {alpha:g}; "
-        f"{notebook}."
+        f"{answer}: {i}; {p_text(p)} under joint shuffles of the patches); taken one by one, "
+        f"{values['share_significant_queen']:.1%} of {values['n_tested_queen']} maps of images and "
+        f"modes are significant at q <= {alpha:g}; {said}."
     )
 
 
@@ -354,11 +495,12 @@ def spatial_cv(
     feature
         A map over patches.
     permutations
-        Shuffles of the patches; 0 leaves p-values out.
+        Shuffles of the patches of each map, or more where p needs them (see
+        `analyses.lattice.shuffle_further`); 0 leaves p-values out.
     seed
         Seed of the shuffles.
     alpha
-        Level at which images are counted, in (0, 1).
+        Level of the test of all maps, and at which maps are counted, in (0, 1).
     weights
         "row" for row-standardised spatial weights, "binary" for plain ones.
     show_progress
@@ -367,10 +509,13 @@ def spatial_cv(
     Returns
     -------
     Result
-        Table `modes`, and `images` with one row per image and mode. Arrays of shape (image,
-        mode): `mean`, `variance` (ddof 1), `cv`, and for each contiguity `moran_queen_i`,
-        `moran_queen_z` (exact permutation z), `moran_queen_p` (two-sided, by permutation) and
-        `moran_queen_q` (Benjamini-Hochberg over images, each mode a family).
+        Table `modes`, with each mode's mean Moran's I and its p under joint shuffles of all
+        images (see `analyses.lattice.JointMoran`), alone and family-wise over modes; and `images`
+        with one row per image and mode. Value `p_mean_moran_queen`, of all maps together, decides.
+        Arrays of shape (image, mode): `mean`, `variance` (ddof 1), `cv`, and for each contiguity
+        `moran_queen_i`, `moran_queen_z` (exact permutation z), `moran_queen_p` (two-sided, by
+        `moran_queen_shuffles` shuffles) and `moran_queen_q` (Benjamini-Hochberg over images, each
+        mode a family).
 
     Raises
     ------

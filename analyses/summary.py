@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analyses import options
+from analyses import options, permutation
 from analyses.callable_module import make_callable
 from analyses.center_edge import CenterEdge
 from analyses.class_distance import ClassDistance
@@ -20,9 +21,9 @@ from analyses.mode_variance import ModeVariance
 from analyses.passes import Passes, Plan, run
 from analyses.results import Result, provenance, read_saved
 from analyses.ridge_probe import DEFAULT_FEATURES, PERMUTATIONS, RidgeProbe
-from analyses.source import MapStore
+from analyses.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
 from analyses.spatial_cv import SpatialCV
-from analyses.terminal import number, p_text
+from analyses.terminal import interval_text, number, p_text
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -30,15 +31,35 @@ if TYPE_CHECKING:
 
 NAME = "summary"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
-SUMMARY_PERMUTATIONS = 100
+SUMMARY_PERMUTATIONS = 1000
+LEVEL = 0.05
+"""Level of the summary's claims, after Holm's procedure over all its p-values."""
 
 Facts = Mapping[str, Any]
+
+
+def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
+    """Return the feature sets that the probe compares in a summary of a feature.
+
+    S, friction and settle as far as the store has them, the feature if it is none of these, and
+    all joined. Where the feature is the logarithm of one of them it takes that one's place.
+    """
+    base = logarithm_of(feature) if feature not in store.maps else None
+    names = [
+        feature if name == base else name
+        for name in ("S", "friction", "settle")
+        if name in store.maps
+    ]
+    if feature not in names:
+        names.append(feature)
+    return (*names, "+".join(names)) if len(names) > 1 else tuple(names)
 
 
 def plans(
     *,
     feature: str = "friction",
     permutations: int = 1000,
+    probe_features: Sequence[str] = DEFAULT_FEATURES,
     probe_permutations: int = PERMUTATIONS,
     folds: int = 5,
     seed: int = 0,
@@ -52,7 +73,7 @@ def plans(
         "mode-variance": ModeVariance(feature=feature, seed=seed),
         "image-summary": ImageSummary(feature=feature),
         "ridge-probe": RidgeProbe(
-            features=DEFAULT_FEATURES, folds=folds, permutations=probe_permutations, seed=seed
+            features=probe_features, folds=folds, permutations=probe_permutations, seed=seed
         ),
     }
 
@@ -81,8 +102,9 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
 
     Returns
     -------
-    list of dicts with the keys line, notebook (the figure it printed), measure, value, low, high
-    (95% interval) and p; None where a line has no such number.
+    list of dicts with the keys line, notebook (the figure it printed), measure, value, value_low,
+    value_high (95% interval), p, and p_holm, which is p adjusted over all lines; None where a line
+    has no such number.
     """
     by_name = {fact["analysis"]: fact for fact in facts}
     lines: list[dict[str, Any]] = []
@@ -105,10 +127,12 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
     if "spatial-cv" in by_name:
         v, old = by_name["spatial-cv"]["values"], by_name["spatial-cv"]["notebook"]
         line(
-            "spatial structure within images", old["mean_cv"], "mean CV, varying modes",
+            "spatial structure within images", old["mean_cv"], "mean CV over images and modes",
             v["mean_cv"], interval=(v["mean_cv_low"], v["mean_cv_high"]),
         )  # fmt: skip
-        if v["permutations"]:
+        if _finite(v.get("p_mean_moran_queen")) is not None:
+            expected = f"mean Moran's I (by chance {number(v['moran_expectation'])})"
+            line("", None, expected, v["mean_moran_queen"], p=v["p_mean_moran_queen"])
             share = v["share_significant_queen"]
             line("", None, "share of maps with Moran's I, q <= 0.05", share, interval=_wilson(v))
     if "class-distance" in by_name:
@@ -120,38 +144,36 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
         line("", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"))
     if "center-edge" in by_name:
         v = by_name["center-edge"]["values"]
+        # The notebook printed it by class only.
         line(
-            "center vs edge asymmetry", v["ratio"], "edge / centre, all images", v["ratio"],
+            "center vs edge asymmetry", None, "edge / centre, all images", v["ratio"],
             interval=(v["ratio_low"], v["ratio_high"]), p=v["p"],
         )  # fmt: skip
     if "f-statistic" in by_name:
         v, old = by_name["f-statistic"]["values"], by_name["f-statistic"]["notebook"]
         if "max_f" in v:
-            p = v.get("family_wise_p", v["max_f_p"])
+            # Without permutations Bonferroni's: the p of the largest of many is no p of one.
+            p = v.get("family_wise_p", min(1.0, v["max_f_p"] * v["n_tests"]))
             text = "largest F over positions and modes"
             line("per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p)
     if "ridge-probe" in by_name:
         v, old = by_name["ridge-probe"]["values"], by_name["ridge-probe"]["notebook"]
-        names = {
-            "friction": "friction map linear probe",
-            "settle": "settle map linear probe",
-            "S": "eigenvalue map linear probe",
-            "S+friction+settle": "combined conduit linear probe",
-        }
-        for name, text in names.items():
-            found = v.get(f"accuracy {name}")
-            if found is not None:
-                line(
-                    text, old[f"{name} test_accuracy"], "cross-validated accuracy",
-                    found["accuracy"],
-                    interval=(found["accuracy_low"], found["accuracy_high"]), p=found.get("p"),
-                )  # fmt: skip
-        lift = v.get("difference S+friction+settle - S")
+        for name in _sets(v):
+            found = v[f"accuracy {name}"]
+            line(
+                _probe_line(name), _finite(old.get(f"{name} test_accuracy")),
+                "cross-validated accuracy", found["accuracy"],
+                interval=(found["accuracy_low"], found["accuracy_high"]), p=found.get("p"),
+            )  # fmt: skip
+        lift = _lift(v)
         if lift is not None:
+            joined, alone = (
+                _finite(old.get(f"{name} test_accuracy")) for name in (_joined(v), "S")
+            )
             line(
                 "conduit lift over eigenvalues",
-                old["combined_lift_over_eigenvalues_pp"] / 100, "paired difference",
-                lift["difference"],
+                None if joined is None or alone is None else joined - alone,
+                "paired difference", lift["difference"],
                 interval=(lift["difference_low"], lift["difference_high"]), p=lift["mcnemar_p"],
             )  # fmt: skip
     if "mode-variance" in by_name:
@@ -169,7 +191,42 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
             "single images", None, "mean entropy / largest possible", v["entropy"],
             interval=(v["entropy_low"], v["entropy_high"]),
         )  # fmt: skip
+    adjusted = permutation.holm([math.nan if one["p"] is None else one["p"] for one in lines])
+    for one, p in zip(lines, adjusted, strict=True):
+        one["p_holm"] = _finite(float(p))
     return lines
+
+
+def _finite(value: float | None) -> float | None:
+    """Return a number, None for one that is not defined."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _sets(values: Facts) -> list[str]:
+    """Return the probe's feature sets, joined ones last."""
+    names = [key.removeprefix("accuracy ") for key in values if key.startswith("accuracy ")]
+    order = {"friction": 0, "settle": 1, "S": 2}
+    return sorted(
+        names, key=lambda name: (name.count("+"), order.get(logarithm_of(name) or name, 3))
+    )
+
+
+def _probe_line(name: str) -> str:
+    """Return the notebook's name of a probe's line."""
+    if "+" in name:
+        return "combined conduit linear probe"
+    return f"{'eigenvalue' if name == 'S' else name} map linear probe"
+
+
+def _joined(values: Facts) -> str:
+    """Return the probe's feature set that joins most maps."""
+    return max(_sets(values), key=lambda name: name.count("+"))
+
+
+def _lift(values: Facts) -> Facts | None:
+    """Return the paired difference between all maps joined and S, None if there is none."""
+    lift: Facts | None = values.get(f"difference {_joined(values)} - S")
+    return lift if "+" in _joined(values) else None
 
 
 def _wilson(values: Facts) -> tuple[float, float]:
@@ -189,14 +246,29 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         )
     columns: dict[str, list[Any]] = {key: [one[key] for one in lines] for key in lines[0]}
     feature = next((fact["feature"] for fact in facts if fact["feature"]), "")
-    permutations = [fact["values"].get("permutations") for fact in facts]
-    least = min((p for p in permutations if p), default=0)
     caveats = [
         "the column notebook holds the notebook's figure as it computed it; value is the sounder "
         "one beside it, with its 95% interval or p",
     ]
-    if least:
-        caveats.append(f"permutation p-values rest on {least} permutations or more")
+    if store.n_images > NOTEBOOK_IMAGES:
+        caveats.append(
+            f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: its figures "
+            f"of single images and of probes are of these, value is of all {store.n_images}"
+        )
+    tests = sum(one["p"] is not None and not math.isnan(one["p"]) for one in lines)
+    if tests:
+        caveats.append(
+            f"p holm is Holm's p over the {tests} p-values of this table: of all claims made at "
+            f"p holm <= {LEVEL:g}, the chance that any is false is {LEVEL:.0%} at most"
+        )
+    shuffled = {fact["analysis"]: _shuffles(fact) for fact in facts if _shuffles(fact)}
+    if shuffled:
+        each = ", ".join(f"{name} {count}" for name, count in shuffled.items())
+        least = min(shuffled.values())
+        caveats.append(
+            f"permutation p-values rest on {least} permutations or more ({each}), so that none is "
+            f"below {permutation.smallest_p(least):.2g} where they are {least}"
+        )
 
     def figure() -> Figure:
         from analyses import figures
@@ -222,7 +294,7 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         notebook={one["line"]: one["notebook"] for one in lines if one["notebook"] is not None},
         parameters={"analyses": [fact["analysis"] for fact in facts]},
         seed=seed,
-        sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts})],
+        sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts}, lines)],
         caveats=caveats,
         provenance=provenance(store),
         figures={"probes": figure} if has_probes else {},
@@ -230,33 +302,60 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
     )
 
 
-def _answer(feature: str, by_name: Mapping[str, Facts]) -> str:
-    """Return one sentence with the main answers."""
+def _shuffles(fact: Facts) -> int:
+    """Return how many permutations the p-values in an analysis' lines rest on; 0 for none."""
+    values = fact["values"]
+    if fact["analysis"] == "ridge-probe":
+        found = any("p" in values[f"accuracy {name}"] for name in _sets(values))
+        return int(fact["parameters"]["permutations"]) if found else 0
+    return int(values.get("joint_shuffles", values.get("permutations", 0)))
+
+
+def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return one sentence with the main answers; what it claims, it claims by p holm."""
+
+    def p_holm(measure: str) -> float:
+        found = next(one["p_holm"] for one in lines if one["measure"].startswith(measure))
+        return math.nan if found is None else float(found)
+
     parts = []
     if "spatial-cv" in by_name:
         v = by_name["spatial-cv"]["values"]
-        if v["permutations"] and v["n_tested_queen"]:
+        if _finite(v.get("p_mean_moran_queen")) is not None:
+            p = p_holm("mean Moran's I")
             parts.append(
-                f"{v['share_significant_queen']:.0%} of maps have spatial structure at q <= 0.05"
+                f"{'' if p <= LEVEL else 'no evidence of '}spatial structure within images (mean "
+                f"Moran's I {number(v['mean_moran_queen'])}, Holm {p_text(p)}; one by one, "
+                f"{v['share_significant_queen']:.1%} of maps at q <= 0.05)"
             )
     if "class-distance" in by_name:
         v = by_name["class-distance"]["values"]
         if "p_mean_distance" in v:
-            verb = "differ" if v["p_mean_distance"] <= 0.05 else "do not differ"
-            parts.append(f"class mean maps {verb} ({p_text(v['p_mean_distance'])})")
+            p = p_holm("mean distance")
+            there = "a difference" if p <= LEVEL else "no evidence of a difference"
+            parts.append(
+                f"{there} between class mean maps (mean distance {number(v['mean_distance'])}, "
+                f"Holm {p_text(p)})"
+            )
     if "ridge-probe" in by_name:
         v = by_name["ridge-probe"]["values"]
-        lift = v.get("difference S+friction+settle - S")
+        lift = _lift(v)
         if lift is not None:
+            p = p_holm("paired difference")
+            low, high = lift["difference_low"] * 100, lift["difference_high"] * 100
+            there = "a difference" if p <= LEVEL else "no evidence of a difference"
             parts.append(
-                f"the conduit adds {lift['difference'] * 100:+.1f} percentage points to the "
-                f"singular values (95% interval {lift['difference_low'] * 100:+.1f} to "
-                f"{lift['difference_high'] * 100:+.1f})"
+                f"{there} in accuracy between {_joined(v)} and S "
+                f"({lift['difference'] * 100:+.1f} percentage points, 95% interval {low:+.1f} to "
+                f"{high:+.1f}, Holm {p_text(p)})"
             )
     if not parts and "mode-variance" in by_name:
         v = by_name["mode-variance"]["values"]
         if v:
-            parts.append(f"the mean map varies with CV {number(v['largest_cv'])}")
+            interval = interval_text(v["largest_cv_low"], v["largest_cv_high"])
+            parts.append(
+                f"the mean map varies with CV {number(v['largest_cv'])} (95% interval {interval})"
+            )
     return f"{feature}: " + ("; ".join(parts) if parts else "see the table") + "."
 
 
@@ -272,15 +371,15 @@ class Summary:
         seed: int = 0,
     ) -> None:
         self.seed = seed
-        self.parts = plans(
-            feature=feature,
-            permutations=permutations,
-            probe_permutations=probe_permutations,
-            seed=seed,
-        )
+        self.feature = feature
+        self.asked = {
+            "permutations": permutations, "probe_permutations": probe_permutations, "seed": seed
+        }  # fmt: skip
 
     def prepare(self, passes: Passes) -> None:
-        self.store = passes.store
+        self.store: MapStore = passes.store
+        sets = probe_sets(self.store, self.feature)
+        self.parts = plans(feature=self.feature, probe_features=sets, **self.asked)
         for plan in self.parts.values():
             plan.prepare(passes)
 

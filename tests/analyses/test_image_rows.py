@@ -64,7 +64,7 @@ def test_spatial_cv_by_hand():
     np.testing.assert_allclose(result.table["cv"], cv.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(result.table["cv_q95"], np.quantile(cv, 0.95, axis=0), rtol=1e-9)
     assert len(result.tables["images"]) == 180
-    assert "shows no spatial structure" in result.sentence
+    assert "no evidence of spatial structure" in result.sentence
     assert "notebook verdict: HAS SPATIAL STRUCTURE" in result.sentence
 
 
