@@ -20,6 +20,10 @@ MAP_DIMS = {"image", "row", "col", "mode"}
 LOG = "log_"
 """What stands before a map's name to mean its decimal logarithm."""
 
+NOTEBOOK_IMAGES = 2000
+"""The notebook kept the maps of that many images, the first (its `max_collect`): its sections on
+single images and its probes (1, 6, 7, 8 and 9) saw no others."""
+
 
 class MapStore(Protocol):
     """The part of `frictionstore.Store` that analyses use."""
