@@ -297,8 +297,11 @@ def _column_caveats(plan: RidgeProbe) -> list[str]:
 def _best(names: list[str], accuracies: list[float]) -> tuple[int, str]:
     """Return which set is the best and its name, said to be chosen if there are others."""
     best = int(np.argmax(accuracies))
-    others = f", the best of {len(names)} feature sets here," if len(names) > 1 else ""
-    return best, names[best] + others
+    if len(names) == 1:
+        return best, names[best]
+    equal = [name for name, one in zip(names, accuracies, strict=True) if one == accuracies[best]]
+    like = f" like {' and '.join(equal[1:])}" if len(equal) > 1 else ""
+    return best, f"{names[best]},{like} the best of {len(names)} feature sets here,"
 
 
 def _answers(

@@ -86,6 +86,9 @@ def test_the_headline_quotes_the_p_of_the_family():
     assert result.sentence.startswith(
         f"{table['features'][best]}, the best of 4 feature sets here, classifies"
     )
+    equal = noise_store(n=60, seed=9, maps={"again": feature(store, "S")})
+    equal = analyses.ridge_probe(equal, features="S,again", permutations=40)
+    assert equal.sentence.startswith("S, like again the best of 2 feature sets here, classifies")
     alone = analyses.ridge_probe(store, features="S", permutations=40)
     assert "best of" not in alone.sentence
     assert alone.table["p_family_wise"][0] == alone.table["p"][0]
