@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analyses.passes import THREADS, Arrays
 from analyses.permutation import group_sums
-from analyses.probe_split import Floats, Probe, SetFit, notebook_scaling
+from analyses.probe_notebook import fit_notebook
+from analyses.probe_split import Floats, Probe, SetFit, Split
 from analyses.ridge import Dual, Primal, Scratch, Solved, choose_penalty, one_hot
 
 
 class HeldProbe(Probe):
-    """The probe after one pass over the store; parameters as `Probe`'s."""
+    """The probe after one pass over the store, and the notebook's on the same rows.
+
+    Parameters as `Probe`'s, and `notebook`, the notebook's split.
+    """
+
+    def __init__(
+        self,
+        maps: dict[str, int],
+        sets: Sequence[SetFit],
+        split: Split,
+        *,
+        notebook: Split,
+        **options: Any,
+    ) -> None:
+        super().__init__(maps, sets, split, **options)
+        self._notebook = notebook
+        self._scratch = Scratch()
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         self._rows.add(rows, arrays)
@@ -24,14 +42,18 @@ class HeldProbe(Probe):
         index, values = self._rows.take()
         drawn = self._draw(index)
 
-        def fit(task: tuple[SetFit, int]) -> None:
-            one, fold = task
-            self._fit(one, fold, index, one.select(values), drawn)
+        def fit(one: SetFit, fold: int | None) -> None:
+            columns = one.select(values)
+            if fold is None:
+                fit_notebook(one, self._notebook, index, columns)
+            else:
+                self._fit(one, fold, index, columns, drawn)
 
         # The largest first: no thread is left alone with them at the end.
         by_size = sorted(self._sets, key=lambda one: -one.n_columns)
+        tasks = [(one, fold) for one in by_size for fold in (*range(self._split.n_folds), None)]
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(fit, product(by_size, range(self._split.n_folds))))
+            list(pool.map(lambda task: fit(*task), tasks))
         return False
 
     def _draw(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -80,28 +102,18 @@ class HeldProbe(Probe):
         z_test = (columns[test] - mean)[:, used]
         z_test /= scaling.scale[used]
         fitted = _Fitted(z, target, scratch)
-        if not self._notebook_only:
-            found = choose_penalty(fitted.problem, self._penalties)
-            one.penalties[fold] = found.penalty
-            scores = fitted.scores(found, z_test) + frequency
-            one.prediction[index[test]] = scores.argmax(axis=1)
-            if self._permutations:
-                hat = fitted.hat(found, z_test)
-                sums = group_sums(hat, drawn[:, train], split.n_classes)
-                # Centred targets: what the frequencies predict is taken off and put back.
-                sums += frequency[:, None] * (1.0 - hat.sum(axis=0))
-                right = sums.argmax(axis=1) == drawn[:, test]
-                one.null_correct[fold] = right.sum(axis=1)
-        if fold == 0:
-            old, penalty = notebook_scaling(scaling, n)
-            if old is not scaling:
-                change = scaling.scale[used] / old.scale[used]
-                z, z_test = z * change, z_test * change
-                fitted = _Fitted(z, target, scratch)
-            then = fitted.problem.at(penalty, criterion=False)
-            one.keep_notebook(split, index[test], fitted.scores(then, z_test))
-            if self._notebook_only:
-                one.keep_notebook(split, index[train], fitted.scores(then, z))
+        choice = choose_penalty(fitted.problem)
+        one.note(fold, choice)
+        found = choice.solved
+        scores = fitted.scores(found, z_test) + frequency
+        one.prediction[index[test]] = scores.argmax(axis=1)
+        if self._permutations:
+            hat = fitted.hat(found, z_test)
+            sums = group_sums(hat, drawn[:, train], split.n_classes)
+            # Centred targets: what the frequencies predict is taken off and put back.
+            sums += frequency[:, None] * (1.0 - hat.sum(axis=0))
+            right = sums.argmax(axis=1) == drawn[:, test]
+            one.null_correct[fold] = right.sum(axis=1)
 
 
 class _Fitted:
@@ -115,10 +127,10 @@ class _Fitted:
         if self._primal:
             np.matmul(z.T, z, out=gram)
             square = float(np.einsum("nc,nc->", target, target))
-            self.problem = Primal(gram, z.T @ target, square, len(z), scratch)
+            self.problem = Primal(gram, z.T @ target, square, len(z))
         else:
             np.matmul(z, z.T, out=gram)
-            self.problem = Dual(gram, target, scratch)
+            self.problem = Dual(gram, target)
 
     def scores(self, found: Solved, rows: Floats) -> Floats:
         """Return predicted targets of standardised rows, (m, C)."""
@@ -129,5 +141,5 @@ class _Fitted:
     def hat(self, found: Solved, rows: Floats) -> Floats:
         """Return what predictions weigh each training image with, (n, m)."""
         if self._primal:
-            return self._z @ found.factor.solve(rows.T)
-        return found.factor.solve(self._z @ rows.T)
+            return self._z @ found.solve(rows.T)
+        return found.solve(self._z @ rows.T)

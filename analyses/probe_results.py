@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analyses import options, permutation
-from analyses.probe_split import SetFit
+from analyses.errors import AnalysisError
+from analyses.probe_split import SetFit, Split
 from analyses.results import Columns, Result, provenance
 from analyses.ridge import Paired, compare_paired, wilson_interval
 from analyses.terminal import p_text
+from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from analyses.ridge_probe import RidgeProbe
 
 NAME = "ridge-probe"
-QUESTION = "How well do flattened maps classify images, and does one map add to another?"
+QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
 NOTEBOOK_THRESHOLD = 0.15
 
 
@@ -37,8 +39,8 @@ def confusion(
     return table
 
 
-def _baselines(plan: RidgeProbe) -> dict[str, float]:
-    counts = plan.classes.counts
+def _baselines(plan: RidgeProbe, split: Split) -> dict[str, float]:
+    counts = split.counts().sum(axis=0)
     return {
         "chance_level": 1.0 / plan.classes.n,
         "majority_level": float(counts.max() / counts.sum()),
@@ -52,8 +54,10 @@ def default_result(plan: RidgeProbe) -> Result:
     tables = [confusion(labels, one.prediction, classes.n) for one in plan.sets]
     rows: dict[str, list[Any]] = {}
     by_class: dict[str, list[Any]] = {}
-    values: dict[str, Any] = {**_baselines(plan), "n_images": n, "folds": plan.folds}
-    for one, table in zip(plan.sets, tables, strict=True):
+    penalties: dict[str, list[Any]] = {}
+    values: dict[str, Any] = {**_baselines(plan, split), "n_images": n, "folds": plan.folds}
+    null_by_set = np.stack([one.null_correct.sum(axis=0) for one in plan.sets])
+    for one, table, null in zip(plan.sets, tables, null_by_set, strict=True):
         correct = int(table.trace())
         low, high = wilson_interval(correct, n)
         recall = table.diagonal() / classes.counts
@@ -68,16 +72,25 @@ def default_result(plan: RidgeProbe) -> Result:
             "balanced_accuracy": float(recall.mean()),
         }
         if plan.permutations:
-            null = one.null_correct.sum(axis=0)
             row["permuted_mean"] = float(null.mean() / n)
             row["permuted_q95"] = float(np.quantile(null, 0.95) / n)
             row["p"] = float(permutation.p_value(correct, null))
-        row["notebook_accuracy"] = _notebook_accuracy(one, labels)
+            # Labels are shuffled alike for all sets, so the best of them is known each time.
+            family = permutation.family_wise_p(correct, null_by_set.max(axis=0))
+            row["p_family_wise"] = float(family)
+        row["notebook_accuracy"] = _notebook_accuracy(plan, one)
         _append(rows, row)
         values[f"accuracy {one.name}"] = {
-            key: row[key] for key in ("accuracy", "accuracy_low", "accuracy_high", "p")
+            key: row[key]
+            for key in ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
             if key in row
-        }  # fmt: skip
+        }
+        values[f"penalties {one.name}"] = one.penalties.tolist()
+        for fold, (penalty, end) in enumerate(zip(one.penalties, one.ends, strict=True)):
+            _append(
+                penalties,
+                {"features": one.name, "fold": fold, "lambda": float(penalty), "end_of_path": end},
+            )
         for c, name in enumerate(classes.names):
             right, of_class = int(table[c, c]), int(classes.counts[c])
             low, high = wilson_interval(right, of_class)
@@ -89,7 +102,7 @@ def default_result(plan: RidgeProbe) -> Result:
     right_by_set = {one.name: (one.prediction == labels)[tested] for one in plan.sets}
     pairs: dict[str, list[Any]] = {}
     compared: dict[tuple[str, str], Paired] = {}
-    # The larger set first: a difference above 0 is what the further maps add.
+    # The larger set first.
     by_size = sorted(plan.sets, key=lambda one: len(one.columns))
     for second, first in combinations([one.name for one in by_size], 2):
         found = compare_paired(right_by_set[first], right_by_set[second])
@@ -111,21 +124,30 @@ def default_result(plan: RidgeProbe) -> Result:
     if pairs:
         columns["comparisons"] = dict(pairs)
     columns["classes"] = dict(by_class)
-    accuracies = {one.name: _notebook_accuracy(one, labels) for one in plan.sets}
+    columns["penalties"] = dict(penalties)
+    accuracies = {one.name: _notebook_accuracy(plan, one) for one in plan.sets}
     caveats = classes.caveats()
     caveats.append(
         f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals are over "
         "images and do not hold the variation from drawing other training images"
     )
+    caveats += _penalty_caveats(plan)
+    if any(len(one.columns) > 1 for one in plan.sets):
+        caveats.append(
+            "joined maps share one lambda, which may suit none of them: joined maps that classify "
+            "worse than one of them alone do not show that the others take anything away"
+        )
     caveats.append(
-        "the notebook's accuracy is from one split, fold 0 held out, with lambda 1 and no choice "
-        "of lambda; --protocol notebook draws its 80/20 split instead"
+        f"the notebook's accuracy is from one {_notebook_words(plan)}, with lambda 1 and no choice "
+        "of lambda"
     )
+    caveats += _notebook_caveats(plan)
     if plan.permutations:
         caveats.append(
             f"permuted: labels shuffled within folds {plan.permutations} times with the lambda "
             f"chosen on the real labels; no p-value is below "
-            f"{permutation.smallest_p(plan.permutations):.2g}"
+            f"{permutation.smallest_p(plan.permutations):.2g}; p family wise is against the best "
+            f"of the {len(plan.sets)} feature sets in each"
         )
     caveats += _column_caveats(plan)
     small = int((classes.counts < plan.folds).sum())
@@ -138,9 +160,7 @@ def default_result(plan: RidgeProbe) -> Result:
         "penalty": np.stack([one.penalties for one in plan.sets]),
     }
     if plan.permutations:
-        arrays["permuted_accuracy"] = (
-            np.stack([one.null_correct.sum(axis=0) for one in plan.sets]) / n
-        )
+        arrays["permuted_accuracy"] = null_by_set / n
 
     def accuracy_figure() -> Figure:
         from analyses import figures
@@ -189,9 +209,61 @@ def _append(columns: dict[str, list[Any]], row: dict[str, Any]) -> None:
         columns.setdefault(key, []).append(value)
 
 
-def _notebook_accuracy(one: SetFit, labels: NDArray[np.int64]) -> float:
-    tested = one.notebook_prediction >= 0
-    return float((one.notebook_prediction == labels)[tested].mean())
+def _notebook_accuracy(plan: RidgeProbe, one: SetFit, *, group: int = 0) -> float:
+    """Return the accuracy on the notebook's test (0) or training images (1); NaN if not fitted."""
+    if not one.notebook_used:
+        return float("nan")
+    right = one.notebook_prediction == plan.classes.labels
+    return float(right[plan.notebook_split.folds == group].mean())
+
+
+def _notebook_words(plan: RidgeProbe) -> str:
+    """Return what the notebook's split is of."""
+    n, total = int((plan.notebook_split.folds >= 0).sum()), plan.classes.n_labelled
+    which = f"the first {n:,} of {total:,} images" if n < total else f"the {n:,} images"
+    return f"80/20 split of {which}"
+
+
+def _notebook_caveats(plan: RidgeProbe) -> list[str]:
+    caveats = []
+    present = int((plan.notebook_split.counts().sum(axis=0) > 0).sum())
+    if present < plan.classes.n:
+        caveats.append(
+            f"the images of the notebook's split are of {present} of the {plan.classes.n} classes"
+        )
+    empty = [one.name for one in plan.sets if not one.notebook_used]
+    if empty:
+        caveats.append(
+            "the notebook's accuracy is not defined where no column varies in the images it "
+            f"trains on: {', '.join(empty)}"
+        )
+    return caveats
+
+
+def _penalty_caveats(plan: RidgeProbe) -> list[str]:
+    """Return what was chosen, and where the path ended at the choice."""
+    chosen = []
+    for one in plan.sets:
+        different, folds = np.unique(one.penalties, return_counts=True)
+        parts = [
+            f"{value:g}" + (f" ({count} folds)" if len(different) > 1 else "")
+            for value, count in zip(different, folds, strict=True)
+        ]
+        chosen.append(f"{one.name} {', '.join(parts)}")
+    caveats = [f"lambda chosen in the training folds: {'; '.join(chosen)}"]
+    meaning = {
+        "upper": "the less the maps count the better they predict",
+        "lower": "no shrinkage is needed",
+    }
+    for one in plan.sets:
+        for end, means in meaning.items():
+            count = one.ends.count(end)
+            if count:
+                caveats.append(
+                    f"lambda of {one.name} is at the {end} end of its path in {count} of "
+                    f"{plan.folds} folds: by the criterion {means}"
+                )
+    return caveats
 
 
 def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
@@ -200,7 +272,7 @@ def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
     for name, accuracy in accuracies.items():
         figures[f"{name} test_accuracy"] = accuracy
         verdict = "DISCRIMINATIVE" if accuracy > NOTEBOOK_THRESHOLD else "NOT DISCRIMINATIVE"
-        figures[f"{name} verdict"] = verdict
+        figures[f"{name} verdict"] = verdict if np.isfinite(accuracy) else "not defined"
     combined = next((n for n in accuracies if set(n.split("+")) == {"S", "friction", "settle"}), "")
     if combined and "S" in accuracies:
         lift = (accuracies[combined] - accuracies["S"]) * 100
@@ -211,7 +283,8 @@ def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
 def _column_caveats(plan: RidgeProbe) -> list[str]:
     caveats = []
     for one in plan.sets:
-        left = one.n_columns - int(one.used.min())
+        used = one.notebook_used if plan.protocol == "notebook" else int(one.used.min())
+        left = one.n_columns - used
         if left and len(one.columns) == 1:
             caveats.append(
                 f"{left} of {one.n_columns} columns of {one.name} are constant in the training "
@@ -221,44 +294,74 @@ def _column_caveats(plan: RidgeProbe) -> list[str]:
     return caveats + options.feature_caveats(*parts)
 
 
+def _best(names: list[str], accuracies: list[float]) -> tuple[int, str]:
+    """Return which set is the best and its name, said to be chosen if there are others."""
+    best = int(np.argmax(accuracies))
+    if len(names) == 1:
+        return best, names[best]
+    equal = [name for name, one in zip(names, accuracies, strict=True) if one == accuracies[best]]
+    like = f" like {' and '.join(equal[1:])}" if len(equal) > 1 else ""
+    return best, f"{names[best]},{like} the best of {len(names)} feature sets here,"
+
+
 def _answers(
     rows: dict[str, list[Any]], compared: dict[tuple[str, str], Paired], values: dict[str, Any]
 ) -> list[str]:
-    best = int(np.argmax(rows["accuracy"]))
-    test = f", {p_text(rows['p'][best])} against permuted labels" if "p" in rows else ""
+    best, name = _best(rows["features"], rows["accuracy"])
+    test = ""
+    if "p" in rows:
+        against = f"the best of {len(rows['p'])} " if len(rows["p"]) > 1 else ""
+        test = f", {p_text(rows['p_family_wise'][best])} against {against}under permuted labels"
     sentences = [
-        f"{rows['features'][best]} classifies {rows['accuracy'][best]:.1%} of images correctly "
+        f"{name} classifies {rows['accuracy'][best]:.1%} of images correctly "
         f"(95% interval {rows['accuracy_low'][best]:.1%} to {rows['accuracy_high'][best]:.1%}; "
         f"chance {values['chance_level']:.1%}, largest class {values['majority_level']:.1%}"
         f"{test})."
     ]
     if compared:
-        # What most maps together add to one of them is the question; S alone if it is there.
+        # Which pair is told does not depend on what came out: joined maps against one of them, S
+        # if it is there.
         singles = [pair for pair in compared if "+" in pair[0] and "+" not in pair[1]]
         chosen = next((pair for pair in singles if pair[1] == "S"), None)
-        first, second = chosen or (singles or list(compared))[0]
-        found = compared[first, second]
-        sentences.append(
-            f"{first} minus {second} is {found.difference * 100:+.1f} percentage points (95% "
-            f"interval {found.low * 100:+.1f} to {found.high * 100:+.1f}, McNemar "
-            f"{p_text(found.p)}) on the same images."
-        )
+        pair = chosen or (singles or list(compared))[0]
+        sentences.append(_difference(*pair, compared[pair]))
     return sentences
+
+
+def _difference(first: str, second: str, found: Paired) -> str:
+    """Return what is known about the difference of two sets on the same images."""
+    figures = (
+        f"{found.difference * 100:+.1f} percentage points (95% interval {found.low * 100:+.1f} to "
+        f"{found.high * 100:+.1f}, McNemar {p_text(found.p)})"
+    )
+    if found.low <= 0.0 <= found.high:
+        return (
+            f"There is no evidence of a difference between {first} and {second} on the same "
+            f"images: the first minus the second is {figures}."
+        )
+    better = f"{first} classifies {'more' if found.difference > 0 else 'fewer'} images correctly"
+    return f"{better} than {second}: the first minus the second is {figures} on the same images."
 
 
 def notebook_result(plan: RidgeProbe) -> Result:
     """Return the result of the notebook's protocol: one 80/20 split, lambda 1."""
-    labels = plan.classes.labels
-    test = plan.split.folds == 0
-    n_test, n_train = int(test.sum()), int((plan.split.folds == 1).sum())
+    labels, split = plan.classes.labels, plan.notebook_split
+    test = split.folds == 0
+    n_test, n_train = int(test.sum()), int((split.folds == 1).sum())
     rows: dict[str, list[Any]] = {}
     for one in plan.sets:
-        correct = int((one.notebook_prediction == labels)[test].sum())
-        low, high = wilson_interval(correct, n_test)
+        if not one.notebook_used:
+            raise AnalysisError(
+                f"no column of {printable(one.name)} varies in the {n_train} images that the "
+                "notebook's protocol trains on, so there is nothing to classify by: use other "
+                "features or more images"
+            )
+        accuracy = _notebook_accuracy(plan, one)
+        low, high = wilson_interval(accuracy * n_test, n_test)
         _append(
             rows,
-            {"features": one.name, "columns": one.n_columns, "varying": int(one.used[0]),
-             "train_accuracy": one.training_correct / n_train, "accuracy": correct / n_test,
+            {"features": one.name, "columns": one.n_columns, "varying": one.notebook_used,
+             "train_accuracy": _notebook_accuracy(plan, one, group=1), "accuracy": accuracy,
              "accuracy_low": low, "accuracy_high": high},
         )  # fmt: skip
     accuracies = dict(zip(rows["features"], rows["accuracy"], strict=True))
@@ -267,9 +370,9 @@ def notebook_result(plan: RidgeProbe) -> Result:
         f"{name} train_accuracy": accuracy
         for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True)
     }
-    best = int(np.argmax(rows["accuracy"]))
+    best, name = _best(rows["features"], rows["accuracy"])
     sentence = (
-        f"with the notebook's protocol {rows['features'][best]} classifies "
+        f"With the notebook's protocol {name} classifies "
         f"{rows['accuracy'][best]:.1%} of {n_test} test images correctly (95% interval "
         f"{rows['accuracy_low'][best]:.1%} to {rows['accuracy_high'][best]:.1%}; trained on "
         f"{n_train}; chance {1 / plan.classes.n:.1%})."
@@ -284,11 +387,13 @@ def notebook_result(plan: RidgeProbe) -> Result:
         question=QUESTION,
         columns={"sets": dict(rows)},
         arrays={
-            "prediction": np.stack([one.notebook_prediction for one in plan.sets]),
-            "fold": plan.split.folds,
+            "prediction": np.stack(
+                [np.where(test, one.notebook_prediction, -1) for one in plan.sets]
+            ),
+            "fold": split.folds,
             "confusion": np.stack(tables),
         },
-        values={**_baselines(plan), "n_train": n_train, "n_test": n_test},
+        values={**_baselines(plan, split), "n_train": n_train, "n_test": n_test},
         notebook=notebook,
         parameters={
             "features": list(plan.features), "protocol": plan.protocol, "lambda": 1.0,
@@ -298,7 +403,9 @@ def notebook_result(plan: RidgeProbe) -> Result:
         sentences=[sentence],
         caveats=[
             *plan.classes.caveats(),
-            "one split and a fixed lambda: the default protocol gives tighter and paired figures",
+            f"one {_notebook_words(plan)} and a fixed lambda: the default protocol gives tighter "
+            "and paired figures",
+            *_notebook_caveats(plan),
             *_column_caveats(plan),
         ],
         provenance=provenance(plan.store),

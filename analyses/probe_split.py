@@ -12,13 +12,10 @@ from numpy.typing import NDArray
 from analyses.errors import AnalysisError
 from analyses.passes import Arrays
 from analyses.permutation import Shuffles
-from analyses.ridge import LAMBDAS, Scaling, Scratch
+from analyses.ridge import Choice, Scaling
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
-
-NOTEBOOK_LAMBDA = 1.0
-NOTEBOOK_STD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -85,14 +82,21 @@ class SetFit:
     ----------
     columns
         Slices of the base maps' columns, by map.
-    prediction, notebook_prediction
+    prediction
         int64 of shape (n,): predicted class, -1 where an image was not tested.
+    notebook_prediction
+        int64 of shape (n,): class predicted by the notebook's protocol, of test and training
+        images; -1 where an image took no part.
     null_correct
         int64 of shape (n_folds, permutations): images classified correctly under permuted labels.
     penalties
         float64 of shape (n_folds,): the chosen lambda, NaN where none was chosen.
+    ends
+        By fold: "lower" or "upper" where lambda is an end of the path, else "".
     used
         int64 of shape (n_folds,): columns that vary in the training images.
+    notebook_used
+        The same for the notebook's split; with 0 it predicts nothing.
     """
 
     name: str
@@ -101,8 +105,9 @@ class SetFit:
     notebook_prediction: NDArray[np.int64]
     null_correct: NDArray[np.int64]
     penalties: Floats
+    ends: list[str]
     used: NDArray[np.int64]
-    training_correct: int = 0
+    notebook_used: int = 0
 
     @property
     def n_columns(self) -> int:
@@ -115,6 +120,11 @@ class SetFit:
         if all(a.stop == b.start for a, b in pairwise(parts)):
             return values[..., parts[0].start : parts[-1].stop]  # side by side: no copy
         return np.concatenate([values[..., part] for part in parts], axis=-1)
+
+    def note(self, fold: int, choice: Choice) -> None:
+        """Note the penalty chosen for a fold."""
+        self.penalties[fold] = choice.solved.penalty
+        self.ends[fold] = choice.end
 
     def scaling(
         self, fold: int, mean: Floats, variance: Floats, constant: NDArray[np.bool_]
@@ -142,26 +152,6 @@ class SetFit:
             )
         self.used[fold] = used.sum()
         return Scaling(mean, np.sqrt(np.where(used, variance, 1.0)), used)
-
-    def keep_notebook(self, split: Split, index: NDArray[np.int64], scores: Floats) -> None:
-        """Note predictions by the notebook's protocol of images tested on fold 0, or trained."""
-        predicted = scores.argmax(axis=1)
-        tested = split.folds[index] == 0
-        self.notebook_prediction[index[tested]] = predicted[tested]
-        right = predicted == split.labels[index]
-        self.training_correct += int(right[~tested].sum())
-
-
-def notebook_scaling(scaling: Scaling, n: int) -> tuple[Scaling, float]:
-    """Return the notebook's scaling (ddof 1, at least 1e-6) and the penalty to use with it.
-
-    Where no column is clamped, ddof 1 is ddof 0 with another penalty: the same scaling comes back.
-    """
-    factor = n / (n - 1)
-    scale = scaling.scale * np.sqrt(factor)
-    if (scale[scaling.used] >= NOTEBOOK_STD).all():
-        return scaling, NOTEBOOK_LAMBDA * factor
-    return Scaling(scaling.mean, np.maximum(scale, NOTEBOOK_STD), scaling.used), NOTEBOOK_LAMBDA
 
 
 class Rows:
@@ -210,14 +200,9 @@ class Probe:
         The feature sets, their columns as slices of the maps side by side.
     split
         Which images are tested when.
-    penalties
-        The lambda path.
     permutations, seed
         Shufflings of the labels within folds, each refitted with the penalties chosen on the real
         labels.
-    notebook_only
-        Only the notebook's protocol: lambda 1 and no intercept, tested on fold 0. Otherwise it
-        is done on fold 0 beside the rest.
     """
 
     def __init__(
@@ -226,17 +211,12 @@ class Probe:
         sets: Sequence[SetFit],
         split: Split,
         *,
-        penalties: tuple[float, ...] = LAMBDAS,
         permutations: int = 0,
         seed: int = 0,
-        notebook_only: bool = False,
     ) -> None:
         self.features = tuple(maps)
         self._sets = list(sets)
         self._split = split
-        self._penalties = penalties
         self._permutations = permutations
         self._seed = seed
-        self._notebook_only = notebook_only
         self._rows = Rows(maps, split.folds)
-        self._scratch = Scratch()

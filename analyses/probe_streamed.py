@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from analyses.passes import THREADS, Arrays
 from analyses.permutation import group_sums
-from analyses.probe_split import Floats, Probe, SetFit, Split, notebook_scaling
-from analyses.ridge import Primal, Scaling, Scratch, choose_penalty, one_hot
+from analyses.probe_split import Floats, Probe, SetFit, Split
+from analyses.ridge import Primal, Scaling, choose_penalty, one_hot
 
 _Block = tuple[int, int, int, int]
 """Columns of one map and of another: start, stop, start, stop."""
@@ -142,7 +142,6 @@ class StreamedProbe(Probe):
             with ThreadPoolExecutor(max(1, min(THREADS, at_once))) as pool:
                 for models in pool.map(fit, product([one], range(self._split.n_folds))):
                     self._models += models
-            self._scratch = Scratch()
             needed = _pairs(left)
             for group in self._groups:
                 group.gram = {key: group.gram[key] for key in group.gram if key in needed}
@@ -208,36 +207,26 @@ class StreamedProbe(Probe):
         del gram
         cross = np.ascontiguousarray(class_sums[:, used].T)
 
-        def problem(scale: Floats) -> Primal:
-            """Ridge on columns divided by `scale`, which it divides `scaled` by."""
-            np.divide(scaled, scale[:, None], out=scaled)
-            np.divide(scaled, scale, out=scaled)
-            np.divide(cross, scale[:, None], out=cross)
-            return Primal(scaled, cross, square, n, self._scratch)
-
-        models: list[_Model] = []
-        path = problem(scaling.scale[used])
-        if not self._notebook_only:
-            found = choose_penalty(path, self._penalties)
-            one.penalties[fold] = found.penalty
-            model = _linear(found.coefficients, scaling, frequency)
-            models.append((one, fold, "default", model))
-            if self._permutations:
-                null = one.select(others[0].null_sums)[..., used]
-                for group in others[1:]:
-                    null += one.select(group.null_sums)[..., used]
-                null -= by_class[:, None] * mean[used]
-                null /= scaling.scale[used]
-                weights = found.factor.solve(null.reshape(-1, len(used)).T)
-                intercept = np.tile(frequency, self._permutations)
-                models.append((one, fold, "null", _linear(weights, scaling, intercept)))
-        if fold == 0:
-            old, penalty = notebook_scaling(scaling, n)
-            if old is not scaling:
-                path = problem(old.scale[used] / scaling.scale[used])
-            weights = path.at(penalty, criterion=False).coefficients
-            model = _linear(weights, old, np.zeros(self._split.n_classes))
-            models.append((one, fold, "notebook", model))
+        scale = scaling.scale[used]
+        np.divide(scaled, scale[:, None], out=scaled)
+        np.divide(scaled, scale, out=scaled)
+        np.divide(cross, scale[:, None], out=cross)
+        choice = choose_penalty(Primal(scaled, cross, square, n))
+        del scaled
+        one.note(fold, choice)
+        found = choice.solved
+        models: list[_Model] = [
+            (one, fold, "default", _linear(found.coefficients, scaling, frequency))
+        ]
+        if self._permutations:
+            null = one.select(others[0].null_sums)[..., used]
+            for group in others[1:]:
+                null += one.select(group.null_sums)[..., used]
+            null -= by_class[:, None] * mean[used]
+            null /= scale
+            weights = found.solve(null.reshape(-1, len(used)).T)
+            intercept = np.tile(frequency, self._permutations)
+            models.append((one, fold, "null", _linear(weights, scaling, intercept)))
         return models
 
     def _gram(self, one: SetFit, groups: Sequence[_Group]) -> Floats:
@@ -273,15 +262,11 @@ class StreamedProbe(Probe):
         def predict(made: _Model) -> None:
             one, fold, kind, model = made
             member = np.flatnonzero(groups == fold)
-            if kind == "notebook" and self._notebook_only:
-                member = np.arange(len(index))
             if not len(member):
                 return
             scores = model.scores(one.select(values[member]))
             if kind == "default":
                 one.prediction[index[member]] = scores.argmax(axis=1)
-            elif kind == "notebook":
-                one.keep_notebook(self._split, index[member], scores)
             else:
                 shape = (len(member), self._permutations, self._split.n_classes)
                 predicted = scores.reshape(shape).argmax(axis=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 import numpy as np
@@ -14,16 +14,20 @@ from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
 from analyses.passes import THREADS, Passes, run
 from analyses.probe_held import HeldProbe
+from analyses.probe_notebook import NotebookProbe
 from analyses.probe_results import NAME, default_result, notebook_result
 from analyses.probe_split import SetFit, Split
 from analyses.probe_streamed import StreamedProbe
 from analyses.results import Result
 from analyses.ridge import stratified_folds
-from analyses.source import MapStore, require_classes, require_feature, require_grid
+from analyses.source import (
+    NOTEBOOK_IMAGES,
+    MapStore,
+    require_classes,
+    require_feature,
+    require_grid,
+)
 from frictionstore.text import printable
-
-if TYPE_CHECKING:
-    pass
 
 Floats = NDArray[np.float64]
 ProbeProtocol = Literal["default", "notebook"]
@@ -37,13 +41,43 @@ MEMORY = 1 << 30
 """Bytes that permutations may take."""
 
 
+def feature_sets(features: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return the maps of each feature set by its name, from names joined with "+" and ",".
+
+    Parameters
+    ----------
+    features
+        Feature sets separated by commas, or a sequence of such; spaces do not count.
+
+    Raises
+    ------
+    AnalysisError
+        If there is none, one joins nothing, or one names a map twice.
+    """
+    listed = features if isinstance(features, str) else ",".join(features)
+    sets: dict[str, tuple[str, ...]] = {}
+    for name in options.split_names(listed):
+        parts = tuple(part.strip() for part in name.split("+"))
+        if not all(parts):
+            raise AnalysisError(
+                f"feature set {printable(name)!r} has nothing on one side of a +: join maps as in "
+                "S+friction"
+            )
+        if len(set(parts)) != len(parts):
+            raise AnalysisError(f"feature set {printable(name)!r} names a map twice")
+        sets["+".join(parts)] = parts
+    if not sets:
+        raise AnalysisError("no features were named: name a map or several joined with +")
+    return sets
+
+
 class RidgeProbe:
     """The analysis, asked for: see `ridge_probe` for the parameters."""
 
     def __init__(
         self,
         *,
-        features: Sequence[str] = DEFAULT_FEATURES,
+        features: str | Sequence[str] = DEFAULT_FEATURES,
         folds: int = 5,
         permutations: int = PERMUTATIONS,
         seed: int = 0,
@@ -55,16 +89,10 @@ class RidgeProbe:
             raise AnalysisError(f"protocol is {protocol!r}: it must be 'default' or 'notebook'")
         if folds < 2:
             raise AnalysisError(f"folds is {folds}: it must be 2 or more")
-        if isinstance(features, str):
-            raise AnalysisError(
-                f"features is the text {features!r}: give a list of feature sets, such as "
-                f"[{features!r}]"
-            )
-        if not features:
-            raise AnalysisError("no features were named: name a map or several joined with +")
         if order is not None and protocol != "notebook":
             raise AnalysisError("an order of the images belongs to protocol 'notebook' only")
-        self.features = tuple(dict.fromkeys(features))
+        self._sets = feature_sets(features)
+        self.features = tuple(self._sets)
         self.folds = folds
         self.permutations = 0 if protocol == "notebook" else permutations
         self.seed = seed
@@ -76,11 +104,8 @@ class RidgeProbe:
         self.store: MapStore = store
         rows, cols = require_grid(store, NAME)
         self.classes = require_classes(store, NAME)
-        sets = [(name, [part.strip() for part in name.split("+")]) for name in self.features]
         maps: dict[str, int] = {}
-        for name, parts in sets:
-            if len(set(parts)) != len(parts):
-                raise AnalysisError(f"feature set {printable(name)!r} names a map twice")
+        for parts in self._sets.values():
             for part in parts:
                 maps.setdefault(part, rows * cols * require_feature(store, part))
         ends = np.cumsum(list(maps.values()))
@@ -89,46 +114,58 @@ class RidgeProbe:
             for (part, width), end in zip(maps.items(), ends, strict=True)
         }
         n = store.n_images
-        self.split = self._split()
-        n_folds = self.split.n_folds
-        columns = {name: sum(maps[part] for part in parts) for name, parts in sets}
-        probe = self._choose_form(sum(maps.values()), list(columns.values()))
+        self.notebook_split = self._draw_notebook()
+        if self.protocol == "default":
+            self.split = self._draw_folds()
         self.sets = [
             SetFit(
                 name=name,
                 columns={part: place[part] for part in parts},
                 prediction=np.full(n, -1, np.int64),
                 notebook_prediction=np.full(n, -1, np.int64),
-                null_correct=np.zeros((n_folds, self.permutations), np.int64),
-                penalties=np.full(n_folds, np.nan),
-                used=np.zeros(n_folds, np.int64),
+                null_correct=np.zeros((self.folds, self.permutations), np.int64),
+                penalties=np.full(self.folds, np.nan),
+                ends=[""] * self.folds,
+                used=np.zeros(self.folds, np.int64),
             )
-            for name, parts in sets
+            for name, parts in self._sets.items()
         ]
+        drawn = {"permutations": self.permutations, "seed": self.seed}
+        default = self.protocol == "default"
+        if default and self._choose_form(sum(maps.values())) == "held":
+            passes.share(
+                ("probe", id(self)),
+                lambda: HeldProbe(
+                    maps, self.sets, self.split, notebook=self.notebook_split, **drawn
+                ),
+            )
+            return
+        if default:
+            passes.share(
+                ("probe", id(self)), lambda: StreamedProbe(maps, self.sets, self.split, **drawn)
+            )
         passes.share(
-            ("probe", id(self)),
-            lambda: probe(
-                maps, self.sets, self.split, permutations=self.permutations, seed=self.seed,
-                notebook_only=self.protocol == "notebook",
-            ),
-        )  # fmt: skip
+            ("notebook probe", id(self)),
+            lambda: NotebookProbe(maps, self.sets, self.notebook_split),
+        )
 
-    def _choose_form(self, width: int, columns: Sequence[int]) -> type[HeldProbe | StreamedProbe]:
+    def _choose_form(self, width: int) -> Literal["held", "streamed"]:
         """Return how to go about it: rows in memory if they are few, Gram matrices otherwise.
 
-        `width` is the columns of all maps together, `columns` those of each set.
+        `width` is the columns of all maps together.
         """
         split, n_classes = self.split, self.classes.n
+        columns = [one.n_columns for one in self.sets]
         n_rows = int((split.folds >= 0).sum())
         if n_rows * width * 8 <= HELD or max(columns) > split.smallest_training:
             n_test = n_rows - split.smallest_training
             # Labels under permutation, and sums of what predicts the test images, per thread.
             self._check_memory(16 * n_rows + 16 * (n_classes + 1) * n_test * THREADS)
-            return HeldProbe
+            return "held"
         # Class sums by fold, and weights of every set on every fold.
         sums = split.n_groups * width
         self._check_memory(8 * n_classes * (sums + split.n_folds * sum(columns)))
-        return StreamedProbe
+        return "streamed"
 
     def _check_memory(self, per_permutation: int) -> None:
         needed = self.permutations * per_permutation
@@ -138,31 +175,37 @@ class RidgeProbe:
                 f"--permutations {MEMORY // per_permutation} or fewer"
             )
 
-    def _split(self) -> Split:
-        labels, n_classes = self.classes.labels, self.classes.n
-        labelled = np.flatnonzero(labels >= 0)
-        if self.protocol == "notebook":
-            if self.order is None:
-                order = np.random.default_rng(self.seed).permutation(labelled)
-            else:
-                order = self.order
-                if not np.array_equal(np.sort(order), labelled):
-                    raise AnalysisError(
-                        f"the order of the images must name each of the {len(labelled)} labelled "
-                        f"rows once: it has {len(order)} entries"
-                    )
-            n_train = int(NOTEBOOK_TRAIN * len(order))
-            folds = np.full(len(labels), -1, np.int64)
-            folds[order[:n_train]] = 1
-            folds[order[n_train:]] = 0
-            return Split(labels, folds, 1, n_classes)
-        if len(labelled) < self.folds:
+    def _draw_folds(self) -> Split:
+        labels = self.classes.labels
+        n_labelled = self.classes.n_labelled
+        if n_labelled < self.folds:
             raise AnalysisError(
                 f"{self.folds} folds need at least as many labelled images and "
-                f"{printable(self.store.name)} has {len(labelled)}: use fewer folds"
+                f"{printable(self.store.name)} has {n_labelled}: use fewer folds"
             )
         rng = np.random.default_rng(self.seed)
-        return Split(labels, stratified_folds(labels, self.folds, rng), self.folds, n_classes)
+        folds = stratified_folds(labels, self.folds, rng)
+        return Split(labels, folds, self.folds, self.classes.n)
+
+    def _draw_notebook(self) -> Split:
+        """Return the notebook's split: 0 for what it tests, 1 for what it trains on."""
+        labels = self.classes.labels
+        first = np.flatnonzero(labels >= 0)[:NOTEBOOK_IMAGES]
+        if self.order is None:
+            order = np.random.default_rng(self.seed).permutation(first)
+        else:
+            order = self.order
+            if not np.array_equal(np.sort(order), first):
+                which = "first " if len(first) < self.classes.n_labelled else ""
+                raise AnalysisError(
+                    f"the order of the images must name each of the {which}{len(first)} labelled "
+                    f"rows once: it has {len(order)} entries"
+                )
+        n_train = int(NOTEBOOK_TRAIN * len(order))
+        folds = np.full(len(labels), -1, np.int64)
+        folds[order[:n_train]] = 1
+        folds[order[n_train:]] = 0
+        return Split(labels, folds, 1, self.classes.n)
 
     def result(self) -> Result:
         return notebook_result(self) if self.protocol == "notebook" else default_result(self)
@@ -171,7 +214,7 @@ class RidgeProbe:
 def ridge_probe(
     store: MapStore,
     *,
-    features: Sequence[str] = DEFAULT_FEATURES,
+    features: str | Sequence[str] = DEFAULT_FEATURES,
     folds: int = 5,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
@@ -190,7 +233,7 @@ def ridge_probe(
     store
         An open store, or anything with its interface.
     features
-        Feature sets: maps, or maps joined with "+".
+        Feature sets: maps, or maps joined with "+", as a list or separated by commas.
     folds
         Number of stratified folds, at least 2.
     permutations
@@ -198,18 +241,20 @@ def ridge_probe(
     seed
         Seed of folds, permutations and the notebook's split.
     protocol
-        "default", or "notebook" for one 80/20 split with lambda 1.
+        "default", or "notebook" for one 80/20 split of the first 2,000 labelled images with
+        lambda 1.
     order
-        For the notebook's protocol: the labelled images' rows in the order of the split, the
-        first 80% for training; None draws one.
+        For the notebook's protocol: the rows of these images in the order of the split, the first
+        80% for training; None draws one.
     show_progress
         Show a bar on standard error.
 
     Returns
     -------
     Result
-        Tables `sets` (accuracy with Wilson's 95% interval), `comparisons` (paired differences
-        with Tango's 95% interval and McNemar's exact p) and `classes`. Arrays
+        Tables `sets` (accuracy with Wilson's 95% interval, p, and p by the best set under each
+        permutation), `comparisons` (paired differences with Tango's 95% interval and McNemar's
+        exact p), `classes` and `penalties` (the chosen one by set and fold). Arrays
         `prediction` (set, image), `fold` (image,), `confusion` (set, true, predicted) and
         `penalty` (set, fold).
 
@@ -231,9 +276,9 @@ def ridge_probe(
 @click.option(
     "--features",
     "--feature",
-    callback=options.split_option,
-    default=",".join(DEFAULT_FEATURES),
-    show_default=True,
+    multiple=True,
+    default=DEFAULT_FEATURES,
+    show_default=",".join(DEFAULT_FEATURES),
     help="Feature sets to compare, separated by commas; + joins maps, log_NAME is a logarithm.",
 )
 @click.option(
@@ -246,7 +291,7 @@ def ridge_probe(
     type=click.Choice(["default", "notebook"]),
     default="default",
     show_default=True,
-    help="The notebook's is one 80/20 split with lambda 1.",
+    help="The notebook's is one 80/20 split of the first 2,000 images with lambda 1.",
 )
 def command(
     target: options.Target,
