@@ -29,6 +29,25 @@ def _true_eigenvalues(A: np.ndarray) -> np.ndarray:
     return np.linalg.eigvalsh(A.astype(np.float64))[:, ::-1]
 
 
+def _eigenvalue_bound(A: np.ndarray, share: float) -> np.ndarray:
+    """`share` of the norm; above n = 8, where that is less than rounding does, eight times that.
+
+    Products of matrices are the library's there, in an order that depends on the processor. What
+    rounding does: the largest change under 16 symmetric changes of one unit in the last place.
+    """
+    bound = share * _norms(A)
+    if A.shape[-1] <= 8:
+        return bound
+    before = _measure(A, "reference")["eigenvalues"]
+    rng, noise = np.random.default_rng(0), np.zeros(len(A))
+    for _ in range(16):
+        step = np.triu(rng.integers(-1, 2, A.shape))
+        moved = A + np.spacing(np.abs(A)) * (step + np.triu(step, 1).swapaxes(1, 2))
+        change = _measure(moved.astype(np.float32), "reference")["eigenvalues"] - before
+        noise = np.maximum(noise, np.abs(change).max(axis=1))
+    return np.maximum(bound, 8 * noise)
+
+
 @CASES
 @pytest.mark.parametrize("family", REGULAR)
 def test_conforms_to_upstream(kernel, n, family, vectors):
@@ -48,7 +67,7 @@ def test_conforms_to_upstream(kernel, n, family, vectors):
     assert np.mean(same[stable]) >= 0.995
 
     difference = np.abs(packet["eigenvalues"] - stored["eigenvalues"][:, ::-1]).max(axis=1)
-    assert np.all(difference <= 1e-5 * _norms(stored["A"]))
+    assert np.all(difference <= _eigenvalue_bound(stored["A"], 1e-5))
 
 
 @CASES
@@ -61,10 +80,10 @@ def test_degenerate_families_are_finite(kernel, n, family, vectors):
     for name in ("eigenvalues", "friction", "settle", "char_coeffs", "refinement_residual"):
         assert packet[name].shape == stored[name].shape
     # The eigenvectors of equal roots coincide, and what orthonormalising them gives hangs on every
-    # bit. Up to n = 12 the bits suffice; rank-one matrices at n = 16 differ in a few of 48.
+    # bit: above n = 8, where the bits are not upstream's, on rounding alone.
     norms = _norms(stored["A"])
     difference = np.abs(packet["eigenvalues"] - stored["eigenvalues"][:, ::-1]).max(axis=1)
-    assert np.mean(difference <= 1e-4 * norms) >= (0.9 if (n, family) == (16, "rank_one") else 1.0)
+    assert np.all(difference <= _eigenvalue_bound(stored["A"], 1e-4))
     sound = packet["refinement_residual"] < 1e-4
     difference = np.abs(packet["eigenvalues"] - _true_eigenvalues(stored["A"])).max(axis=1)
     assert np.all(difference[sound] <= 1e-4 * norms[sound])

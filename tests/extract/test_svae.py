@@ -73,7 +73,9 @@ def test_friction_and_settle_of_upstreams_gram_matrices(name: str) -> None:
     noise = np.zeros_like(expected)
     rng = np.random.default_rng(0)
     stable = np.ones(expected.shape, bool)
-    for _ in range(16):  # the definition's own yardstick: a symmetric change of one unit
+    # The definition's own yardstick: symmetric changes of one unit. Friction at D = 16 is nothing
+    # but rounding, with tails that 16 changes do not show.
+    for _ in range(16 if gram.shape[-1] <= 8 else 100):
         step = rng.integers(-1, 2, vectors["gram"].shape)
         step = np.triu(step) + np.swapaxes(np.triu(step, 1), -1, -2)
         moved = vectors["gram"] + np.spacing(np.abs(vectors["gram"])) * step
