@@ -101,6 +101,30 @@ def family_wise_p(observed: ArrayLike, maxima: ArrayLike) -> Floats:
     return np.asarray(p_from_counts(len(ordered) - below, len(ordered), observed))
 
 
+def holm(p: ArrayLike) -> Floats:
+    """Return Holm's adjusted p, which bounds the chance of any false claim in the family.
+
+        adjusted p_(k) = max over j <= k of min(1, (n - j + 1) p_(j)), of p in ascending order
+
+    Parameters
+    ----------
+    p
+        Array of p-values in [0, 1], NaN for tests that were not done: they are not counted.
+
+    References
+    ----------
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scandinavian Journal of
+    Statistics 6, 65-70.
+    """
+    p = np.asarray(p, np.float64)
+    order = np.argsort(p, axis=None)  # NaN last
+    done = order[: int(np.isfinite(p).sum())]
+    steps = p.flat[done] * np.arange(len(done), 0, -1)
+    adjusted = np.full(p.shape, np.nan)
+    adjusted.flat[done] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
 def benjamini_hochberg(p: ArrayLike, axis: int | None = None) -> Floats:
     """Return Benjamini-Hochberg adjusted p-values (q-values).
 

@@ -6,6 +6,7 @@ An analysis that is not named here (another package's) appears with its own ques
 from __future__ import annotations
 
 HEADINGS: dict[str, str] = {
+    "summary": "Summary",
     "spatial-cv": "Spatial structure within images",
     "class-distance": "Class mean maps and their distances",
     "center-edge": "Centre against edge",
