@@ -25,6 +25,8 @@ from analyses.summary import plans, summary
 from frictionstore.text import listed, printable
 
 FRICTION = "friction"
+PERMUTED = {"class-distance", "f-statistic", "spatial-cv"}
+"""Analyses that permute labels or patches, other than ridge-probe."""
 
 
 @dataclass
@@ -246,6 +248,10 @@ def command(
     only: tuple[str, ...] | None,
 ) -> None:
     """Do every analysis that the store allows, in as few passes over it as they can share."""
+    if only is not None and "ridge-probe" not in only:
+        options.refuse_given("without ridge-probe", "folds", "probe_permutations")
+    if only is not None and not {*only} & PERMUTED:
+        options.refuse_given(f"without {' or '.join(sorted(PERMUTED))}", "permutations")
     target.check_out()
     results = analyze_all(
         target.open(),

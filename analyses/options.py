@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from analyses.errors import AnalysisError
 from analyses.source import logarithm_of
@@ -135,6 +136,16 @@ class Target:
             folder = save_all(results, self.out, figures=self.draw)
             instead = f" instead of {count} earlier of the same analysis and map" if count else ""
             click.echo(f"saved in {printable(folder)}{instead}", err=self.as_json)
+
+
+def refuse_given(reason: str, *names: str) -> None:
+    """Raise if one of these options of the running command was given: it would have no effect."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} has no effect {reason}: leave it out"
+            )
 
 
 def split_option(

@@ -367,6 +367,7 @@ def command(
     if results is None:
         target.run([Summary(feature=feature, permutations=permutations, seed=seed)])
     else:
+        options.refuse_given("on results that are made already", "permutations", "seed")
         target.check_out()
         target.emit([summary(target.open(), feature=feature, results=results, seed=seed)])
 

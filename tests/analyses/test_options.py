@@ -66,8 +66,10 @@ def found(name: str, store: str, *arguments: str) -> list[dict[str, Any]]:
         "--permutations", "20"]  # fmt: skip
     if name == "all":
         quick += ["--probe-permutations", "3"]
-    if "--permutations" in arguments:
+    if "--permutations" in arguments or "notebook" in arguments:
         quick = quick[2:]
+    if "--only" in arguments:
+        quick = []
     run = CliRunner().invoke(analyze, [name, store, "--json", *quick, *arguments])
     assert run.exit_code == 0, run.output
     content = json.loads(run.stdout)
@@ -94,6 +96,29 @@ def test_every_option_changes_what_is_found(name: str, option: click.Option, mad
     numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
     before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]
     assert numbers != before, (name, flag)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["ridge-probe", "STORE", "--protocol", "notebook", "--folds", "3"], "--folds"),
+        (["ridge-probe", "STORE", "--protocol", "notebook", "--permutations", "3"],
+         "--permutations"),
+        (["summary", "STORE", "--results", "RESULTS", "--seed", "3"], "--seed"),
+        (["summary", "STORE", "--results", "RESULTS", "--permutations", "3"], "--permutations"),
+        (["all", "STORE", "--only", "image-summary", "--folds", "3"], "--folds"),
+        (["all", "STORE", "--only", "f-statistic", "--probe-permutations", "3"],
+         "--probe-permutations"),
+        (["all", "STORE", "--only", "center-edge,ridge-probe", "--permutations", "3"],
+         "--permutations"),
+    ],
+)  # fmt: skip
+def test_options_that_do_nothing_beside_others_are_refused(arguments, option, made, tmp_path):
+    given = {"STORE": made, "RESULTS": str(tmp_path)}
+    run = CliRunner().invoke(analyze, [given.get(part, part) for part in arguments])
+    assert run.exit_code == 2
+    assert f"{option} has no effect" in run.stderr
+    assert run.stdout == ""
 
 
 @pytest.mark.parametrize("name", [*analyses.REGISTRY, "all"])
