@@ -13,6 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+ANALYSES = Path("frictionstore", "analyses")
 PAGE = Path("frictionstore", "explorer_page", "index.html")
 
 
@@ -22,9 +23,14 @@ class ExplorerHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = Path(self.root)
+        if not (root / ANALYSES).is_dir():
+            raise RuntimeError(
+                f"{ANALYSES} is not the link to analyses/ that it is in git: get the sources with "
+                "git or as a .tar.gz, which keep links"
+            )
         if version == "editable":
             return
-        root = Path(self.root)
         problem = build_page(root)
         if problem is not None:
             self.app.display_warning(

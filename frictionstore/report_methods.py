@@ -31,8 +31,9 @@ METHODS: dict[str, str] = {
     ),
     "center-edge": (
         "The mean of the patches near the border is divided by the mean of the central block, "
-        "image by image, with a 95% interval over images. A paired t test per class asks whether "
-        "the two differ, corrected over classes by the Benjamini-Hochberg procedure."
+        "with a 95% interval over images; of logarithms, the ratio is that of geometric means. "
+        "Paired t tests ask whether the two differ, by mode over all images with Holm's "
+        "correction, and by class with the Benjamini-Hochberg procedure."
     ),
     "f-statistic": (
         "A one-way analysis of variance at every position and mode gives F with its degrees of "
