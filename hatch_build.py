@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # a build knows only what it req
 
 from frictionstore.page import PAGE, build_page
 
+ANALYSES = Path("frictionstore", "analyses")
+
 
 class ExplorerHook(BuildHookInterface):
     """Builds `explorer/` with npm and adds the page to the wheel."""
@@ -23,9 +25,14 @@ class ExplorerHook(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = Path(self.root)
+        if not (root / ANALYSES).is_dir():
+            raise RuntimeError(
+                f"{ANALYSES} is not the link to analyses/ that it is in git: get the sources with "
+                "git or as a .tar.gz, which keep links"
+            )
         if version == "editable":
             return
-        root = Path(self.root)
         problem = build_page(root)
         if problem is not None:
             self.app.display_warning(

@@ -1,9 +1,13 @@
 """Analyses of friction maps: each reads a store and gives a result with error bars.
 
-    >>> import analyses, frictionstore as fs
+    >>> import frictionstore as fs
+    >>> from frictionstore import analyses
     >>> result = analyses.f_statistic(fs.open("data/digits-speckle.zarr"))  # doctest: +SKIP
 
-Nothing is imported before it is used; nothing here needs torch.
+The folder lies at the top of the repository and is the package `frictionstore.analyses`: by the
+link `frictionstore/analyses` in a checkout, as a plain folder in a wheel. The name `analyses` by
+itself belongs to whoever has a folder of that name. Nothing is imported before it is used; nothing
+here needs torch.
 """
 
 from __future__ import annotations
@@ -13,6 +17,13 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+if __name__ == "analyses":
+    # Found by its folder's name: a second copy of every module, with classes of its own.
+    raise ImportError(
+        "this folder is the package frictionstore.analyses: write 'from frictionstore import "
+        "analyses'"
+    )
 
 if TYPE_CHECKING:
     from analyses.center_edge import center_edge
@@ -73,7 +84,7 @@ class _Registry(Mapping[str, Registered]):
 @cache
 def _registered() -> dict[str, Registered]:
     found = {
-        name: Registered(text, f"analyses.{name.replace('-', '_')}:command")
+        name: Registered(text, f"{__name__}.{name.replace('-', '_')}:command")
         for name, text in _BUILT_IN.items()
     }
     for point in entry_points(group=ENTRY_POINTS):
@@ -86,11 +97,11 @@ REGISTRY: Mapping[str, Registered] = _Registry()
 
 _MODULES = {name.replace("-", "_") for name in _BUILT_IN}
 _NAMES = {
-    "AnalysisError": "analyses.errors",
-    "MemoryStore": "analyses.source",
-    "Moments": "analyses.moments",
-    "Result": "analyses.results",
-    "analyze_all": "analyses.everything",
+    "AnalysisError": "errors",
+    "MemoryStore": "source",
+    "Moments": "moments",
+    "Result": "results",
+    "analyze_all": "everything",
 }
 
 __all__ = [
@@ -113,10 +124,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return import_module(f"analyses.{name}")  # a module that can be called
+        return import_module(f"{__name__}.{name}")  # a module that can be called
     if name in _NAMES:
-        return getattr(import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'analyses' has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,14 @@ from analyses.callable_module import make_callable
 from analyses.errors import AnalysisError
 from analyses.passes import Arrays, Passes, run
 from analyses.results import Columns, Result, provenance
-from analyses.source import MapStore, mode_name, require_classes, require_feature, require_grid
+from analyses.source import (
+    MapStore,
+    logarithm_of,
+    mode_name,
+    require_classes,
+    require_feature,
+    require_grid,
+)
 from analyses.terminal import number, p_text
 from frictionstore.text import listed
 
@@ -25,6 +32,8 @@ Floats = NDArray[np.float64]
 NAME = "center-edge"
 QUESTION = "Do edge patches differ from central ones?"
 ALL_MODES = "all modes"
+TOLD = 4
+"""Modes whose figures the answer gives; the table has all."""
 
 
 def central_block(rows: int, cols: int, border: int | None = None) -> NDArray[np.bool_]:
@@ -72,7 +81,8 @@ class Comparison:
     centre, edge, ratio
         Mean over images of the central and the edge mean, and edge / centre.
     ratio_low, ratio_high
-        Fieller's interval of the ratio; NaN where the centre is not clearly different from 0.
+        Fieller's interval of the ratio; NaN where the centre is not clearly different from 0. Of
+        logarithms (`geometric`) the ratio is that of geometric means, and so is its interval.
     difference, difference_low, difference_high
         Mean of edge - centre over images, and its t interval.
     t, p
@@ -93,11 +103,17 @@ class Comparison:
     p: Floats
 
 
-def compare(centre: Floats, edge: Floats, level: float = 0.95) -> Comparison:
+def compare(
+    centre: Floats, edge: Floats, level: float = 0.95, *, geometric: bool = False
+) -> Comparison:
     """Compare edge and centre of the same images.
 
         t = mean(e - c) / (sd(e - c) / sqrt(n))
         the ratio's interval is {R : |mean(e - R c)| <= t_{n-1} sd(e - R c) / sqrt(n)}
+
+    Of decimal logarithms a quotient depends on the unit of the map; the ratio is then
+
+        10^mean(e - c), with ten to the power of the ends of the difference's interval.
 
     Parameters
     ----------
@@ -106,6 +122,8 @@ def compare(centre: Floats, edge: Floats, level: float = 0.95) -> Comparison:
         each image; at least 2 images.
     level
         Coverage of the intervals, in (0, 1).
+    geometric
+        The values are decimal logarithms.
 
     References
     ----------
@@ -125,17 +143,11 @@ def compare(centre: Floats, edge: Floats, level: float = 0.95) -> Comparison:
     varies = difference.min(axis=0) != difference.max(axis=0)
     error = np.sqrt(np.square(difference - d).sum(axis=0) / (n * (n - 1)))
     t = np.divide(d, error, out=np.full(d.shape, np.nan), where=varies & (error > 0))
-    squared = quantile * quantile
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(c == 0, np.nan, e / c)
-        g = squared * vc / np.square(c)
-        middle = ratio - squared * cov / np.square(c)
-        root = ve - 2 * ratio * cov + np.square(ratio) * vc
-        root = root - squared * (vc * ve - np.square(cov)) / np.square(c)
-        half = quantile * np.sqrt(np.maximum(root, 0.0)) / np.abs(c)
-        bounded = (g < 1) & (c != 0)
-        low = np.where(bounded, (middle - half) / (1 - g), np.nan)
-        high = np.where(bounded, (middle + half) / (1 - g), np.nan)
+    if geometric:
+        ends = (d, d - quantile * error, d + quantile * error)
+        ratio, low, high = (np.power(10.0, x) for x in ends)
+    else:
+        ratio, low, high = _fieller(c, e, vc, ve, cov, quantile)
     return Comparison(
         n=n,
         centre=c,
@@ -149,6 +161,24 @@ def compare(centre: Floats, edge: Floats, level: float = 0.95) -> Comparison:
         t=t,
         p=np.asarray(2.0 * stdtr(n - 1, -np.abs(t))),
     )
+
+
+def _fieller(
+    c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float
+) -> tuple[Floats, Floats, Floats]:
+    """Return e / c and its interval, from the variances and the covariance of the two means."""
+    squared = quantile * quantile
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(c == 0, np.nan, e / c)
+        g = squared * vc / np.square(c)
+        middle = ratio - squared * cov / np.square(c)
+        root = ve - 2 * ratio * cov + np.square(ratio) * vc
+        root = root - squared * (vc * ve - np.square(cov)) / np.square(c)
+        half = quantile * np.sqrt(np.maximum(root, 0.0)) / np.abs(c)
+        bounded = (g < 1) & (c != 0)
+        low = np.where(bounded, (middle - half) / (1 - g), np.nan)
+        high = np.where(bounded, (middle + half) / (1 - g), np.nan)
+    return ratio, low, high
 
 
 _FIGURES = [f.name for f in fields(Comparison) if f.name != "n"]
@@ -222,16 +252,19 @@ class CenterEdge:
         edge = np.column_stack([regions.edge.mean(axis=1), regions.edge[:, varying]])
         names = [ALL_MODES, *(mode_name(int(m), self.n_modes) for m in varying)]
         labelled = classes.labels >= 0
+        geometric = logarithm_of(self.feature) is not None and self.feature not in self.store.maps
         by_class = [
-            compare(centre[classes.labels == c], edge[classes.labels == c])
+            compare(centre[classes.labels == c], edge[classes.labels == c], geometric=geometric)
             for c in range(classes.n)
         ]
-        pooled = compare(centre[labelled], edge[labelled])
+        pooled = compare(centre[labelled], edge[labelled], geometric=geometric)
+        p_modes = permutation.holm(pooled.p[1:])
         q = permutation.benjamini_hochberg(np.stack([one.p for one in by_class]))
         columns: dict[str, Columns] = {
             "classes": _columns(by_class, classes.names, q, 0),
             "modes": {"mode": names, "images": [pooled.n] * len(names)}
-            | {key: getattr(pooled, key) for key in _FIGURES},
+            | {key: getattr(pooled, key) for key in _FIGURES}
+            | {"p_modes": [np.nan, *p_modes]},
         }
         by_mode = [_columns(by_class, classes.names, q, j) for j in range(len(names))]
         columns["classes_by_mode"] = {
@@ -260,6 +293,9 @@ class CenterEdge:
             "difference": float(pooled.difference[0]),
             "t": float(pooled.t[0]),
             "p": float(pooled.p[0]),
+            "p_modes": float(np.fmin.reduce(p_modes, initial=np.nan)),
+            "modes_different": int((p_modes <= self.alpha).sum()),
+            "modes_tested": int(np.isfinite(p_modes).sum()),
             "classes_different": n_different,
             "central_patches": int(self.central.sum()),
             "edge_patches": int((~self.central).sum()),
@@ -270,7 +306,7 @@ class CenterEdge:
                     "class": name,
                     "center": float(one.centre[0]),
                     "edge": float(one.edge[0]),
-                    "ratio": float(one.edge[0] / (one.centre[0] + 1e-8)),
+                    **({} if geometric else {"ratio": one.edge[0] / (one.centre[0] + 1e-8)}),
                 }
                 for name, one in zip(classes.names, by_class, strict=True)
             ]
@@ -294,18 +330,24 @@ class CenterEdge:
             caveats.append(
                 f"edge minus centre is the same in every image of {listed(same)}: there is no test"
             )
-        caveats += options.feature_caveats(self.feature, ratios=True)
+        if geometric:
+            caveats.append(
+                "values are decimal logarithms: difference is of these, ratio is ten to its power, "
+                "the ratio of the geometric means"
+            )
+        caveats += options.feature_caveats(self.feature)
 
         def figure() -> Figure:
             from analyses import figures
 
+            means = " of geometric means" if geometric else ""
             return figures.intervals(
                 [*classes.names, "all images"],
                 [*(one.ratio[0] for one in by_class), pooled.ratio[0]],
                 [*(one.ratio_low[0] for one in by_class), pooled.ratio_low[0]],
                 [*(one.ratio_high[0] for one in by_class), pooled.ratio_high[0]],
-                f"{self.feature}: edge / centre, 95% interval over images",
-                "edge / centre",
+                f"{self.feature}: edge / centre{means}, 95% interval over images",
+                f"edge / centre{means}",
                 reference={"no difference": 1.0},
             )
 
@@ -319,7 +361,11 @@ class CenterEdge:
             notebook=notebook,
             parameters={"border": self.border, "alpha": self.alpha},
             seed=None,
-            sentences=[_answer(self.feature, values, classes.n, self.alpha)],
+            sentences=[
+                _answer(self.feature, pooled, p_modes, names, self.alpha, geometric),
+                *([] if not constant else [f"Constant: {', '.join(constant)}."]),
+                _all_modes(values, classes.n, self.alpha, geometric),
+            ],
             caveats=caveats,
             provenance=provenance(self.store),
             figures={"edge_centre": figure},
@@ -336,18 +382,66 @@ def _columns(rows: list[Comparison], names: list[str], q: Floats | None, which: 
     return columns
 
 
-def _answer(feature: str, values: dict[str, Any], n_classes: int, alpha: float) -> str:
-    interval = f"95% interval {number(values['ratio_low'])} to {number(values['ratio_high'])}"
-    if np.isnan(values["p"]):
-        return f"{feature} at the edge is {number(values['ratio'])} times that in the centre."
-    if values["p"] > alpha:
-        verdict = f"{feature} shows no difference between edge and centre"
-    else:
-        verdict = f"{feature} is {'higher' if values['difference'] > 0 else 'lower'} at the edge"
+def _answer(
+    feature: str,
+    pooled: Comparison,
+    p_modes: Floats,
+    names: list[str],
+    alpha: float,
+    geometric: bool,
+) -> str:
+    """Return which modes differ, by the tests of all modes together."""
+    tested = int(np.isfinite(p_modes).sum())
+    if not tested:
+        return f"{feature} cannot be tested: edge minus centre is the same in every image."
+    family = f"Holm over {tested} mode{'s' if tested > 1 else ''}, {pooled.n} images"
+    different = np.flatnonzero(p_modes <= alpha)
+    if not different.size:
+        least = int(np.nanargmin(p_modes))
+        return (
+            f"{feature}: no evidence of a difference between edge and centre in any mode (smallest "
+            f"{p_text(float(p_modes[least]))}, {names[1 + least]}; {family})."
+        )
+    told = []
+    for k in different[np.argsort(p_modes[different], kind="stable")][:TOLD]:
+        side = "higher" if pooled.difference[1 + k] > 0 else "lower"
+        mode = "" if names[1:] == ["all"] else f"in {names[1 + k]} "
+        told.append(
+            f"{mode}({side} at the edge, {_ratio(pooled, 1 + int(k), geometric)}, "
+            f"{p_text(float(p_modes[k]))})"
+        )
+    more = f" and in {different.size - TOLD} more modes" if different.size > TOLD else ""
+    return f"{feature} differs between edge and centre {', '.join(told)}{more}; {family}."
+
+
+def _ratio(one: Comparison, which: int, geometric: bool) -> str:
+    """Return the ratio, and of logarithms the difference, each with its interval, in words."""
+    ratio = _interval(one.ratio_low[which], one.ratio_high[which])
+    if not geometric:
+        return f"edge / centre = {number(one.ratio[which])}, 95% interval {ratio}"
+    ends = _interval(one.difference_low[which], one.difference_high[which])
     return (
-        f"{verdict}: edge / centre = {number(values['ratio'])} ({interval} over images, paired "
-        f"t test {p_text(values['p'])}); the two differ in {values['classes_different']} of "
-        f"{n_classes} classes at q <= {alpha:g}."
+        f"edge - centre = {number(one.difference[which])} in log10, 95% interval {ends}: "
+        f"{number(one.ratio[which])} times, {ratio}"
+    )
+
+
+def _interval(low: float, high: float) -> str:
+    """Return an interval in words."""
+    if np.isnan(low) or np.isnan(high):
+        return "unbounded"
+    return f"{number(low)} to {number(high)}"
+
+
+def _all_modes(values: dict[str, Any], n_classes: int, alpha: float, geometric: bool) -> str:
+    """Return what the notebook looked at: the mean over all modes, and by class."""
+    interval = _interval(values["ratio_low"], values["ratio_high"])
+    what = "edge / centre of geometric means" if geometric else "edge / centre"
+    return (
+        f"With all modes averaged, as in the notebook, {what} = {number(values['ratio'])} (95% "
+        f"interval {interval} over images, paired t test {p_text(values['p'])}), and there is "
+        f"evidence of a difference in {values['classes_different']} of {n_classes} classes at "
+        f"q <= {alpha:g}."
     )
 
 
@@ -379,8 +473,9 @@ def center_edge(
     Result
         Tables `classes` (mean over all modes, one row per class), `modes` (all images, one row
         per mode) and `classes_by_mode`, each with the ratio's 95% interval and a paired t test;
-        q is Benjamini-Hochberg over classes and modes. Arrays of shape (class, 1 + varying
-        modes), the mean over all modes first.
+        q is Benjamini-Hochberg over classes and modes, `p_modes` is Holm's over the modes of all
+        images. Of a map of logarithms the ratio is ten to the power of the difference. Arrays of
+        shape (class, 1 + varying modes), the mean over all modes first.
 
     Raises
     ------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from analyses.errors import AnalysisError
 from analyses.source import logarithm_of
@@ -84,13 +85,18 @@ class Target:
     as_json: bool
     draw: bool
 
-    def open(self) -> MapStore:
-        """Open the store, seen with the asked-for classes only."""
+    @functools.cached_property
+    def opened(self) -> MapStore:
+        """The store, with images of the asked-for classes only."""
         import frictionstore
         from analyses.source import SelectedClasses
 
         store: MapStore = frictionstore.open(self.store)
         return store if self.classes is None else SelectedClasses(store, self.classes)
+
+    def open(self) -> MapStore:
+        """Return the store, with images of the asked-for classes only."""
+        return self.opened
 
     def run(self, plans: Iterable[Plan]) -> None:
         """Do the analyses in as few passes as they share, and give out their results."""
@@ -104,34 +110,42 @@ class Target:
         if self.out is not None:
             from analyses.results import check_folder
 
-            check_folder(self.out)
+            check_folder(self.out, self.opened.digest)
 
     def emit(self, results: Sequence[Result], *, brief: bool = False) -> None:
         """Print results and save them where that was asked for.
 
-        `brief` prints the answers of all, and tables and notes of the last one only.
+        `brief` prints the answers of all, and tables and notes of summaries only.
         """
-        from analyses.results import save_all
+        from analyses.results import earlier_results, save_all
         from analyses.terminal import answers, text
 
-        if self.classes is not None:
-            for result in results:
-                result.parameters["classes"] = list(self.classes)
         if self.as_json:
             if len(results) == 1:
                 click.echo(results[0].to_json())
             else:
                 click.echo("[" + ",\n".join(result.to_json() for result in results) + "]")
         elif brief:
-            click.echo(f"{answers(results[:-1])}\n\n{text(results[-1])}")
+            summaries = [result for result in results if result.analysis == "summary"]
+            others = [result for result in results if result.analysis != "summary"]
+            click.echo("\n\n".join([answers(others), *(text(result) for result in summaries)]))
         else:
             click.echo("\n\n".join(text(result) for result in results))
         if self.out is not None:
-            if len(results) == 1:
-                folder = results[0].save(self.out, figures=self.draw)
-            else:
-                folder = save_all(results, self.out, figures=self.draw)
-            click.echo(f"saved in {printable(folder)}", err=self.as_json)
+            count = earlier_results(self.out, results)
+            folder = save_all(results, self.out, figures=self.draw)
+            instead = f" instead of {count} earlier of the same analysis and map" if count else ""
+            click.echo(f"saved in {printable(folder)}{instead}", err=self.as_json)
+
+
+def refuse_given(reason: str, *names: str) -> None:
+    """Raise if one of these options of the running command was given: it would have no effect."""
+    context = click.get_current_context()
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} has no effect {reason}: leave it out"
+            )
 
 
 def split_option(
@@ -154,7 +168,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         "--classes",
         callback=split_option,
         metavar="A,B,...",
-        help="Use only these classes; images of others count as unlabelled.",
+        help="Use only images of these classes.",
     )
     @click.option(
         "--out",

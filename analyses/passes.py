@@ -73,6 +73,16 @@ class Passes:
             self._collectors[key] = make()
         return cast(C, self._collectors[key])
 
+    def attempt(self, plan: Plan) -> AnalysisError | None:
+        """Prepare a plan; return why it cannot be done, and register nothing of it then."""
+        before = dict(self._collectors)
+        try:
+            plan.prepare(self)
+        except AnalysisError as error:
+            self._collectors = before
+            return error
+        return None
+
     def run(self, *, show_progress: bool = False) -> None:
         """Read the store until no collector needs another pass.
 
@@ -117,7 +127,16 @@ def run(store: MapStore, plans: Sequence[Plan], *, show_progress: bool = False) 
     for plan in plans:
         plan.prepare(passes)
     passes.run(show_progress=show_progress)
-    return [plan.result() for plan in plans]
+    return [recorded(plan.result(), passes.store) for plan in plans]
+
+
+def recorded(result: Result, store: MapStore) -> Result:
+    """Record in a result what its store, a view of another, leaves out."""
+    selected = getattr(store, "selected_classes", None)
+    if selected is not None:
+        result.parameters["classes"] = list(selected)
+    result.caveats[:0] = getattr(store, "caveats", list)()
+    return result
 
 
 def _as_map(values: NDArray[Any]) -> NDArray[Any]:

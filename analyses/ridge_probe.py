@@ -302,6 +302,8 @@ def command(
     protocol: ProbeProtocol,
 ) -> None:
     """Classify images by ridge regression on flattened maps and compare feature sets."""
+    if protocol == "notebook":
+        options.refuse_given("with the notebook's protocol", "folds", "permutations")
     plan = RidgeProbe(
         features=features, folds=folds, permutations=permutations, seed=seed, protocol=protocol
     )

@@ -168,31 +168,103 @@ def logarithm_of(feature: str) -> str | None:
 
 
 class SelectedClasses:
-    """A store seen with some of its classes only: images of the others count as unlabelled.
+    """The images of some classes of a store, as a store: analyses see no others.
+
+    Every analysis reads through it, so that a restriction means the same in all of them. The
+    digest stays the store's; `selected_classes` says what was left of it.
 
     Raises
     ------
     AnalysisError
-        If a name is not one of the store's classes.
+        If no class or one that is not the store's is named, or none of its images is in them.
     """
 
     def __init__(self, store: MapStore, classes: Sequence[str]) -> None:
         names = class_labels(store)
+        where = printable(store.name)
+        if not classes:
+            raise AnalysisError("no class was named: name one or several, separated by commas")
+        if not names:
+            raise AnalysisError(
+                f"no image of {where} has a label, so that there is no class "
+                f"{printable(classes[0])!r} to choose: leave the restriction out"
+            )
         unknown = [name for name in classes if name not in names]
         if unknown:
             raise AnalysisError(
-                f"there is no class {printable(unknown[0])!r} in {printable(store.name)}: "
+                f"there is no class {printable(unknown[0])!r} in {where}: "
                 f"its classes are {listed(names, 8)}{did_you_mean(unknown[0], names)}"
             )
-        self._store = store
-        self.class_names = list(classes)
-        lookup = np.full(max(len(names), 1) + 1, -1, np.int32)
-        for new, name in enumerate(classes):
+        self.selected_classes = list(dict.fromkeys(classes))
+        lookup = np.full(len(names) + 1, -1, np.int32)
+        for new, name in enumerate(self.selected_classes):
             lookup[names.index(name)] = new
-        self.labels = lookup[np.asarray(store.labels)]
+        labels = lookup[np.asarray(store.labels)]
+        self._store = store
+        self._chosen = labels >= 0
+        self.class_names = self.selected_classes
+        self.labels = labels[self._chosen]
+        self.n_images = len(self.labels)
+        if not self.n_images:
+            raise AnalysisError(
+                f"{where} has no image of {listed(self.selected_classes)}: name another class"
+            )
+        self.image_ids = np.asarray(store.image_ids)[self._chosen]
+        self.name, self.digest, self.fingerprint = store.name, store.digest, store.fingerprint
+        self.grid, self.n_modes, self.maps = store.grid, store.n_modes, store.maps
+
+    def caveats(self) -> list[str]:
+        """Return the sentence that says what is left out."""
+        return [
+            f"only images of {listed(self.selected_classes, 8)} are used: {self.n_images} of "
+            f"{self._store.n_images}"
+        ]
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """As the store's, of the images chosen; rows are counted among these."""
+        start = 0
+        for rows, arrays in self._store.iter_chunks(names, batch=batch, threads=threads):
+            chosen = self._chosen[rows]
+            count = int(chosen.sum())
+            if count:
+                yield (
+                    slice(start, start + count),
+                    {name: values[chosen] for name, values in arrays.items()},
+                )
+            start += count
+
+
+class WithoutSmallClasses:
+    """A store in which the images of classes with fewer than 2 images count as unlabelled.
+
+    For several analyses at once: one image of a rare class must not stop those that compare
+    classes, and those that do not compare still see it.
+    """
+
+    def __init__(self, store: MapStore) -> None:
+        names = class_labels(store)
+        labels = np.asarray(store.labels)
+        counts = np.bincount(labels[labels >= 0], minlength=len(names))
+        kept = np.flatnonzero(counts >= 2)
+        lookup = np.full(len(names) + 1, -1, np.int32)
+        lookup[kept] = np.arange(len(kept))
+        self._store = store
+        self.small = {names[c]: int(counts[c]) for c in np.flatnonzero(counts < 2)}
+        self.class_names = [names[c] for c in kept]
+        self.labels = lookup[labels]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    def caveats(self) -> list[str]:
+        """Return the sentence that names the classes, after those of the store."""
+        some = listed([f"{name} ({count})" for name, count in self.small.items()], 8)
+        return [
+            *getattr(self._store, "caveats", list)(),
+            f"classes with fewer than 2 images are left out, their images unlabelled: {some}",
+        ]
 
 
 def class_labels(store: MapStore) -> list[str]:
@@ -314,6 +386,13 @@ def require_grid(store: MapStore, analysis: str) -> tuple[int, int]:
     return int(rows), int(cols)
 
 
+def maps_over_patches(store: MapStore) -> list[str]:
+    """Return the names of a store's maps that have values for every patch."""
+    from frictionstore.schema import MAPS
+
+    return [m for m in store.maps if m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS]
+
+
 def require_feature(store: MapStore, feature: str) -> int:
     """Return the number of modes of a map, or of the map whose logarithm is asked for.
 
@@ -324,7 +403,7 @@ def require_feature(store: MapStore, feature: str) -> int:
     """
     from frictionstore.schema import MAPS
 
-    usable = [m for m in store.maps if m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS]
+    usable = maps_over_patches(store)
     name = feature if feature in usable else logarithm_of(feature) or feature
     if name not in usable:
         raise AnalysisError(

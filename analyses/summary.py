@@ -18,7 +18,7 @@ from analyses.errors import AnalysisError
 from analyses.f_statistic import FStatistic
 from analyses.image_summary import ImageSummary
 from analyses.mode_variance import ModeVariance
-from analyses.passes import Passes, Plan, run
+from analyses.passes import Passes, Plan, recorded, run
 from analyses.results import Result, provenance, read_saved
 from analyses.ridge_probe import DEFAULT_FEATURES, PERMUTATIONS, RidgeProbe
 from analyses.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
@@ -430,7 +430,8 @@ def summary(
         return run(store, [plan], show_progress=show_progress)[0]
     if isinstance(results, (str, os.PathLike)):
         folder = Path(results)
-        facts: list[dict[str, Any]] = read_saved(folder)
+        selected = getattr(store, "selected_classes", None)
+        facts: list[dict[str, Any]] = read_saved(folder, feature=feature, classes=selected)
         digests = {fact["provenance"]["digest"] for fact in facts}
         where = f"the results in {printable(folder)}"
         seeds = [fact["seed"] for fact in facts if fact["seed"] is not None]
@@ -445,7 +446,7 @@ def summary(
             f"{printable(store.name)} has {store.digest[:12]}: analyse this store first"
         )
     kept = [fact for fact in facts if fact["feature"] in (feature, "")]
-    return summarise(kept, store, seeds[0] if seeds else seed)
+    return recorded(summarise(kept, store, seeds[0] if seeds else seed), store)
 
 
 @click.command(NAME)
@@ -465,6 +466,7 @@ def command(
     if results is None:
         target.run([Summary(feature=feature, permutations=permutations, seed=seed)])
     else:
+        options.refuse_given("on results that are made already", "permutations", "seed")
         target.check_out()
         target.emit([summary(target.open(), feature=feature, results=results, seed=seed)])
 

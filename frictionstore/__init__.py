@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from frictionstore import analyses
     from frictionstore.errors import FrictionstoreError
     from frictionstore.importing import from_arrays
     from frictionstore.store import Store
     from frictionstore.store import open_store as open
 
-__all__ = ["FrictionstoreError", "Store", "__version__", "from_arrays", "open"]
+__all__ = ["FrictionstoreError", "Store", "__version__", "analyses", "from_arrays", "open"]
 
 _PUBLIC = {
     "FrictionstoreError": ("frictionstore.errors", "FrictionstoreError"),
@@ -32,6 +33,8 @@ _PUBLIC = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "analyses":
+        return import_module("frictionstore.analyses")
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _PUBLIC[name]
@@ -41,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, "analyses"})

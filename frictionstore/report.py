@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ from frictionstore.fingerprint import leaves
 from frictionstore.report_html import Budget, facts, svg_figure, table, text, with_interval
 from frictionstore.report_methods import CAPTIONS, LINE_ANALYSIS, METHODS
 from frictionstore.report_pictures import INSIDE, class_mean_maps, f_maps, image_cards, spans
-from frictionstore.report_saved import Saved, read_results
+from frictionstore.report_saved import Saved, holds_results, read_results, summarised
 from frictionstore.schema import ORDER_IN_WORDS
 from frictionstore.store import Store
 from frictionstore.text import printable
@@ -33,43 +33,59 @@ LIMIT = 10_000_000  # bytes of a report, so that a mail takes it
 CARDS = 6  # most typical images shown, and as many of the least
 
 
-def analyse(
-    store: Store, folder: Path, *, seed: int = 0, show_progress: bool = False
-) -> dict[str, str]:
-    """Do every analysis that the store allows and save the results in a folder.
+def to_analyse(store: Store, folder: Path, features: Sequence[str] = ()) -> list[str]:
+    """The maps that a report needs and whose results a folder does not hold yet.
 
-    Returns
-    -------
-    dict of analysis name to why it could not be done
+    Parameters
+    ----------
+    store : Store
+    folder : Path
+        Where results are, and go.
+    features : sequence of str, optional
+        The maps asked for; none takes what is in the folder, or friction, or the first map of the
+        store.
 
     Raises
     ------
     frictionstore.errors.FrictionstoreError
-        None of them could be done, or the folder cannot be written.
+        The folder holds something else, or results of another store.
     """
-    from analyses.errors import AnalysisError
+    from analyses.everything import default_feature
+    from analyses.results import check_folder
+
+    check_folder(folder, store.digest)
+    if features:
+        there = summarised(folder)
+        return [name for name in features if name not in there]
+    return [] if holds_results(folder) else [default_feature(store)]
+
+
+def analyse(
+    store: Store,
+    folder: Path,
+    features: Sequence[str],
+    *,
+    seed: int = 0,
+    show_progress: bool = False,
+) -> list[dict[str, str]]:
+    """Do every analysis of some maps that the store allows and save the results in a folder.
+
+    Returns
+    -------
+    list of dict
+        `analysis`, `feature` and `reason` of each that could not be done.
+
+    Raises
+    ------
+    frictionstore.errors.FrictionstoreError
+        None of the analyses could be done, or the folder cannot be written.
+    """
     from analyses.everything import analyze_all
-    from analyses.results import check_folder, save_all
-    from analyses.summary import plans
+    from analyses.results import save_all
 
-    check_folder(folder)
-    try:
-        save_all(analyze_all(store, seed=seed, show_progress=show_progress), folder)
-        return {}
-    except AnalysisError as whole:
-        # No labels, one class, one patch: what does not need them is done all the same.
-        done, reasons = [], {}
-        for name in plans():
-            try:
-                done.append(analyze_all(store, only=[name], seed=seed)[0])
-            except AnalysisError as error:
-                reasons[name] = str(error)
-        if not done:
-            raise whole
-        from analyses.summary import summary
-
-        save_all([*done, summary(store, results=done, seed=seed)], folder)
-        return reasons
+    results = analyze_all(store, feature=features, seed=seed, show_progress=show_progress)
+    save_all(results, folder)
+    return [one for result in results for one in result.parameters.get("left_out") or ()]
 
 
 def write_report(
@@ -77,7 +93,7 @@ def write_report(
     out: Path,
     results: Path,
     *,
-    left_out: Mapping[str, str] | None = None,
+    features: Sequence[str] = (),
 ) -> Path:
     """Write the report of a store from its saved results.
 
@@ -88,8 +104,8 @@ def write_report(
         The HTML file; its folder is made where it is missing.
     results : Path
         A folder that ``frictionstore analyze all`` saved.
-    left_out : mapping, optional
-        Analyses that could not be done, and why.
+    features : sequence of str, optional
+        Only results about these maps; none takes all that are there.
 
     Returns
     -------
@@ -101,11 +117,11 @@ def write_report(
     RequestError
         The results are of another store, or the report would be too large to send.
     """
-    saved = read_results(results, store)
+    saved = read_results(results, store, features)
     page = b""
     # Whole tables as CSV where they fit; a store of many images has them beside the report.
     for csv_bytes, rows in ((5_000_000, 500), (1_000_000, 100), (0, 25)):
-        page = _page(store, saved, left_out or {}, Budget(csv_bytes, rows)).encode()
+        page = _page(store, saved, Budget(csv_bytes, rows)).encode()
         if len(page) <= LIMIT:
             break
     else:
@@ -119,7 +135,7 @@ def write_report(
     return out
 
 
-def _page(store: Store, saved: list[Saved], left_out: Mapping[str, str], budget: Budget) -> str:
+def _page(store: Store, saved: list[Saved], budget: Budget) -> str:
     summary = [one for one in saved if one.analysis == "summary"]
     others = [one for one in saved if one.analysis != "summary"]
     sections: list[tuple[str, str, str]] = [
@@ -130,8 +146,16 @@ def _page(store: Store, saved: list[Saved], left_out: Mapping[str, str], budget:
     typical = _typical(store, others)
     if typical:
         sections.append(("typical", "Most and least typical images", typical))
+    left_out = [
+        one for closing in summary for one in closing.content["parameters"].get("left_out") or ()
+    ]
     if left_out:
-        lines = "".join(f"<li>{text(name)}: {text(why)}</li>" for name, why in left_out.items())
+        several = len({one["feature"] for one in left_out}) > 1
+        lines = "".join(
+            f"<li>{text(one['analysis'])}{text(' of ' + one['feature']) if several else ''}: "
+            f"{text(one['reason'])}</li>"
+            for one in left_out
+        )
         sections.append(("left-out", "What could not be done", f"<ul>{lines}</ul>"))
     sections.append(("source", "What this is of", _source(store, saved)))
     contents = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in sections)
@@ -179,9 +203,11 @@ def _page(store: Store, saved: list[Saved], left_out: Mapping[str, str], budget:
 def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> str:
     parts = []
     for one in summary:
+        if len(summary) > 1:
+            parts.append(f"<h3>{text(one.heading)}</h3>")
         parts.append(f'<p class="lead">{text(one.content["answer"])}</p>')
         rows, total, data = one.table("summary")
-        parts.append(f'<ul class="lines">{_lines(rows, others)}</ul>')
+        parts.append(f'<ul class="lines">{_lines(rows, one.beside(others))}</ul>')
         parts.extend(_caveats(one))
         where = f"{one.folder.name}/summary.csv"
         whole = table("summary", rows, total, data, where, budget)
@@ -273,7 +299,7 @@ def _caveats(one: Saved) -> list[str]:
 
 def _asked(one: Saved) -> str:
     """Parameters and the notebook's single figures, folded away."""
-    parameters = {**one.content["parameters"]}
+    parameters = {k: v for k, v in one.content["parameters"].items() if k != "left_out"}
     if one.content["seed"] is not None:
         parameters["seed"] = one.content["seed"]
     notebook = {

@@ -6,6 +6,7 @@ An analysis that is not named here (another package's) appears with its own ques
 from __future__ import annotations
 
 HEADINGS: dict[str, str] = {
+    "summary": "Summary",
     "spatial-cv": "Spatial structure within images",
     "class-distance": "Class mean maps and their distances",
     "center-edge": "Centre against edge",
@@ -30,8 +31,9 @@ METHODS: dict[str, str] = {
     ),
     "center-edge": (
         "The mean of the patches near the border is divided by the mean of the central block, "
-        "image by image, with a 95% interval over images. A paired t test per class asks whether "
-        "the two differ, corrected over classes by the Benjamini-Hochberg procedure."
+        "with a 95% interval over images; of logarithms, the ratio is that of geometric means. "
+        "Paired t tests ask whether the two differ, by mode over all images with Holm's "
+        "correction, and by class with the Benjamini-Hochberg procedure."
     ),
     "f-statistic": (
         "A one-way analysis of variance at every position and mode gives F with its degrees of "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from frictionstore.errors import RequestError
 from frictionstore.report_methods import HEADINGS
 from frictionstore.store import Store
-from frictionstore.text import printable
+from frictionstore.text import listed, printable
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,30 @@ class Saved:
 
     @property
     def key(self) -> str:
-        """Name for links; only letters, digits and dashes."""
-        return "".join(c if c.isalnum() else "-" for c in self.folder.name) or "result"
+        """Name for links, another for every folder; only letters, digits, dashes, underscores."""
+        return "".join(c if c.isalnum() or c == "-" else f"_{ord(c):x}" for c in self.folder.name)
 
     @property
     def heading(self) -> str:
         heading = HEADINGS.get(self.analysis, self.analysis)
-        return f"{heading}: {self.feature}" if self.feature else heading
+        heading = f"{heading}: {self.feature}" if self.feature else heading
+        return heading if self.classes is None else f"{heading}, {listed(self.classes)} only"
+
+    @property
+    def classes(self) -> list[str] | None:
+        """The classes that it is restricted to, None for all images."""
+        classes = self.content["parameters"].get("classes")
+        return None if classes is None else [str(name) for name in classes]
+
+    def beside(self, others: list[Saved]) -> list[Saved]:
+        """Those of the others that are about the same map and images."""
+        from analyses.results import is_about
+
+        return [
+            one
+            for one in others
+            if one.classes == self.classes and is_about(one.content, self.feature)
+        ]
 
     def arrays(self) -> dict[str, np.ndarray]:
         path = self.folder / "arrays.npz"
@@ -76,8 +92,35 @@ def _value(cell: str) -> Any:
     return number if np.isfinite(number) else None
 
 
-def read_results(folder: Path, store: Store) -> list[Saved]:
+def holds_results(folder: Path) -> bool:
+    """Whether a folder holds saved results."""
+    from analyses.results import INDEX_FILE, RESULT_FILE
+
+    return any((folder / name).is_file() for name in (INDEX_FILE, RESULT_FILE))
+
+
+def summarised(folder: Path) -> list[str]:
+    """The maps whose results, of all images, are in a folder and closed by a summary."""
+    from analyses.results import read_saved
+
+    if not holds_results(folder):
+        return []
+    return [
+        str(one["feature"])
+        for one in read_saved(folder)
+        if one["analysis"] == "summary" and one["parameters"].get("classes") is None
+    ]
+
+
+def read_results(folder: Path, store: Store, features: Sequence[str] = ()) -> list[Saved]:
     """The results saved in a folder, checked to be of this store.
+
+    Parameters
+    ----------
+    folder : Path
+    store : Store
+    features : sequence of str, optional
+        Only results about these maps, of all images; none takes every result.
 
     Raises
     ------
@@ -86,14 +129,15 @@ def read_results(folder: Path, store: Store) -> list[Saved]:
     frictionstore.errors.FrictionstoreError
         The folder holds none, or they cannot be read.
     """
-    from analyses.results import INDEX_FILE, read_saved
+    from analyses.results import is_about, read_folders
 
-    contents = read_saved(folder)
-    entries = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))["results"]
-    saved = [
-        Saved(folder / Path(entry["folder"]).name, content)
-        for entry, content in zip(entries, contents, strict=True)
-    ]
+    saved = [Saved(place, content) for place, content in read_folders(folder)]
+    if features:
+        saved = [
+            one
+            for one in saved
+            if one.classes is None and any(is_about(one.content, name) for name in features)
+        ]
     for one in saved:
         digest = one.content["provenance"]["digest"]
         if digest != store.digest:

@@ -69,7 +69,7 @@ def test_help_imports_click_and_little_else() -> None:
         assert name in done.stdout
 
 
-@pytest.mark.parametrize("module", ["frictionstore", "analyses"])
+@pytest.mark.parametrize("module", ["frictionstore", "frictionstore.analyses"])
 def test_imports_without_torch(module: str) -> None:
     code = f"import sys; sys.modules['torch'] = None; import {module}; print(dir({module}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

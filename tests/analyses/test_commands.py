@@ -67,10 +67,11 @@ def test_every_command_has_help_and_is_documented(name):
 
 def test_listing_commands_imports_no_analysis():
     listed = python(
-        "import sys, analyses.cli\n"
+        "import sys, frictionstore.analyses.cli as analyses_cli\n"
         "from click.testing import CliRunner\n"
-        "print(CliRunner().invoke(analyses.cli.analyze, ['--help']).output)\n"
-        "heavy = {'numpy', 'scipy', 'pandas', 'matplotlib', 'zarr', 'analyses.f_statistic'}\n"
+        "print(CliRunner().invoke(analyses_cli.analyze, ['--help']).output)\n"
+        "heavy = {'numpy', 'scipy', 'pandas', 'matplotlib', 'zarr'}\n"
+        "heavy |= {'frictionstore.analyses.f_statistic'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     assert listed.strip().endswith("[]")
@@ -80,15 +81,15 @@ def test_listing_commands_imports_no_analysis():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_json_and_nothing_else_without_torch(name, made):
-    out = python("import sys\nfrom analyses.cli import analyze\nanalyze(sys.argv[1:])",
-                 name, made, "--json", *(["--permutations", "20"] if name not in (
+    code = "import sys; from frictionstore.analyses.cli import analyze; analyze(sys.argv[1:])"
+    out = python(code, name, made, "--json", *(["--permutations", "20"] if name not in (
                      "center-edge", "mode-variance", "image-summary") else []))  # fmt: skip
     assert json.loads(out)["analysis"] == name
 
 
 def test_no_figures_means_no_matplotlib(made):
     out = python(
-        "import sys, analyses, frictionstore as fs\n"
+        "import sys, frictionstore as fs\nfrom frictionstore import analyses\n"
         "str(analyses.f_statistic(fs.open(sys.argv[1])))\n"
         "print(sorted({'matplotlib', 'pandas', 'sklearn'} & set(sys.modules)))",
         made,
@@ -99,14 +100,15 @@ def test_no_figures_means_no_matplotlib(made):
 @pytest.mark.parametrize(
     "imports",
     [
-        "import analyses",
-        "import analyses, analyses.f_statistic",
-        "import analyses, analyses.f_statistic as mod",
-        "import analyses, analyses.cli, analyses.everything",
-        "import analyses.f_statistic as mod; import analyses",
-        "import analyses; from analyses import f_statistic",
-        "import analyses; from analyses.f_statistic import f_statistic, anova",
-        "import analyses; analyses.f_statistic; import analyses.f_statistic",
+        "from frictionstore import analyses",
+        "from frictionstore import analyses; import frictionstore.analyses.f_statistic",
+        "import frictionstore.analyses.f_statistic as mod; from frictionstore import analyses",
+        "from frictionstore import analyses; import frictionstore.analyses.cli",
+        "import frictionstore; analyses = frictionstore.analyses",
+        "import frictionstore.analyses as analyses; from frictionstore.analyses import f_statistic",
+        "from frictionstore import analyses; from frictionstore.analyses.f_statistic import anova",
+        "from frictionstore import analyses as a; a.f_statistic; import frictionstore.analyses; "
+        "analyses = frictionstore.analyses",
     ],
 )
 def test_the_function_is_there_in_whatever_order_things_are_imported(imports, made):

@@ -83,15 +83,22 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "save_figure", fail)
     for target in ("out", "new"):
         with pytest.raises(KeyboardInterrupt):
-            analyses.mode_variance(noise_store()).save(tmp_path / target)
+            analyses.f_statistic(noise_store(), permutations=9).save(tmp_path / target)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
     assert (folder / "result.json").read_bytes() == before
 
 
 def test_saving_again_replaces_a_result_and_nothing_else(tmp_path):
-    analyses.image_summary(noise_store()).save(tmp_path / "out", figures=False)
-    analyses.mode_variance(noise_store()).save(tmp_path / "out", figures=False)
-    assert not (tmp_path / "out" / "images.csv").exists()
+    for feature in ("friction", "S"):
+        analyses.mode_variance(noise_store(), feature=feature).save(tmp_path / feature)
+    before = (tmp_path / "S" / "result.json").read_bytes()
+    with pytest.raises(AnalysisError, match="S holds mode-variance-S and this is mode-variance-fr"):
+        analyses.mode_variance(noise_store()).save(tmp_path / "S")
+    assert (tmp_path / "S" / "result.json").read_bytes() == before
+    (tmp_path / "S" / "remarks.txt").write_text("odd")
+    analyses.mode_variance(noise_store(), feature="S").save(tmp_path / "S", figures=False)
+    assert not list((tmp_path / "S").glob("*.svg"))
+    assert (tmp_path / "S" / "remarks.txt").read_text() == "odd"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(AnalysisError, match="holds files that are not results"):
