@@ -26,19 +26,19 @@ if __name__ == "analyses":
     )
 
 if TYPE_CHECKING:
-    from analyses.center_edge import center_edge
-    from analyses.class_distance import class_distance
-    from analyses.errors import AnalysisError
-    from analyses.everything import analyze_all
-    from analyses.f_statistic import f_statistic
-    from analyses.image_summary import image_summary
-    from analyses.mode_variance import mode_variance
-    from analyses.moments import Moments
-    from analyses.results import Result
-    from analyses.ridge_probe import ridge_probe
-    from analyses.source import MemoryStore
-    from analyses.spatial_cv import spatial_cv
-    from analyses.summary import summary
+    from frictionstore.analyses.center_edge import center_edge
+    from frictionstore.analyses.class_distance import class_distance
+    from frictionstore.analyses.errors import AnalysisError
+    from frictionstore.analyses.everything import analyze_all
+    from frictionstore.analyses.f_statistic import f_statistic
+    from frictionstore.analyses.image_summary import image_summary
+    from frictionstore.analyses.mode_variance import mode_variance
+    from frictionstore.analyses.moments import Moments
+    from frictionstore.analyses.results import Result
+    from frictionstore.analyses.ridge_probe import ridge_probe
+    from frictionstore.analyses.source import MemoryStore
+    from frictionstore.analyses.spatial_cv import spatial_cv
+    from frictionstore.analyses.summary import summary
 
 ENTRY_POINTS = "frictionstore.analyses"
 """Entry-point group through which other packages add analyses; each names a click command."""

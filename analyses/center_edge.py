@@ -9,12 +9,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses import options, permutation
-from analyses.callable_module import make_callable
-from analyses.errors import AnalysisError
-from analyses.passes import Arrays, Passes, run
-from analyses.results import Columns, Result, provenance
-from analyses.source import (
+from frictionstore.analyses import options, permutation
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.passes import Arrays, Passes, run
+from frictionstore.analyses.results import Columns, Result, provenance
+from frictionstore.analyses.source import (
     MapStore,
     logarithm_of,
     mode_name,
@@ -22,7 +22,7 @@ from analyses.source import (
     require_feature,
     require_grid,
 )
-from analyses.terminal import number, p_text
+from frictionstore.analyses.terminal import number, p_text
 from frictionstore.text import listed
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ class CenterEdge:
         caveats += options.feature_caveats(self.feature)
 
         def figure() -> Figure:
-            from analyses import figures
+            from frictionstore.analyses import figures
 
             means = " of geometric means" if geometric else ""
             return figures.intervals(

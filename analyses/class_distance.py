@@ -9,13 +9,19 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses import label_sums, options, permutation
-from analyses.callable_module import make_callable
-from analyses.errors import AnalysisError
-from analyses.passes import Passes, class_moments, run, tail_caveat
-from analyses.results import Result, provenance
-from analyses.source import MapStore, mode_name, require_classes, require_feature, require_grid
-from analyses.terminal import number, p_text
+from frictionstore.analyses import label_sums, options, permutation
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.passes import Passes, class_moments, run, tail_caveat
+from frictionstore.analyses.results import Result, provenance
+from frictionstore.analyses.source import (
+    MapStore,
+    mode_name,
+    require_classes,
+    require_feature,
+    require_grid,
+)
+from frictionstore.analyses.terminal import number, p_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -295,7 +301,7 @@ def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
 
 
 def _figure(feature: str, found: Distances, names: list[str]) -> Figure:
-    from analyses import figures
+    from frictionstore.analyses import figures
 
     title = f"{feature}: distance between class mean maps"
     return figures.matrix(found.euclidean, names, title, "Euclidean distance")

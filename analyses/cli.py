@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from analyses import REGISTRY
+from frictionstore.analyses import REGISTRY
 from frictionstore.cli import Suggesting
 from frictionstore.errors import FrictionstoreError
 
@@ -27,7 +27,7 @@ class _Analyses(Suggesting):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "all":
-            from analyses.everything import command
+            from frictionstore.analyses.everything import command
 
             return command
         if cmd_name not in REGISTRY:

@@ -8,19 +8,19 @@ from functools import partial
 
 import click
 
-from analyses import options
-from analyses.errors import AnalysisError
-from analyses.passes import Passes, Plan, recorded, run
-from analyses.results import Result
-from analyses.ridge_probe import PERMUTATIONS
-from analyses.source import (
+from frictionstore.analyses import options
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.passes import Passes, Plan, recorded, run
+from frictionstore.analyses.results import Result
+from frictionstore.analyses.ridge_probe import PERMUTATIONS
+from frictionstore.analyses.source import (
     MapStore,
     WithoutSmallClasses,
     class_labels,
     maps_over_patches,
     require_feature,
 )
-from analyses.summary import plans, probe_sets, summary
+from frictionstore.analyses.summary import plans, probe_sets, summary
 from frictionstore.text import did_you_mean, listed, printable
 
 FRICTION = "friction"

@@ -9,12 +9,19 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses import label_sums, options, permutation
-from analyses.callable_module import make_callable
-from analyses.moments import Moments
-from analyses.passes import Arrays, ClassMoments, Passes, class_moments, run, tail_caveat
-from analyses.results import Columns, Result, provenance
-from analyses.source import (
+from frictionstore.analyses import label_sums, options, permutation
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.moments import Moments
+from frictionstore.analyses.passes import (
+    Arrays,
+    ClassMoments,
+    Passes,
+    class_moments,
+    run,
+    tail_caveat,
+)
+from frictionstore.analyses.results import Columns, Result, provenance
+from frictionstore.analyses.source import (
     Classes,
     MapStore,
     mode_name,
@@ -22,7 +29,7 @@ from analyses.source import (
     require_feature,
     require_grid,
 )
-from analyses.terminal import number, p_text
+from frictionstore.analyses.terminal import number, p_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -398,7 +405,7 @@ def _result(plan: FStatistic, found: Anova, arrays: dict[str, NDArray[Any]]) -> 
     caveats += options.feature_caveats(plan._feature)
 
     def f_map() -> Figure:
-        from analyses import figures
+        from frictionstore.analyses import figures
 
         title = f"{plan._feature}: F between classes"
         return figures.mode_maps(found.f, title, "F", skip=found.constant)

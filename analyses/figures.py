@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from analyses.source import mode_name
+from frictionstore.analyses.source import mode_name
 from frictionstore.text import printable
 
 SEQUENTIAL = "viridis"

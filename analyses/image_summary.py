@@ -8,11 +8,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses import options
-from analyses.callable_module import make_callable
-from analyses.passes import Arrays, Passes, run
-from analyses.results import Columns, Result, provenance
-from analyses.source import (
+from frictionstore.analyses import options
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.passes import Arrays, Passes, run
+from frictionstore.analyses.results import Columns, Result, provenance
+from frictionstore.analyses.source import (
     NOTEBOOK_IMAGES,
     MapStore,
     class_labels,
@@ -20,7 +20,7 @@ from analyses.source import (
     require_feature,
     require_grid,
 )
-from analyses.terminal import interval_text, number
+from frictionstore.analyses.terminal import interval_text, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -191,7 +191,7 @@ class ImageSummary:
         caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
-            from analyses import figures as draw
+            from frictionstore.analyses import figures as draw
 
             return draw.histograms(
                 {"images": entropy}, f"{self.feature}: entropy over patches",

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import THREADS, Arrays, Passes
-from analyses.permutation import Shuffles, group_sums, label_shuffles, tile_sizes
-from analyses.source import Classes
+from frictionstore.analyses.passes import THREADS, Arrays, Passes
+from frictionstore.analyses.permutation import Shuffles, group_sums, label_shuffles, tile_sizes
+from frictionstore.analyses.source import Classes
 
 Floats = NDArray[np.float64]
 Reducer = Callable[[slice, Floats, Floats], None]

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.errors import AnalysisError
-from analyses.permutation import (
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.permutation import (
     distance_bound,
     family_wise_p,
     p_from_counts,

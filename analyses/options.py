@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from analyses.errors import AnalysisError
-from analyses.source import logarithm_of
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.source import logarithm_of
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
-    from analyses.passes import Plan
-    from analyses.results import Result
-    from analyses.source import MapStore
+    from frictionstore.analyses.passes import Plan
+    from frictionstore.analyses.results import Result
+    from frictionstore.analyses.source import MapStore
 
 MAX_PERMUTATIONS = 100_000
 """More would take gigabytes for p-values that nobody reads that closely."""
@@ -89,7 +89,7 @@ class Target:
     def opened(self) -> MapStore:
         """The store, with images of the asked-for classes only."""
         import frictionstore
-        from analyses.source import SelectedClasses
+        from frictionstore.analyses.source import SelectedClasses
 
         store: MapStore = frictionstore.open(self.store)
         return store if self.classes is None else SelectedClasses(store, self.classes)
@@ -100,7 +100,7 @@ class Target:
 
     def run(self, plans: Iterable[Plan]) -> None:
         """Do the analyses in as few passes as they share, and give out their results."""
-        from analyses.passes import run
+        from frictionstore.analyses.passes import run
 
         self.check_out()
         self.emit(run(self.open(), list(plans), show_progress=not self.as_json))
@@ -108,7 +108,7 @@ class Target:
     def check_out(self) -> None:
         """Raise if the results could not be written: before the work, not after it."""
         if self.out is not None:
-            from analyses.results import check_folder
+            from frictionstore.analyses.results import check_folder
 
             check_folder(self.out, self.opened.digest)
 
@@ -117,8 +117,8 @@ class Target:
 
         `brief` prints the answers of all, and tables and notes of summaries only.
         """
-        from analyses.results import earlier_results, save_all
-        from analyses.terminal import answers, text
+        from frictionstore.analyses.results import earlier_results, save_all
+        from frictionstore.analyses.terminal import answers, text
 
         if self.as_json:
             if len(results) == 1:

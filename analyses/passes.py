@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.errors import AnalysisError
-from analyses.moments import Moments
-from analyses.source import LOG, Logarithms, MapStore, class_labels, logarithm_of, mode_name
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.moments import Moments
+from frictionstore.analyses.source import (
+    LOG,
+    Logarithms,
+    MapStore,
+    class_labels,
+    logarithm_of,
+    mode_name,
+)
 from frictionstore.progress import progress_bar
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
-    from analyses.results import Result
+    from frictionstore.analyses.results import Result
 
 THREADS = min(os.cpu_count() or 1, 8)
 """Threads that share the work on a chunk or a fold."""

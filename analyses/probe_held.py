@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import THREADS, Arrays
-from analyses.permutation import group_sums
-from analyses.probe_notebook import fit_notebook
-from analyses.probe_split import Floats, Probe, SetFit, Split
-from analyses.ridge import Dual, Primal, Scratch, Solved, choose_penalty, one_hot
+from frictionstore.analyses.passes import THREADS, Arrays
+from frictionstore.analyses.permutation import group_sums
+from frictionstore.analyses.probe_notebook import fit_notebook
+from frictionstore.analyses.probe_split import Floats, Probe, SetFit, Split
+from frictionstore.analyses.ridge import Dual, Primal, Scratch, Solved, choose_penalty, one_hot
 
 
 class HeldProbe(Probe):

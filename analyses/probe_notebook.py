@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import THREADS, Arrays
-from analyses.probe_split import Floats, Probe, SetFit, Split
-from analyses.ridge import one_hot
+from frictionstore.analyses.passes import THREADS, Arrays
+from frictionstore.analyses.probe_split import Floats, Probe, SetFit, Split
+from frictionstore.analyses.ridge import one_hot
 
 NOTEBOOK_LAMBDA = 1.0
 NOTEBOOK_STD = 1e-6

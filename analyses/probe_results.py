@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses import options, permutation
-from analyses.errors import AnalysisError
-from analyses.probe_split import SetFit, Split
-from analyses.results import Columns, Result, provenance
-from analyses.ridge import Paired, compare_paired, wilson_interval
-from analyses.terminal import p_text
+from frictionstore.analyses import options, permutation
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.probe_split import SetFit, Split
+from frictionstore.analyses.results import Columns, Result, provenance
+from frictionstore.analyses.ridge import Paired, compare_paired, wilson_interval
+from frictionstore.analyses.terminal import p_text
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from analyses.ridge_probe import RidgeProbe
+    from frictionstore.analyses.ridge_probe import RidgeProbe
 
 NAME = "ridge-probe"
 QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
@@ -163,7 +163,7 @@ def default_result(plan: RidgeProbe) -> Result:
         arrays["permuted_accuracy"] = null_by_set / n
 
     def accuracy_figure() -> Figure:
-        from analyses import figures
+        from frictionstore.analyses import figures
 
         return figures.intervals(
             rows["features"], rows["accuracy"], rows["accuracy_low"], rows["accuracy_high"],
@@ -172,7 +172,7 @@ def default_result(plan: RidgeProbe) -> Result:
         )  # fmt: skip
 
     def confusion_figure() -> Figure:
-        from analyses import figures
+        from frictionstore.analyses import figures
 
         best = int(np.argmax(rows["accuracy"]))
         share = tables[best] / np.maximum(classes.counts[:, None], 1)

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.errors import AnalysisError
-from analyses.passes import Arrays
-from analyses.permutation import Shuffles
-from analyses.ridge import Choice, Scaling
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.passes import Arrays
+from frictionstore.analyses.permutation import Shuffles
+from frictionstore.analyses.ridge import Choice, Scaling
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]

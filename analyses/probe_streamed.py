@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.passes import THREADS, Arrays
-from analyses.permutation import group_sums
-from analyses.probe_split import Floats, Probe, SetFit, Split
-from analyses.ridge import Primal, Scaling, choose_penalty, one_hot
+from frictionstore.analyses.passes import THREADS, Arrays
+from frictionstore.analyses.permutation import group_sums
+from frictionstore.analyses.probe_split import Floats, Probe, SetFit, Split
+from frictionstore.analyses.ridge import Primal, Scaling, choose_penalty, one_hot
 
 _Block = tuple[int, int, int, int]
 """Columns of one map and of another: start, stop, start, stop."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses.errors import AnalysisError
+from frictionstore.analyses.errors import AnalysisError
 from frictionstore.durable import write_atomic
 from frictionstore.text import listed, printable
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
-    from analyses.source import MapStore
+    from frictionstore.analyses.source import MapStore
 
 Columns = Mapping[str, Any]
 
@@ -209,7 +209,7 @@ class Result:
         if self.arrays:
             np.savez_compressed(folder / "arrays.npz", **self.arrays)  # type: ignore[arg-type]
         if figures and self.figures:
-            from analyses.figures import save_figure
+            from frictionstore.analyses.figures import save_figure
 
             for name, draw in self.figures.items():
                 save_figure(draw(), folder / name)
@@ -219,12 +219,12 @@ class Result:
         (folder / RESULT_FILE).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        from analyses.terminal import html
+        from frictionstore.analyses.terminal import html
 
         return html(self)
 
     def __str__(self) -> str:
-        from analyses.terminal import text
+        from frictionstore.analyses.terminal import text
 
         return text(self)
 

@@ -9,18 +9,18 @@ import click
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analyses import options
-from analyses.callable_module import make_callable
-from analyses.errors import AnalysisError
-from analyses.passes import THREADS, Passes, run
-from analyses.probe_held import HeldProbe
-from analyses.probe_notebook import NotebookProbe
-from analyses.probe_results import NAME, default_result, notebook_result
-from analyses.probe_split import SetFit, Split
-from analyses.probe_streamed import StreamedProbe
-from analyses.results import Result
-from analyses.ridge import stratified_folds
-from analyses.source import (
+from frictionstore.analyses import options
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.passes import THREADS, Passes, run
+from frictionstore.analyses.probe_held import HeldProbe
+from frictionstore.analyses.probe_notebook import NotebookProbe
+from frictionstore.analyses.probe_results import NAME, default_result, notebook_result
+from frictionstore.analyses.probe_split import SetFit, Split
+from frictionstore.analyses.probe_streamed import StreamedProbe
+from frictionstore.analyses.results import Result
+from frictionstore.analyses.ridge import stratified_folds
+from frictionstore.analyses.source import (
     NOTEBOOK_IMAGES,
     MapStore,
     require_classes,

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from analyses.errors import AnalysisError
+from frictionstore.analyses.errors import AnalysisError
 from frictionstore.text import did_you_mean, listed, printable
 
 MAP_DIMS = {"image", "row", "col", "mode"}

@@ -12,11 +12,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from analyses import options, permutation
-from analyses.callable_module import make_callable
-from analyses.errors import AnalysisError
-from analyses.image_summary import mean_interval, notebook_caveat
-from analyses.lattice import (
+from frictionstore.analyses import options, permutation
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.image_summary import mean_interval, notebook_caveat
+from frictionstore.analyses.lattice import (
     CONTIGUITIES,
     FEW,
     JOINT_SHUFFLES,
@@ -29,10 +29,16 @@ from analyses.lattice import (
     moran,
     shuffle_further,
 )
-from analyses.passes import THREADS, Arrays, Passes, run
-from analyses.results import Columns, Result, provenance
-from analyses.source import NOTEBOOK_IMAGES, MapStore, mode_name, require_feature, require_grid
-from analyses.terminal import number, p_text
+from frictionstore.analyses.passes import THREADS, Arrays, Passes, run
+from frictionstore.analyses.results import Columns, Result, provenance
+from frictionstore.analyses.source import (
+    NOTEBOOK_IMAGES,
+    MapStore,
+    mode_name,
+    require_feature,
+    require_grid,
+)
+from frictionstore.analyses.terminal import number, p_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -365,7 +371,7 @@ class SpatialCV:
         caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
-            from analyses import figures
+            from frictionstore.analyses import figures
 
             return figures.histograms(
                 {mode_name(int(m), self.n_modes): rows.moran["queen"]["i"][:, m] for m in varying},

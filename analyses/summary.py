@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analyses import options, permutation
-from analyses.callable_module import make_callable
-from analyses.center_edge import CenterEdge
-from analyses.class_distance import ClassDistance
-from analyses.errors import AnalysisError
-from analyses.f_statistic import FStatistic
-from analyses.image_summary import ImageSummary
-from analyses.mode_variance import ModeVariance
-from analyses.passes import Passes, Plan, recorded, run
-from analyses.results import Result, provenance, read_saved
-from analyses.ridge_probe import DEFAULT_FEATURES, PERMUTATIONS, RidgeProbe
-from analyses.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
-from analyses.spatial_cv import SpatialCV
-from analyses.terminal import interval_text, number, p_text
+from frictionstore.analyses import options, permutation
+from frictionstore.analyses.callable_module import make_callable
+from frictionstore.analyses.center_edge import CenterEdge
+from frictionstore.analyses.class_distance import ClassDistance
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.f_statistic import FStatistic
+from frictionstore.analyses.image_summary import ImageSummary
+from frictionstore.analyses.mode_variance import ModeVariance
+from frictionstore.analyses.passes import Passes, Plan, recorded, run
+from frictionstore.analyses.results import Result, provenance, read_saved
+from frictionstore.analyses.ridge_probe import DEFAULT_FEATURES, PERMUTATIONS, RidgeProbe
+from frictionstore.analyses.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
+from frictionstore.analyses.spatial_cv import SpatialCV
+from frictionstore.analyses.terminal import interval_text, number, p_text
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _lift(values: Facts) -> Facts | None:
 
 def _wilson(values: Facts) -> tuple[float, float]:
     """Return Wilson's interval for the share of significant maps."""
-    from analyses.ridge import wilson_interval
+    from frictionstore.analyses.ridge import wilson_interval
 
     return wilson_interval(values["n_significant_queen"], values["n_tested_queen"])
 
@@ -271,7 +271,7 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         )
 
     def figure() -> Figure:
-        from analyses import figures
+        from frictionstore.analyses import figures
 
         probes = [one for one in lines if one["measure"] == "cross-validated accuracy"]
         return figures.intervals(

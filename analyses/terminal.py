@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses.results import Columns, Result
+from frictionstore.analyses.results import Columns, Result
 from frictionstore.text import printable
 
 MAX_ROWS = 24

@@ -25,7 +25,7 @@ import frictionstore as fs
 CHILD = """
 import sys
 sys.modules["torch"] = None
-from analyses.cli import analyze
+from frictionstore.analyses.cli import analyze
 analyze(sys.argv[1:], standalone_mode=False)
 with open("/proc/self/status") as status:
     print(next(line.split()[1] for line in status if line.startswith("VmHWM")), file=sys.stderr)

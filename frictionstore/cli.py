@@ -30,7 +30,10 @@ LAZY: dict[str, tuple[str, str]] = {
     "merge": ("frictionstore.cli_share:merge", "Put stores of one kind into one."),
     "subset": ("frictionstore.cli_share:subset", "Copy some images of a store into a new one."),
     "pull": ("frictionstore.cli_share:pull", "Fetch a store from an address."),
-    "analyze": ("analyses.cli:analyze", "Answer questions from a store: eight analyses, or all."),
+    "analyze": (
+        "frictionstore.analyses.cli:analyze",
+        "Answer questions from a store: eight analyses, or all.",
+    ),
 }
 
 

@@ -50,8 +50,8 @@ def to_analyse(store: Store, folder: Path, features: Sequence[str] = ()) -> list
     frictionstore.errors.FrictionstoreError
         The folder holds something else, or results of another store.
     """
-    from analyses.everything import default_feature
-    from analyses.results import check_folder
+    from frictionstore.analyses.everything import default_feature
+    from frictionstore.analyses.results import check_folder
 
     check_folder(folder, store.digest)
     if features:
@@ -80,8 +80,8 @@ def analyse(
     frictionstore.errors.FrictionstoreError
         None of the analyses could be done, or the folder cannot be written.
     """
-    from analyses.everything import analyze_all
-    from analyses.results import save_all
+    from frictionstore.analyses.everything import analyze_all
+    from frictionstore.analyses.results import save_all
 
     results = analyze_all(store, feature=features, seed=seed, show_progress=show_progress)
     save_all(results, folder)
@@ -222,7 +222,7 @@ def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> str:
 
 def _lines(rows: list[dict[str, Any]], others: list[Saved]) -> str:
     """One sentence a line, the notebook's figure and verdict beside it."""
-    from analyses.terminal import number
+    from frictionstore.analyses.terminal import number
 
     notebooks = {one.analysis: one.content["notebook"] for one in others}
     links = {one.analysis: one.key for one in others}

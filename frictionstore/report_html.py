@@ -65,7 +65,7 @@ def table(
         Path of the CSV file, for where it is too large to be in the report.
     budget : Budget
     """
-    from analyses.terminal import number
+    from frictionstore.analyses.terminal import number
 
     shown = rows[: budget.rows]
     names = list(rows[0]) if rows else []
@@ -153,7 +153,7 @@ def svg_figure(svg: str, prefix: str, caption: str, alt: str) -> str:
 
 def facts(pairs: Sequence[tuple[str, object]]) -> str:
     """Names and values, as a description list."""
-    from analyses.terminal import number
+    from frictionstore.analyses.terminal import number
 
     def plain(value: object) -> str:
         if isinstance(value, list | tuple):
@@ -166,7 +166,7 @@ def facts(pairs: Sequence[tuple[str, object]]) -> str:
 
 def with_interval(value: Any, low: Any, high: Any, p: Any) -> str:
     """A number as a sentence gives it: `0.91 (95% interval 0.88 to 0.93), p = 0.0099`."""
-    from analyses.terminal import number, p_text
+    from frictionstore.analyses.terminal import number, p_text
 
     parts = escape(number(value))
     if is_number(low) and is_number(high):

@@ -71,7 +71,7 @@ def img(pixels: NDArray[np.uint8], alt: str, kind: str = "map") -> str:
 
 def bar(low: float, high: float, name: str, note: str) -> str:
     """A colour bar with its ends."""
-    from analyses.terminal import number
+    from frictionstore.analyses.terminal import number
 
     strip = img(colours(name)[None, ::4], "", "strip")
     return (
@@ -176,8 +176,8 @@ def f_maps(f: NDArray[np.float64], family_wise: NDArray[np.float64] | None, alph
     alpha : float
         Level of the outline.
     """
-    from analyses.source import mode_name
-    from analyses.terminal import number
+    from frictionstore.analyses.source import mode_name
+    from frictionstore.analyses.terminal import number
 
     rows, cols, n_modes = f.shape
     modes = [mode for mode in range(n_modes) if np.isfinite(f[..., mode]).any()]

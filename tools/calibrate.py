@@ -23,8 +23,8 @@ from scipy.stats import binom, kstest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import analyses
-from analyses.ridge import compare_paired, wilson_interval
+from frictionstore import analyses
+from frictionstore.analyses.ridge import compare_paired, wilson_interval
 from frictionstore.progress import progress_bar
 
 GRID = (6, 6)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from analyses import MemoryStore
+from frictionstore.analyses import MemoryStore
 from tests.support import DATA
 
 

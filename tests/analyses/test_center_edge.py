@@ -8,9 +8,9 @@ from scipy.optimize import brentq
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-import analyses
-from analyses.center_edge import central_block, compare
-from analyses.errors import AnalysisError
+from frictionstore import analyses
+from frictionstore.analyses.center_edge import central_block, compare
+from frictionstore.analyses.errors import AnalysisError
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

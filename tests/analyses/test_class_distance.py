@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist, squareform
 
-import analyses
-from analyses import permutation
+from frictionstore import analyses
+from frictionstore.analyses import permutation
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

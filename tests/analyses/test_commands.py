@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import analyses
 import frictionstore as fs
-from analyses.cli import analyze
+from frictionstore import analyses
+from frictionstore.analyses.cli import analyze
 from tests.analyses.material import noise_store
 from tests.support import random_maps
 
@@ -148,7 +148,7 @@ def test_several_features_share_the_passes(made, tmp_path):
 @pytest.mark.parametrize(("held", "expected"), [(1 << 30, 1), (0, 2)])
 def test_all_reads_the_store_as_few_times_as_it_can(held, expected, monkeypatch):
     """Once for everything, and once more for the probe's predictions if rows are not held."""
-    monkeypatch.setattr("analyses.ridge_probe.HELD", held)
+    monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", held)
     store = noise_store(n=300)
     passes = []
     read = store.iter_chunks
@@ -179,7 +179,7 @@ def test_all_prints_answers_and_saves(made, tmp_path):
 
 def test_a_bad_target_is_refused_before_the_work(made, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
-    monkeypatch.setattr("analyses.passes.run", None)
+    monkeypatch.setattr("frictionstore.analyses.passes.run", None)
     run = CliRunner().invoke(analyze, ["mode-variance", made, "--out", str(tmp_path)])
     assert run.exit_code == 2
     assert "holds files that are not results" in run.stderr

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import analyses
 import frictionstore as fs
-from analyses.cli import analyze
-from analyses.errors import AnalysisError
+from frictionstore import analyses
+from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.errors import AnalysisError
 from tests.analyses.material import feature, noise_store
 from tests.support import random_maps
 
@@ -214,8 +214,8 @@ def test_parameters_out_of_range(call, message):
 
 @pytest.mark.parametrize("held", [0, 1 << 30])
 def test_permutations_that_would_not_fit(held, monkeypatch):
-    monkeypatch.setattr("analyses.ridge_probe.HELD", held)
-    monkeypatch.setattr("analyses.ridge_probe.MEMORY", 1 << 20)
+    monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", held)
+    monkeypatch.setattr("frictionstore.analyses.ridge_probe.MEMORY", 1 << 20)
     with pytest.raises(AnalysisError, match="500 permutations would take 0.0 GB here") as caught:
         analyses.ridge_probe(noise_store(n=200), features=["friction"], permutations=500)
     fits = int(str(caught.value).split("--permutations ")[1].split()[0])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import f_oneway, false_discovery_control
 
-import analyses
-from analyses import permutation
-from analyses.f_statistic import permuted_f
+from frictionstore import analyses
+from frictionstore.analyses import permutation
+from frictionstore.analyses.f_statistic import permuted_f
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import analyses
+from frictionstore import analyses
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

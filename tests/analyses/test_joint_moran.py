@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-import analyses
-from analyses import MemoryStore, lattice, permutation, spatial_cv
+from frictionstore import analyses
+from frictionstore.analyses import MemoryStore, lattice, permutation, spatial_cv
 from tests.analyses.material import noise_store
 
 

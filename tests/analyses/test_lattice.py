@@ -7,8 +7,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from analyses import lattice
-from analyses.errors import AnalysisError
+from frictionstore.analyses import lattice
+from frictionstore.analyses.errors import AnalysisError
 
 
 def definition(z: np.ndarray, w: np.ndarray) -> float:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import analyses
 import frictionstore as fs
-from analyses.errors import AnalysisError
-from analyses.source import MemoryStore
+from frictionstore import analyses
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.source import MemoryStore
 from frictionstore.cli import cli
 
 N, GRID, MODES = 90, 4, 3

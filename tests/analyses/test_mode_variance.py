@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import analyses
-from analyses.mode_variance import jackknife
+from frictionstore import analyses
+from frictionstore.analyses.mode_variance import jackknife
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analyses import Moments
+from frictionstore.analyses import Moments
 
 SHAPE = (2, 3)
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import analyses
-from analyses import MemoryStore
-from analyses.source import NOTEBOOK_IMAGES
+from frictionstore import analyses
+from frictionstore.analyses import MemoryStore
+from frictionstore.analyses.source import NOTEBOOK_IMAGES
 
 N, G, D, C = 2300, 8, 4, 5
 F32 = np.float32

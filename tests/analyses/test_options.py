@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import analyses
 import frictionstore as fs
-from analyses.cli import analyze
-from analyses.errors import AnalysisError
-from analyses.source import SelectedClasses
+from frictionstore import analyses
+from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.source import SelectedClasses
 from tests.analyses.material import noise_store
 from tests.support import random_maps
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, false_discovery_control
 
-from analyses import permutation
+from frictionstore.analyses import permutation
 
 
 @settings(max_examples=60, deadline=None)

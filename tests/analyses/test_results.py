@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import analyses
-from analyses import figures, results
-from analyses.errors import AnalysisError
+from frictionstore import analyses
+from frictionstore.analyses import figures, results
+from frictionstore.analyses.errors import AnalysisError
 from tests.analyses.material import noise_store
 
 FUNCTIONS = ["spatial_cv", "class_distance", "center_edge", "f_statistic", "mode_variance",

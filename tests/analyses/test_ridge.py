@@ -12,9 +12,9 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import analyses
-from analyses import ridge
-from analyses.ridge_probe import RidgeProbe
+from frictionstore import analyses
+from frictionstore.analyses import ridge
+from frictionstore.analyses.ridge_probe import RidgeProbe
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 
@@ -69,8 +69,8 @@ def test_folds_are_even_in_size_and_classes(seed, n_folds, n, n_classes):
 def form(request, monkeypatch) -> str:
     """Rows in memory, or Gram matrices from batches of 23 images."""
     if request.param == "streamed":
-        monkeypatch.setattr("analyses.ridge_probe.HELD", 0)
-        monkeypatch.setattr("analyses.probe_streamed._ROWS", 23)
+        monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", 0)
+        monkeypatch.setattr("frictionstore.analyses.probe_streamed._ROWS", 23)
     return request.param
 
 
@@ -97,7 +97,7 @@ def probe(store, form, **options):
     from unittest.mock import patch
 
     other = {"held": "StreamedProbe", "streamed": "HeldProbe"}[form]
-    with patch(f"analyses.ridge_probe.{other}", side_effect=AssertionError):
+    with patch(f"frictionstore.analyses.ridge_probe.{other}", side_effect=AssertionError):
         return analyses.ridge_probe(store, **options)
 
 
@@ -105,7 +105,7 @@ def test_both_forms_give_the_same(monkeypatch):
     store = noise_store(n=200, effect=2.0)
     options = {"features": ["S+friction", "friction"], "permutations": 40, "seed": 3}
     held = probe(store, "held", **options)
-    monkeypatch.setattr("analyses.ridge_probe.HELD", 0)
+    monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", 0)
     streamed = probe(store, "streamed", **options)
     np.testing.assert_array_equal(held.penalty, streamed.penalty)
     np.testing.assert_array_equal(held.prediction, streamed.prediction)

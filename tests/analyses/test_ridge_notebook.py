@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import analyses
 import frictionstore as fs
-from analyses import MemoryStore
-from analyses.cli import analyze
-from analyses.errors import AnalysisError
-from analyses.source import NOTEBOOK_IMAGES
+from frictionstore import analyses
+from frictionstore.analyses import MemoryStore
+from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.source import NOTEBOOK_IMAGES
 from tests.analyses.material import noise_store
 
 CLASSES = 4
@@ -98,7 +98,7 @@ def test_the_protocol_sees_the_first_2000_images_only():
 @pytest.mark.parametrize("held", [1 << 40, 0], ids=["held", "streamed"])
 def test_the_default_protocol_quotes_the_notebook_protocol(held, monkeypatch):
     """Its own column is of the whole store, which says something else altogether."""
-    monkeypatch.setattr("analyses.ridge_probe.HELD", held)
+    monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", held)
     store = turning_store()
     protocol = analyses.ridge_probe(store, protocol="notebook", seed=5)
     result = analyses.ridge_probe(store, permutations=0, seed=5)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import analyses
-from analyses import MemoryStore, ridge
-from analyses.ridge_probe import RidgeProbe
+from frictionstore import analyses
+from frictionstore.analyses import MemoryStore, ridge
+from frictionstore.analyses.ridge_probe import RidgeProbe
 from tests.analyses.material import feature, noise_store
 
 
@@ -50,10 +50,10 @@ def two_minima(n: int, grid: tuple[int, int], noise: float) -> MemoryStore:
 def test_of_two_minima_the_lower_is_chosen(form, n, grid, monkeypatch):
     store = two_minima(n, grid, noise=0.1)
     if form == "StreamedProbe":
-        monkeypatch.setattr("analyses.ridge_probe.HELD", 0)
-        monkeypatch.setattr("analyses.probe_streamed._ROWS", 23)
+        monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", 0)
+        monkeypatch.setattr("frictionstore.analyses.probe_streamed._ROWS", 23)
     other = {"HeldProbe": "StreamedProbe", "StreamedProbe": "HeldProbe"}[form]
-    with patch(f"analyses.ridge_probe.{other}", side_effect=AssertionError):
+    with patch(f"frictionstore.analyses.ridge_probe.{other}", side_effect=AssertionError):
         result = analyses.ridge_probe(store, features=["S"], permutations=0)
     flat = feature(store, "S").reshape(n, -1)
     path = [10.0**power for power in range(-9, 10)]
@@ -155,7 +155,7 @@ def test_permuted_labels_are_refitted_with_the_chosen_penalty(form, monkeypatch)
     n = 120
     store = two_minima(n, (4, 5), noise=0.1)
     if form == "StreamedProbe":
-        monkeypatch.setattr("analyses.ridge_probe.HELD", 0)
+        monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", 0)
     plan = RidgeProbe(features=["S"], permutations=4, seed=2)
     result = analyses.passes.run(store, [plan])[0]
     x = feature(store, "S").reshape(n, -1)

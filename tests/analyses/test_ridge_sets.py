@@ -9,13 +9,13 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import binom
 
-import analyses
 import frictionstore as fs
-from analyses.cli import analyze
-from analyses.errors import AnalysisError
-from analyses.probe_results import _difference
-from analyses.ridge import compare_paired
-from analyses.ridge_probe import feature_sets
+from frictionstore import analyses
+from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.probe_results import _difference
+from frictionstore.analyses.ridge import compare_paired
+from frictionstore.analyses.ridge_probe import feature_sets
 from tests.analyses.material import feature, noise_store
 
 
@@ -54,7 +54,7 @@ def test_a_set_that_cannot_be(features, message):
 
 @pytest.mark.parametrize("held", [1 << 40, 0], ids=["held", "streamed"])
 def test_the_best_set_is_held_against_the_best_under_each_permutation(held, monkeypatch):
-    monkeypatch.setattr("analyses.ridge_probe.HELD", held)
+    monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", held)
     store = noise_store(n=120, seed=4, effect=1.0)
     store = noise_store(n=120, seed=4, effect=1.0, maps={"again": feature(store, "S")})
     sets = ["S", "friction", "settle", "again"]

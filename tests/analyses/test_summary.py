@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import analyses
 import frictionstore as fs
-from analyses import permutation
-from analyses.cli import analyze
-from analyses.summary import Summary, probe_sets
+from frictionstore import analyses
+from frictionstore.analyses import permutation
+from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.summary import Summary, probe_sets
 from tests.analyses.material import digits_store, noise_store
 from tests.analyses.test_joint_moran import planted
 from tests.support import random_maps

@@ -10,8 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-import analyses
-from analyses.terminal import interval_text, p_text, text_table
+from frictionstore import analyses
+from frictionstore.analyses.terminal import interval_text, p_text, text_table
 from tests.analyses.material import noise_store
 
 NAN, INF = math.nan, math.inf

@@ -174,7 +174,7 @@ def test_the_command_line_is_advised_in_flags(make_store: MakeStore, tmp_path: P
 
 
 def test_the_analyses_name_no_flags(make_store: MakeStore) -> None:
-    import analyses
+    from frictionstore import analyses
 
     store = make_store(n=30)
     with pytest.raises(analyses.AnalysisError, match="a border from 1 to 1") as caught:

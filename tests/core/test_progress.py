@@ -66,7 +66,7 @@ def test_it_is_silent_where_nobody_looks(
 
 
 def test_analyses_draw_it_too(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    import analyses
+    from frictionstore import analyses
     from tests.analyses.material import noise_store
 
     watch(monkeypatch)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import frictionstore as fs
-from analyses.everything import analyze_all
-from analyses.results import save_all
+from frictionstore.analyses.everything import analyze_all
+from frictionstore.analyses.results import save_all
 from frictionstore.report import write_report
 from tests import browser as chromium
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import frictionstore as fs
-from analyses.results import Result, read_saved, save_all
+from frictionstore.analyses.results import Result, read_saved, save_all
 from frictionstore.cli import cli
 from frictionstore.errors import RequestError
 from frictionstore.report import LIMIT, write_report
@@ -273,7 +273,7 @@ def test_f_maps_name_the_threshold(made: Made):
     arrays = one.arrays()
     alpha = one.content["parameters"]["alpha"]
     significant = arrays["f"][np.nan_to_num(arrays["p_family_wise"], nan=1.0) <= alpha]
-    from analyses.terminal import number
+    from frictionstore.analyses.terminal import number
 
     assert f"here F of {number(float(significant.min()))} or more" in made.html
     # By the definition: above the threshold are exactly those beyond 95% of the null maxima.
