@@ -185,7 +185,7 @@ def test_a_download_shows_how_far_it_is_and_needs_no_torch(hub: ModelHub, tmp_pa
     """In our own style, on standard error; the pace is that of a connection that is cut."""
     hub.cut, hub.cuts = 100_000, 2
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys; sys.modules['torch'] = None; sys.stderr.isatty = lambda: True\n"
         "from frictionstore import progress; progress.PATIENCE = 0.0; progress.REFRESH = 0.0\n"
         "from frictionstore.extract.checkpoints import find_checkpoint\n"
         "find_checkpoint('v40_freckles_noise', show_progress=True)"

@@ -29,15 +29,17 @@ def tracked() -> list[str]:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    return sorted(name for name in run.stdout.split("\0") if name and (ROOT / name).is_file())
+    there = (ROOT / name for name in run.stdout.split("\0") if name)
+    return sorted(
+        path.relative_to(ROOT).as_posix() for path in there if path.is_file() or path.is_symlink()
+    )
 
 
 def cloned(target: Path) -> Path:
     """A checkout at `target`, as a clone of the working tree would be."""
     for name in tracked():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, target / name)
-        shutil.copymode(ROOT / name, target / name)
+        shutil.copy2(ROOT / name, target / name, follow_symlinks=False)
     return target
 
 
