@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from frictionstore.analyses import REGISTRY
-from frictionstore.cli import Suggesting
+from frictionstore.cli.group import Suggesting
 from frictionstore.errors import FrictionstoreError
 
 ALL_HELP = "Every analysis in as few passes over the store as they can share."

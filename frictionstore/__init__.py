@@ -13,22 +13,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from frictionstore.version import __version__
 
 if TYPE_CHECKING:
-    from frictionstore import analyses
     from frictionstore.errors import FrictionstoreError
-    from frictionstore.importing import from_arrays
-    from frictionstore.store import Store
-    from frictionstore.store import open_store as open
+    from frictionstore.store.importing import from_arrays
+    from frictionstore.store.reader import Store
+    from frictionstore.store.reader import open_store as open
 
 __all__ = ["FrictionstoreError", "Store", "__version__", "analyses", "from_arrays", "open"]
 
 _PUBLIC = {
     "FrictionstoreError": ("frictionstore.errors", "FrictionstoreError"),
-    "Store": ("frictionstore.store", "Store"),
-    "from_arrays": ("frictionstore.importing", "from_arrays"),
-    "open": ("frictionstore.store", "open_store"),
+    "Store": ("frictionstore.store.reader", "Store"),
+    "from_arrays": ("frictionstore.store.importing", "from_arrays"),
+    "open": ("frictionstore.store.reader", "open_store"),
 }
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.torture.writing TARGET SEED N_IMAGES PAUSE [--overwrite] [--repair]
 
-The first writes what `tests.store.making` makes, with a pause between units so that a kill can fall
+The first writes what `tests.making` makes, with a pause between units so that a kill can fall
 anywhere. Errors end it as they end the command line: one sentence, status 2.
 """
 
@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 from frictionstore.errors import FrictionstoreError
-from frictionstore.writer import StoreWriter
-from tests.store import making
+from frictionstore.store.writer import StoreWriter
+from tests import making
 
 
 def write(arguments: list[str]) -> int:
@@ -36,7 +36,7 @@ def write(arguments: list[str]) -> int:
 
 def command(arguments: list[str]) -> int:
     """Run the command line; it exits by itself."""
-    from frictionstore.cli import cli
+    from frictionstore.cli.main import cli
 
     cli.main(args=arguments, prog_name="frictionstore")
     return 0
@@ -44,8 +44,8 @@ def command(arguments: list[str]) -> int:
 
 def copy(arguments: list[str]) -> int:
     """Pull, unpack or pack: WHAT SOURCE TARGET."""
-    from frictionstore.pack import pack, unpack
-    from frictionstore.share import pull
+    from frictionstore.share.pack import pack, unpack
+    from frictionstore.share.push_pull import pull
 
     what, source, target = arguments
     {"pull": pull, "unpack": unpack, "pack": pack}[what](source, target, overwrite=True)
