@@ -1,41 +1,39 @@
-"""How a store shows itself in a notebook: a card of escaped HTML that reads metadata only."""
+"""How a store shows itself in a notebook: escaped HTML, made of its summary alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any
 
 from frictionstore.format.schema import ORDER_IN_WORDS
 from frictionstore.text import byte_count, listed, printable
-
-if TYPE_CHECKING:
-    from frictionstore.store.reader import Store
 
 SHOWN_CLASSES = 12
 _CELL = "padding:2px 12px 2px 0;text-align:left;vertical-align:top"
 
 
-def store_html(store: Store) -> str:
+def store_html(summary: dict[str, Any], maps: Sequence[str]) -> str:
     """A store as HTML: what it holds and how to look at it. Nothing of it is executed.
 
     Parameters
     ----------
-    store : Store
-        Only its metadata is read.
+    summary : dict
+        `Store.summary`.
+    maps : sequence of str
+        The maps to list.
     """
-    summary = store.summary()
-    rows, columns = store.grid
-    classes = "no labels"
-    if store.class_names:
-        classes = f"{len(store.class_names):,}: {listed(store.class_names, SHOWN_CLASSES)}"
+    rows, columns = summary["grid"]
+    names = summary["classes"]
+    classes = f"{len(names):,}: {listed(names, SHOWN_CLASSES)}" if names else "no labels"
     facts = [
-        ("images", f"{store.n_images:,}"),
+        ("images", f"{summary['images']:,}"),
         ("patches", f"{rows} x {columns}"),
-        ("modes", f"{store.n_modes}, {ORDER_IN_WORDS[summary['mode_order']]}"),
+        ("modes", f"{summary['modes']}, {ORDER_IN_WORDS[summary['mode_order']]}"),
         ("classes", classes),
         ("stored", byte_count(summary["stored_bytes"])),
-        ("digest", store.digest[:16]),
-        ("look at it", f"frictionstore view {store.header.location.text}"),
+        ("digest", summary["digest"][:16]),
+        ("look at it", f"frictionstore view {summary['location']}"),
     ]
     fact_rows = "".join(_row("th", name, printable(value, 400)) for name, value in facts)
     map_rows = "".join(
@@ -51,12 +49,12 @@ def store_html(store: Store) -> str:
         )
         + "</tr>"
         for name, entry in summary["maps"].items()
-        if name in store.maps
+        if name in maps
     )
     return (
-        f"<div><b>{escape(printable(store.name))}</b>"
+        f"<div><b>{escape(printable(summary['name']))}</b>"
         f"<table><tbody>{fact_rows}</tbody></table>"
-        f"<details><summary>{len(store.maps)} maps</summary>"
+        f"<details><summary>{len(maps)} maps</summary>"
         f"<table><tbody>{map_rows}</tbody></table></details></div>"
     )
 

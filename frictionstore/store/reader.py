@@ -407,4 +407,4 @@ class Store:
     def _repr_html_(self) -> str:
         from frictionstore.store.html import store_html
 
-        return store_html(self)
+        return store_html(self.summary(), self.maps)
