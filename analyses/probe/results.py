@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import options
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.core.terminal import Columns, p_text
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
@@ -21,11 +22,28 @@ from frictionstore.text import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from frictionstore.analyses.ridge_probe import RidgeProbe
-
 NAME = "ridge-probe"
 QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
 NOTEBOOK_THRESHOLD = 0.15
+
+
+class Asked(Protocol):
+    """What is said here rests on this much of `ridge_probe.RidgeProbe`."""
+
+    features: tuple[str, ...]
+    folds: int
+    permutations: int
+    seed: int
+    order: NDArray[np.int64] | None
+    store: MapStore
+    classes: Classes
+    split: Split
+    notebook_split: Split
+    sets: list[SetFit]
+
+    @property
+    def protocol(self) -> str:
+        """`default` or `notebook`."""
 
 
 def confusion(
@@ -41,7 +59,7 @@ def confusion(
     return table
 
 
-def _baselines(plan: RidgeProbe, split: Split) -> dict[str, float]:
+def _baselines(plan: Asked, split: Split) -> dict[str, float]:
     counts = split.counts().sum(axis=0)
     return {
         "chance_level": 1.0 / plan.classes.n,
@@ -49,7 +67,7 @@ def _baselines(plan: RidgeProbe, split: Split) -> dict[str, float]:
     }
 
 
-def default_result(plan: RidgeProbe) -> Result:
+def default_result(plan: Asked) -> Result:
     labels, classes, split = plan.classes.labels, plan.classes, plan.split
     tested = split.folds >= 0
     n = int(tested.sum())
@@ -202,7 +220,7 @@ def default_result(plan: RidgeProbe) -> Result:
     )  # fmt: skip
 
 
-def _feature_label(plan: RidgeProbe) -> str:
+def _feature_label(plan: Asked) -> str:
     return ",".join(plan.features) if len(plan.features) == 1 else ""
 
 
@@ -211,7 +229,7 @@ def _append(columns: dict[str, list[Any]], row: dict[str, Any]) -> None:
         columns.setdefault(key, []).append(value)
 
 
-def _notebook_accuracy(plan: RidgeProbe, one: SetFit, *, group: int = 0) -> float:
+def _notebook_accuracy(plan: Asked, one: SetFit, *, group: int = 0) -> float:
     """Return the accuracy on the notebook's test (0) or training images (1); NaN if not fitted."""
     if not one.notebook_used:
         return float("nan")
@@ -219,14 +237,14 @@ def _notebook_accuracy(plan: RidgeProbe, one: SetFit, *, group: int = 0) -> floa
     return float(right[plan.notebook_split.folds == group].mean())
 
 
-def _notebook_words(plan: RidgeProbe) -> str:
+def _notebook_words(plan: Asked) -> str:
     """Return what the notebook's split is of."""
     n, total = int((plan.notebook_split.folds >= 0).sum()), plan.classes.n_labelled
     which = f"the first {n:,} of {total:,} images" if n < total else f"the {n:,} images"
     return f"80/20 split of {which}"
 
 
-def _notebook_caveats(plan: RidgeProbe) -> list[str]:
+def _notebook_caveats(plan: Asked) -> list[str]:
     caveats = []
     present = int((plan.notebook_split.counts().sum(axis=0) > 0).sum())
     if present < plan.classes.n:
@@ -242,7 +260,7 @@ def _notebook_caveats(plan: RidgeProbe) -> list[str]:
     return caveats
 
 
-def _penalty_caveats(plan: RidgeProbe) -> list[str]:
+def _penalty_caveats(plan: Asked) -> list[str]:
     """Return what was chosen, and where the path ended at the choice."""
     chosen = []
     for one in plan.sets:
@@ -282,7 +300,7 @@ def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
     return figures
 
 
-def _column_caveats(plan: RidgeProbe) -> list[str]:
+def _column_caveats(plan: Asked) -> list[str]:
     caveats = []
     for one in plan.sets:
         used = one.notebook_used if plan.protocol == "notebook" else int(one.used.min())
@@ -345,7 +363,7 @@ def _difference(first: str, second: str, found: Paired) -> str:
     return f"{better} than {second}: the first minus the second is {figures} on the same images."
 
 
-def notebook_result(plan: RidgeProbe) -> Result:
+def notebook_result(plan: Asked) -> Result:
     """Return the result of the notebook's protocol: one 80/20 split, lambda 1."""
     labels, split = plan.classes.labels, plan.notebook_split
     test = split.folds == 0
