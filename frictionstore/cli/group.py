@@ -57,8 +57,33 @@ class Suggesting(click.Group):
         return super().resolve_command(ctx, args)
 
 
-class Group(Suggesting):
-    """A group that imports the commands named in `LAZY` on use, and explains our own errors."""
+class ExplainingGroup(Suggesting):
+    """A group whose commands' errors end in one sentence and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except FrictionstoreError as error:
+            raise _UserError(error.on_command_line()) from error
+        except RecursionError as error:
+            raise _UserError("a file is nested too deeply to be read") from error
+        except MemoryError as error:
+            raise _UserError(
+                "there is not enough memory for this: ask for less at a time"
+            ) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            what = printable(error.filename) if error.filename is not None else "the system"
+            raise _UserError(f"{what}: {error.strerror or error}") from error
+        except KeyboardInterrupt as error:
+            raise _Interrupted(
+                "interrupted: what is complete is kept, run it again to go on"
+            ) from error
+
+
+class Group(ExplainingGroup):
+    """The commands of `frictionstore`; those named in `LAZY` are imported on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *LAZY})
@@ -82,24 +107,3 @@ class Group(Suggesting):
                 rows.append((name, command.get_short_help_str(80)))
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FrictionstoreError as error:
-            raise _UserError(error.on_command_line()) from error
-        except RecursionError as error:
-            raise _UserError("a file is nested too deeply to be read") from error
-        except MemoryError as error:
-            raise _UserError(
-                "there is not enough memory for this: ask for less at a time"
-            ) from error
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            what = printable(error.filename) if error.filename is not None else "the system"
-            raise _UserError(f"{what}: {error.strerror or error}") from error
-        except KeyboardInterrupt as error:
-            raise _Interrupted(
-                "interrupted: what is complete is kept, run it again to go on"
-            ) from error
