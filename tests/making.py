@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from frictionstore.check.repair import what_to_keep
 from frictionstore.format.plan import StorePlan
 from frictionstore.store.writer import StoreWriter
 
@@ -56,9 +57,9 @@ def unit_arrays(plan: StorePlan, number: int) -> dict[str, np.ndarray]:
     return {name: array[unit.start : unit.stop] for name, array in rows(plan).items()}
 
 
-def write(target: Path, made: StorePlan, **options: Any) -> list[int]:
+def write(target: Path, made: StorePlan, *, repair: bool = False, **options: Any) -> list[int]:
     """Write (or go on writing, or repair) a store; the units this call wrote."""
-    with StoreWriter(target, made, **options) as writer:
+    with StoreWriter(target, made, repair=what_to_keep if repair else None, **options) as writer:
         pending = writer.pending
         for number in pending:
             writer.write_unit(number, unit_arrays(made, number), {"engine": "test"})

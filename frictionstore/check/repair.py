@@ -1,6 +1,6 @@
 """What of a damaged store can be kept, so that only the rest is extracted again.
 
-The decision is made here; `StoreWriter` with ``repair=True`` acts on it: kept units are linked
+The decision is made here; a `StoreWriter` that is given it acts on it: kept units are linked
 into the unfinished folder beside the store, and the store is replaced when the new one is whole.
 """
 
@@ -20,24 +20,8 @@ from frictionstore.format.fingerprint import differences, file_sha256
 from frictionstore.format.header import parse_manifest, read_group
 from frictionstore.format.plan import Shard, StorePlan, document_bytes, group_document
 from frictionstore.io.local import LocalLocation
-from frictionstore.store.writer import shard_record
+from frictionstore.store.writer import Keep, shard_record
 from frictionstore.text import printable
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What a repair starts from.
-
-    Attributes
-    ----------
-    sound : bool
-        Nothing is wrong with the store: there is nothing to repair.
-    units : dict of int to dict
-        Journal entries of the units to keep.
-    """
-
-    sound: bool
-    units: dict[int, dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -349,6 +349,7 @@ class _Run:
 
     def _extract(self, plan: StorePlan, dataset: Dataset) -> int:
         _require_torch()
+        from frictionstore.check.repair import what_to_keep
         from frictionstore.extract.data.base import whole
         from frictionstore.extract.data.torchvision import TorchvisionSet
         from frictionstore.extract.pipeline import extract_units
@@ -360,7 +361,8 @@ class _Run:
                 "files": opened.read_from,
             }
         job = self.job
-        with StoreWriter(job.out, plan, overwrite=self.overwrite, repair=self.repair) as writer:
+        repair = what_to_keep if self.repair else None
+        with StoreWriter(job.out, plan, overwrite=self.overwrite, repair=repair) as writer:
             if writer.already_complete:
                 self.report(f"{printable(job.out)} is sound: there is nothing to repair")
                 return 0

@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,22 @@ def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Keep:
+    """What a repair starts from.
+
+    Attributes
+    ----------
+    sound : bool
+        Nothing is wrong with the store: there is nothing to repair.
+    units : dict of int to dict
+        Journal entries of the units to keep.
+    """
+
+    sound: bool
+    units: dict[int, dict[str, Any]]
+
+
 class StoreWriter:
     """Write one store, from `StorePlan` to the finished folder.
 
@@ -105,9 +122,10 @@ class StoreWriter:
     overwrite : bool
         Replace a different store, or the unfinished remains of one, at `target`. The old store
         stays in place until the new one is complete.
-    repair : bool
-        Where `target` is this very store but damaged, keep its sound units and have only the
-        others written again. The damaged store stays in place until the new one is complete.
+    repair : callable, optional
+        Says what to keep of a store at `target` (`check.repair.what_to_keep`): where it is this
+        very store but damaged, only the other units are written again. The damaged store stays in
+        place until the new one is complete.
 
     Raises
     ------
@@ -118,7 +136,12 @@ class StoreWriter:
     """
 
     def __init__(
-        self, target: Path, plan: StorePlan, *, overwrite: bool = False, repair: bool = False
+        self,
+        target: Path,
+        plan: StorePlan,
+        *,
+        overwrite: bool = False,
+        repair: Callable[[Path, StorePlan], Keep] | None = None,
     ) -> None:
         self.target = target
         self.plan = plan
@@ -138,10 +161,8 @@ class StoreWriter:
             stack.enter_context(claimed(self.target))
             restore_replaced(self.target)
             keep: dict[int, dict[str, Any]] = {}
-            if self.repair and self.target.is_dir():
-                from frictionstore.check.repair import what_to_keep
-
-                found = what_to_keep(self.target, self.plan)
+            if self.repair is not None and self.target.is_dir():
+                found = self.repair(self.target, self.plan)
                 self.already_complete, keep = found.sound, found.units
             else:
                 try:

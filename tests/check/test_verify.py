@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import frictionstore as fs
+from frictionstore.check.repair import what_to_keep
 from frictionstore.check.verify import damaged_units, verify
 from frictionstore.errors import StoreError
 from frictionstore.format import header
@@ -263,7 +264,7 @@ def test_repair_interrupted_at_any_unit_loses_nothing(whole: Path, copy: Path) -
         flip(copy / key, 77)
     before = making.content(copy)
     plan = making.plan()
-    with StoreWriter(copy, plan, repair=True) as writer:
+    with StoreWriter(copy, plan, repair=what_to_keep) as writer:
         assert writer.pending == [0, 2]
         writer.write_unit(0, making.unit_arrays(plan, 0), {})
     assert making.content(copy) == before, "the damaged store stays until the new one is whole"

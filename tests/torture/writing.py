@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from frictionstore.check.repair import what_to_keep
 from frictionstore.errors import FrictionstoreError
 from frictionstore.store.writer import StoreWriter
 from tests import making
@@ -21,9 +22,10 @@ def write(arguments: list[str]) -> int:
     """Write the store the arguments ask for; the exit status."""
     target, seed, n_images, pause = arguments[:4]
     plan = making.plan(int(seed), int(n_images))
-    options = {name: f"--{name}" in arguments[4:] for name in ("overwrite", "repair")}
+    overwrite = "--overwrite" in arguments[4:]
+    repair = what_to_keep if "--repair" in arguments[4:] else None
     try:
-        with StoreWriter(Path(target), plan, **options) as writer:
+        with StoreWriter(Path(target), plan, overwrite=overwrite, repair=repair) as writer:
             for number in writer.pending:
                 writer.write_unit(number, making.unit_arrays(plan, number), {"engine": "test"})
                 time.sleep(float(pause))
