@@ -16,18 +16,46 @@ from typing import TYPE_CHECKING, Any
 from frictionstore.version import __version__
 
 if TYPE_CHECKING:
+    from frictionstore.check.diff import diff
+    from frictionstore.check.verify import verify
     from frictionstore.errors import FrictionstoreError
+    from frictionstore.share.pack import pack, unpack
+    from frictionstore.share.push_pull import pull, push
+    from frictionstore.store.combine import merge, subset
     from frictionstore.store.importing import from_arrays
     from frictionstore.store.reader import Store
     from frictionstore.store.reader import open_store as open
 
-__all__ = ["FrictionstoreError", "Store", "__version__", "analyses", "from_arrays", "open"]
+__all__ = [
+    "FrictionstoreError",
+    "Store",
+    "__version__",
+    "analyses",
+    "diff",
+    "from_arrays",
+    "merge",
+    "open",
+    "pack",
+    "pull",
+    "push",
+    "subset",
+    "unpack",
+    "verify",
+]
 
 _PUBLIC = {
     "FrictionstoreError": ("frictionstore.errors", "FrictionstoreError"),
     "Store": ("frictionstore.store.reader", "Store"),
+    "diff": ("frictionstore.check.diff", "diff"),
     "from_arrays": ("frictionstore.store.importing", "from_arrays"),
+    "merge": ("frictionstore.store.combine", "merge"),
     "open": ("frictionstore.store.reader", "open_store"),
+    "pack": ("frictionstore.share.pack", "pack"),
+    "pull": ("frictionstore.share.push_pull", "pull"),
+    "push": ("frictionstore.share.push_pull", "push"),
+    "subset": ("frictionstore.store.combine", "subset"),
+    "unpack": ("frictionstore.share.pack", "unpack"),
+    "verify": ("frictionstore.check.verify", "verify"),
 }
 
 
