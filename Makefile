@@ -42,7 +42,7 @@ analyze: $(VENV)/extract ## all analyses of the store, extracted if it is not th
 	@printf 'report at '; $(BIN)/frictionstore report $(STORE) --results $(RESULTS)
 
 page: $(VENV)/made ## the explorer page (Node 20 or newer with npm)
-	@$(BIN)/python -m frictionstore.page
+	@$(BIN)/python -m frictionstore.show.page
 
 view: $(VENV)/extract ## look at the store in the browser
 	@[ -e $(STORE) ] || $(MAKE) --no-print-directory extract
@@ -66,7 +66,7 @@ $(LOWEST)/made: $(VENV)/made pyproject.toml
 # Old versions use what newer ones deprecate: a warning is no error here.
 test-lowest: $(LOWEST)/made ## the tests that need no torch, on the lowest declared versions
 	@FRICTIONSTORE_LOWEST=1 $(LOWEST)/bin/python -m pytest -m "not slow" -W default $(PYTEST_FLAGS) \
-	  tests/core tests/store tests/analyses tests/report tests/packaging tests/test_cli.py
+	  tests/core tests/store tests/analyses tests/report tests/packaging tests/cli/test_cli.py
 
 lint: $(VENV)/dev ## formatter, linter and type checker
 	@$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))  # a build knows only what it requires
 
-from frictionstore.page import PAGE, build_page
+from frictionstore.show.page import PAGE, build_page
 
 ANALYSES = Path("frictionstore", "analyses")
 

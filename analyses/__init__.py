@@ -28,15 +28,15 @@ if __name__ == "analyses":
 if TYPE_CHECKING:
     from frictionstore.analyses.center_edge import center_edge
     from frictionstore.analyses.class_distance import class_distance
-    from frictionstore.analyses.errors import AnalysisError
+    from frictionstore.analyses.core.errors import AnalysisError
+    from frictionstore.analyses.core.moments import Moments
+    from frictionstore.analyses.core.results import Result
+    from frictionstore.analyses.core.source import MemoryStore
     from frictionstore.analyses.everything import analyze_all
     from frictionstore.analyses.f_statistic import f_statistic
     from frictionstore.analyses.image_summary import image_summary
     from frictionstore.analyses.mode_variance import mode_variance
-    from frictionstore.analyses.moments import Moments
-    from frictionstore.analyses.results import Result
     from frictionstore.analyses.ridge_probe import ridge_probe
-    from frictionstore.analyses.source import MemoryStore
     from frictionstore.analyses.spatial_cv import spatial_cv
     from frictionstore.analyses.summary import summary
 
@@ -97,10 +97,10 @@ REGISTRY: Mapping[str, Registered] = _Registry()
 
 _MODULES = {name.replace("-", "_") for name in _BUILT_IN}
 _NAMES = {
-    "AnalysisError": "errors",
-    "MemoryStore": "source",
-    "Moments": "moments",
-    "Result": "results",
+    "AnalysisError": "core.errors",
+    "MemoryStore": "core.source",
+    "Moments": "core.moments",
+    "Result": "core.results",
     "analyze_all": "everything",
 }
 

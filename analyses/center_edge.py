@@ -9,12 +9,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses import options, permutation
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.passes import Arrays, Passes, run
-from frictionstore.analyses.results import Columns, Result, provenance
-from frictionstore.analyses.source import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import Arrays, Passes, run
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import (
     MapStore,
     logarithm_of,
     mode_name,
@@ -22,7 +22,8 @@ from frictionstore.analyses.source import (
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.terminal import number, p_text
+from frictionstore.analyses.core.terminal import Columns, number, p_text
+from frictionstore.analyses.stats import permutation
 from frictionstore.text import listed
 
 if TYPE_CHECKING:
@@ -338,7 +339,7 @@ class CenterEdge:
         caveats += options.feature_caveats(self.feature)
 
         def figure() -> Figure:
-            from frictionstore.analyses import figures
+            from frictionstore.analyses.core import figures
 
             means = " of geometric means" if geometric else ""
             return figures.intervals(

@@ -9,19 +9,20 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses import label_sums, options, permutation
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.passes import Passes, class_moments, run, tail_caveat
-from frictionstore.analyses.results import Result, provenance
-from frictionstore.analyses.source import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import Passes, class_moments, run, tail_caveat
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import (
     MapStore,
     mode_name,
     require_classes,
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.terminal import number, p_text
+from frictionstore.analyses.core.terminal import number, p_text
+from frictionstore.analyses.stats import label_sums, permutation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -301,7 +302,7 @@ def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
 
 
 def _figure(feature: str, found: Distances, names: list[str]) -> Figure:
-    from frictionstore.analyses import figures
+    from frictionstore.analyses.core import figures
 
     title = f"{feature}: distance between class mean maps"
     return figures.matrix(found.euclidean, names, title, "Euclidean distance")

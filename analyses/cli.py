@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from frictionstore.analyses import REGISTRY
-from frictionstore.cli import Suggesting
-from frictionstore.errors import FrictionstoreError
+from frictionstore.cli.group import ExplainingGroup
 
 ALL_HELP = "Every analysis in as few passes over the store as they can share."
 
 
-class _UserError(click.ClickException):
-    """An error that a user can act on: one sentence and exit status 2."""
-
-    exit_code = 2
-
-
-class _Analyses(Suggesting):
+class _Analyses(ExplainingGroup):
     """A group that imports an analysis when it is named, and not to list it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -43,12 +34,6 @@ class _Analyses(Suggesting):
         rows = [(name, entry.help) for name, entry in REGISTRY.items()]
         with formatter.section("Commands"):
             formatter.write_dl([*rows, ("all", ALL_HELP)])
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except FrictionstoreError as error:
-            raise _UserError(error.on_command_line()) from error
 
 
 @click.group(cls=_Analyses, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,18 +8,18 @@ from functools import partial
 
 import click
 
-from frictionstore.analyses import options
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.passes import Passes, Plan, recorded, run
-from frictionstore.analyses.results import Result
-from frictionstore.analyses.ridge_probe import PERMUTATIONS
-from frictionstore.analyses.source import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
+from frictionstore.analyses.core.results import Result
+from frictionstore.analyses.core.source import (
     MapStore,
     WithoutSmallClasses,
     class_labels,
     maps_over_patches,
     require_feature,
 )
+from frictionstore.analyses.ridge_probe import PERMUTATIONS
 from frictionstore.analyses.summary import plans, probe_sets, summary
 from frictionstore.text import did_you_mean, listed, printable
 

@@ -9,10 +9,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses import label_sums, options, permutation
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.moments import Moments
-from frictionstore.analyses.passes import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.moments import Moments
+from frictionstore.analyses.core.passes import (
     Arrays,
     ClassMoments,
     Passes,
@@ -20,8 +20,8 @@ from frictionstore.analyses.passes import (
     run,
     tail_caveat,
 )
-from frictionstore.analyses.results import Columns, Result, provenance
-from frictionstore.analyses.source import (
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import (
     Classes,
     MapStore,
     mode_name,
@@ -29,7 +29,8 @@ from frictionstore.analyses.source import (
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.terminal import number, p_text
+from frictionstore.analyses.core.terminal import Columns, number, p_text
+from frictionstore.analyses.stats import label_sums, permutation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -405,7 +406,7 @@ def _result(plan: FStatistic, found: Anova, arrays: dict[str, NDArray[Any]]) -> 
     caveats += options.feature_caveats(plan._feature)
 
     def f_map() -> Figure:
-        from frictionstore.analyses import figures
+        from frictionstore.analyses.core import figures
 
         title = f"{plan._feature}: F between classes"
         return figures.mode_maps(found.f, title, "F", skip=found.constant)

@@ -8,11 +8,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses import options
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.passes import Arrays, Passes, run
-from frictionstore.analyses.results import Columns, Result, provenance
-from frictionstore.analyses.source import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.passes import Arrays, Passes, run
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
     class_labels,
@@ -20,12 +20,11 @@ from frictionstore.analyses.source import (
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.terminal import interval_text, number
+from frictionstore.analyses.core.terminal import Columns, interval_text, number
+from frictionstore.analyses.stats.intervals import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 NAME = "image-summary"
 QUESTION = "What does the map of each single image look like?"
 HOT = 2.0
@@ -93,20 +92,6 @@ class ImageRows:
     def end_pass(self) -> bool:
         self.constant = self._low == self._high
         return False
-
-
-def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float, float]:
-    """Return mean and t interval; NaN interval for fewer than 2 values."""
-    from scipy.special import stdtrit
-
-    n = len(values)
-    if n == 0:
-        return np.nan, np.nan, np.nan
-    mean = float(values.mean())
-    if n < 2:
-        return mean, np.nan, np.nan
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(values.std(ddof=1)) / np.sqrt(n)
-    return mean, mean - half, mean + half
 
 
 def notebook_caveat(n_images: int) -> list[str]:
@@ -191,7 +176,7 @@ class ImageSummary:
         caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
-            from frictionstore.analyses import figures as draw
+            from frictionstore.analyses.core import figures as draw
 
             return draw.histograms(
                 {"images": entropy}, f"{self.feature}: entropy over patches",

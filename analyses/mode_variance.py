@@ -9,14 +9,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses import options
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.moments import Moments
-from frictionstore.analyses.passes import Arrays, Passes, class_moments, run, tail_caveat
-from frictionstore.analyses.results import Result, provenance
-from frictionstore.analyses.source import MapStore, mode_name, require_feature, require_grid
-from frictionstore.analyses.terminal import interval_text, number
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.moments import Moments
+from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run, tail_caveat
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
+from frictionstore.analyses.core.terminal import interval_text, number
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -261,14 +261,14 @@ class ModeVariance:
         caveats += options.feature_caveats(self.feature, ratios=True)
 
         def maps() -> Figure:
-            from frictionstore.analyses import figures
+            from frictionstore.analyses.core import figures
 
             title = f"{self.feature}: mean over {n} images"
             skip = np.broadcast_to(constant, everything.mean[0].shape)
             return figures.mode_maps(everything.mean[0], title, self.feature, skip=skip)
 
         def bars() -> Figure:
-            from frictionstore.analyses import figures
+            from frictionstore.analyses.core import figures
 
             parts = {
                 "between images": columns["share_between_images"],

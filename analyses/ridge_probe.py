@@ -9,24 +9,24 @@ import click
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from frictionstore.analyses import options
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.passes import THREADS, Passes, run
-from frictionstore.analyses.probe_held import HeldProbe
-from frictionstore.analyses.probe_notebook import NotebookProbe
-from frictionstore.analyses.probe_results import NAME, default_result, notebook_result
-from frictionstore.analyses.probe_split import SetFit, Split
-from frictionstore.analyses.probe_streamed import StreamedProbe
-from frictionstore.analyses.results import Result
-from frictionstore.analyses.ridge import stratified_folds
-from frictionstore.analyses.source import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import THREADS, Passes, run
+from frictionstore.analyses.core.results import Result
+from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
     require_classes,
     require_feature,
     require_grid,
 )
+from frictionstore.analyses.probe.held import HeldProbe
+from frictionstore.analyses.probe.notebook import NotebookProbe
+from frictionstore.analyses.probe.results import NAME, default_result, notebook_result
+from frictionstore.analyses.probe.ridge import stratified_folds
+from frictionstore.analyses.probe.split import SetFit, Split
+from frictionstore.analyses.probe.streamed import StreamedProbe
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]

@@ -12,11 +12,23 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses import options, permutation
-from frictionstore.analyses.callable_module import make_callable
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.image_summary import mean_interval, notebook_caveat
-from frictionstore.analyses.lattice import (
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import THREADS, Arrays, Passes, run
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import (
+    NOTEBOOK_IMAGES,
+    MapStore,
+    mode_name,
+    require_feature,
+    require_grid,
+)
+from frictionstore.analyses.core.terminal import Columns, number, p_text
+from frictionstore.analyses.image_summary import notebook_caveat
+from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.intervals import mean_interval
+from frictionstore.analyses.stats.lattice import (
     CONTIGUITIES,
     FEW,
     JOINT_SHUFFLES,
@@ -29,16 +41,6 @@ from frictionstore.analyses.lattice import (
     moran,
     shuffle_further,
 )
-from frictionstore.analyses.passes import THREADS, Arrays, Passes, run
-from frictionstore.analyses.results import Columns, Result, provenance
-from frictionstore.analyses.source import (
-    NOTEBOOK_IMAGES,
-    MapStore,
-    mode_name,
-    require_feature,
-    require_grid,
-)
-from frictionstore.analyses.terminal import number, p_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -371,7 +373,7 @@ class SpatialCV:
         caveats += options.feature_caveats(self.feature, ratios=True)
 
         def figure() -> Figure:
-            from frictionstore.analyses import figures
+            from frictionstore.analyses.core import figures
 
             return figures.histograms(
                 {mode_name(int(m), self.n_modes): rows.moran["queen"]["i"][:, m] for m in varying},
@@ -502,7 +504,7 @@ def spatial_cv(
         A map over patches.
     permutations
         Shuffles of the patches of each map, or more where p needs them (see
-        `analyses.lattice.shuffle_further`); 0 leaves p-values out.
+        `analyses.stats.lattice.shuffle_further`); 0 leaves p-values out.
     seed
         Seed of the shuffles.
     alpha
@@ -516,7 +518,8 @@ def spatial_cv(
     -------
     Result
         Table `modes`, with each mode's mean Moran's I and its p under joint shuffles of all
-        images (see `analyses.lattice.JointMoran`), alone and family-wise over modes; and `images`
+        images (see `analyses.stats.lattice.JointMoran`), alone and family-wise over modes; and
+        `images`
         with one row per image and mode. Value `p_mean_moran_queen`, of all maps together, decides.
         Arrays of shape (image, mode): `mean`, `variance` (ddof 1), `cv`, and for each contiguity
         `moran_queen_i`, `moran_queen_z` (exact permutation z), `moran_queen_p` (two-sided, by

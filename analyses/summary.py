@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from frictionstore.analyses import options, permutation
-from frictionstore.analyses.callable_module import make_callable
 from frictionstore.analyses.center_edge import CenterEdge
 from frictionstore.analyses.class_distance import ClassDistance
-from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
+from frictionstore.analyses.core.results import Result, provenance, read_saved
+from frictionstore.analyses.core.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
+from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.f_statistic import FStatistic
 from frictionstore.analyses.image_summary import ImageSummary
 from frictionstore.analyses.mode_variance import ModeVariance
-from frictionstore.analyses.passes import Passes, Plan, recorded, run
-from frictionstore.analyses.results import Result, provenance, read_saved
 from frictionstore.analyses.ridge_probe import DEFAULT_FEATURES, PERMUTATIONS, RidgeProbe
-from frictionstore.analyses.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
 from frictionstore.analyses.spatial_cv import SpatialCV
-from frictionstore.analyses.terminal import interval_text, number, p_text
+from frictionstore.analyses.stats import permutation
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _lift(values: Facts) -> Facts | None:
 
 def _wilson(values: Facts) -> tuple[float, float]:
     """Return Wilson's interval for the share of significant maps."""
-    from frictionstore.analyses.ridge import wilson_interval
+    from frictionstore.analyses.stats.intervals import wilson_interval
 
     return wilson_interval(values["n_significant_queen"], values["n_tested_queen"])
 
@@ -271,7 +272,7 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         )
 
     def figure() -> Figure:
-        from frictionstore.analyses import figures
+        from frictionstore.analyses.core import figures
 
         probes = [one for one in lines if one["measure"] == "cross-validated accuracy"]
         return figures.intervals(

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from frictionstore.extract.conduit import conduit_maps
-from frictionstore.extract.conduit.fused_gram import (
+from frictionstore.extract.conduit.kernels.cpu.gram import (
     gram_from_spectrum,
     maps_from_spectrum,
     spectrum,

@@ -14,8 +14,8 @@ import freckles
 import harness
 import torch
 
-from frictionstore.extract.cpu import TILE_PATCHES, one_thread_each
-from frictionstore.extract.packed import pack
+from frictionstore.extract.encoder.onednn import pack
+from frictionstore.extract.engines.cpu import TILE_PATCHES, one_thread_each
 
 ROUNDS = 7
 

@@ -17,10 +17,12 @@ import notebook_method
 import numpy as np
 import torch
 
-from frictionstore import schema
-from frictionstore.extract.engine import NativeEngine, native_engine
+from frictionstore.extract.engines.base import NativeEngine
+from frictionstore.extract.engines.make import native_engine
 from frictionstore.extract.pipeline import Batch, extract_units, measured, plan_batches
-from frictionstore.writer import StorePlan, StoreWriter
+from frictionstore.format import schema
+from frictionstore.format.plan import StorePlan
+from frictionstore.store.writer import StoreWriter
 
 BATCH = 256
 

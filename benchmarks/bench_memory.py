@@ -15,7 +15,8 @@ import harness
 
 CHILD = """
 import resource, sys
-from frictionstore.jobs import Job, run_job
+from frictionstore.extract.request import Job
+from frictionstore.extract.job import run_job
 run_job(Job.from_options({"dataset": "noise", "count": int(sys.argv[1]), "encoder": "speckle",
                           "out": sys.argv[2], "image_size": 64, "device": "cpu"}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

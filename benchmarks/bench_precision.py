@@ -12,9 +12,14 @@ import harness
 import numpy as np
 import torch
 
-from frictionstore.extract.checkpoints import build_encoder, find_checkpoint, read_checkpoint
-from frictionstore.extract.datasets import DatasetOptions, open_dataset
-from frictionstore.extract.engine import native_engine
+from frictionstore.extract.data.base import DatasetOptions
+from frictionstore.extract.data.choose import open_dataset
+from frictionstore.extract.encoder.checkpoints import (
+    build_encoder,
+    find_checkpoint,
+    read_checkpoint,
+)
+from frictionstore.extract.engines.make import native_engine
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import harness
 
 RUNS = 9
-MAIN = "from frictionstore.cli import main; main()"
+MAIN = "from frictionstore.cli.main import main; main()"
 
 
 def main() -> None:

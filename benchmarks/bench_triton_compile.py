@@ -29,12 +29,10 @@ def compile_one(kind: str, n: int) -> None:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from frictionstore.extract.conduit import (
-        DEFAULTS,
-        fused_attention_gpu,
-        fused_gpu,
-        fused_gram_gpu,
-    )
+    from frictionstore.extract.conduit import DEFAULTS
+    from frictionstore.extract.conduit.kernels.gpu import attention as fused_attention_gpu
+    from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
+    from frictionstore.extract.conduit.kernels.gpu import gram as fused_gram_gpu
 
     started = time.perf_counter()
     options = fused_gpu.OPTIONS

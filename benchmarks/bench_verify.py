@@ -14,8 +14,8 @@ import harness
 import numpy as np
 
 import frictionstore as fs
-from frictionstore.pack import pack
-from frictionstore.verify import verify
+from frictionstore.check.verify import verify
+from frictionstore.share.pack import pack
 
 
 def make(path: Path, images: int) -> None:

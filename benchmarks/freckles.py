@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from frictionstore.extract.config import SVAEConfig
-from frictionstore.extract.svae import PatchSVAE
+from frictionstore.extract.encoder.config import SVAEConfig
+from frictionstore.extract.encoder.svae import PatchSVAE
 
 CONFIG = SVAEConfig(
     V=48, D=4, patch_size=4, hidden=384, depth=4, n_cross_layers=2, n_heads=2, smooth_mid=8

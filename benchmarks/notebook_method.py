@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.extract.conduit import conduit
-from frictionstore.extract.svae import PatchSVAE
+from frictionstore.extract.encoder.svae import PatchSVAE
 
 BATCH = 64
 SECOND_PASS = 5  # one image in this many is measured again

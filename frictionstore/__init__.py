@@ -13,22 +13,49 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from frictionstore.version import __version__
 
 if TYPE_CHECKING:
-    from frictionstore import analyses
+    from frictionstore.check.diff import diff
+    from frictionstore.check.verify import verify
     from frictionstore.errors import FrictionstoreError
-    from frictionstore.importing import from_arrays
-    from frictionstore.store import Store
-    from frictionstore.store import open_store as open
+    from frictionstore.share.pack import pack, unpack
+    from frictionstore.share.push_pull import pull, push
+    from frictionstore.store.combine import merge, subset
+    from frictionstore.store.importing import from_arrays
+    from frictionstore.store.reader import Store
+    from frictionstore.store.reader import open_store as open
 
-__all__ = ["FrictionstoreError", "Store", "__version__", "analyses", "from_arrays", "open"]
+__all__ = [
+    "FrictionstoreError",
+    "Store",
+    "__version__",
+    "analyses",
+    "diff",
+    "from_arrays",
+    "merge",
+    "open",
+    "pack",
+    "pull",
+    "push",
+    "subset",
+    "unpack",
+    "verify",
+]
 
 _PUBLIC = {
     "FrictionstoreError": ("frictionstore.errors", "FrictionstoreError"),
-    "Store": ("frictionstore.store", "Store"),
-    "from_arrays": ("frictionstore.importing", "from_arrays"),
-    "open": ("frictionstore.store", "open_store"),
+    "Store": ("frictionstore.store.reader", "Store"),
+    "diff": ("frictionstore.check.diff", "diff"),
+    "from_arrays": ("frictionstore.store.importing", "from_arrays"),
+    "merge": ("frictionstore.store.combine", "merge"),
+    "open": ("frictionstore.store.reader", "open_store"),
+    "pack": ("frictionstore.share.pack", "pack"),
+    "pull": ("frictionstore.share.push_pull", "pull"),
+    "push": ("frictionstore.share.push_pull", "push"),
+    "subset": ("frictionstore.store.combine", "subset"),
+    "unpack": ("frictionstore.share.pack", "unpack"),
+    "verify": ("frictionstore.check.verify", "verify"),
 }
 
 

@@ -1,5 +1,5 @@
 """``python -m frictionstore``."""
 
-from frictionstore.cli import main
+from frictionstore.cli.main import main
 
 main()

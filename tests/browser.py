@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from frictionstore.page import build_page
+from frictionstore.show.page import build_page
 
 ROOT = Path(__file__).parent.parent
 FLAGS = [

@@ -11,6 +11,8 @@ import pytest
 import frictionstore as fs
 from tests.support import MakeStore, random_maps
 
+pytest_plugins = ["tests.served_stores"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU, with the reason, where there is none."""

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frictionstore.extract.hub_files import HUB_REPOSITORY
+from frictionstore.extract.encoder.hub_files import HUB_REPOSITORY
 from tests import notebook_oracle as oracle
 from tests.cifar import NAMES, class_images, make_cifar
 from tests.servers.model_hub import ModelHub, model_hub
@@ -39,8 +39,8 @@ def freckles() -> bytes:
     """An encoder of Freckles' shape, narrower, in upstream's format."""
     import io
 
-    from frictionstore.extract.config import SVAEConfig
-    from frictionstore.extract.svae import PatchSVAE
+    from frictionstore.extract.encoder.config import SVAEConfig
+    from frictionstore.extract.encoder.svae import PatchSVAE
 
     torch.manual_seed(0)
     model = PatchSVAE(SVAEConfig.from_mapping(CONFIG, "freckles"))
@@ -68,7 +68,7 @@ class Whole:
 
 def run(root: Path, hub: ModelHub, prelude: str, *arguments: str) -> str:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    code = prelude + "from frictionstore.cli import main; main()"
+    code = prelude + "from frictionstore.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], cwd=root, capture_output=True, text=True,
         env={**kept, "HF_HOME": str(root / "hf"), "HF_ENDPOINT": hub.address, "NO_PROXY": "*"},
@@ -127,8 +127,8 @@ def test_the_maps_are_those_of_the_images(whole: Whole) -> None:
 
     from PIL import Image
 
-    from frictionstore.extract.config import SVAEConfig
-    from frictionstore.extract.svae import PatchSVAE
+    from frictionstore.extract.encoder.config import SVAEConfig
+    from frictionstore.extract.encoder.svae import PatchSVAE
 
     content = torch.load(io.BytesIO(freckles()), weights_only=True)
     model = PatchSVAE(SVAEConfig.from_mapping(CONFIG, "freckles"))

@@ -24,7 +24,8 @@ from scipy.stats import binom, kstest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from frictionstore import analyses
-from frictionstore.analyses.ridge import compare_paired, wilson_interval
+from frictionstore.analyses.probe.ridge import compare_paired
+from frictionstore.analyses.stats.intervals import wilson_interval
 from frictionstore.progress import progress_bar
 
 GRID = (6, 6)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import frictionstore as fs
-from frictionstore.view import ViewServer
+from frictionstore.show.view import ViewServer
 
 WIDTH, HEIGHT = 1200, 740
 READY = "body[data-idle=true]"

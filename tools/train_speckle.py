@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 
-from frictionstore.extract.config import SVAEConfig
-from frictionstore.extract.noise import KIND_NAMES, indexed_noise_image
-from frictionstore.extract.svae import PatchSVAE
+from frictionstore.extract.data.noise import KIND_NAMES, indexed_noise_image
+from frictionstore.extract.encoder.config import SVAEConfig
+from frictionstore.extract.encoder.svae import PatchSVAE
 
 SIZE = 64
 HELD_OUT_SEED = 1_000_003  # evaluation images come from another sequence than training's

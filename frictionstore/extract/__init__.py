@@ -1,0 +1,1 @@
+"""Measuring an encoder; the only place that imports torch."""

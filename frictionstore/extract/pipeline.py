@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore import schema
 from frictionstore.errors import DatasetError, MeasurementError
-from frictionstore.extract.datasets import Dataset
-from frictionstore.extract.engine import Engine, Maps, Started
+from frictionstore.extract.data.base import Dataset
+from frictionstore.extract.engines.base import Engine, Maps, Started
+from frictionstore.format import schema
+from frictionstore.store.writer import StoreWriter
 from frictionstore.text import printable
-from frictionstore.writer import StoreWriter
 
 Progress = Callable[[int], None]
 AHEAD = 2  # batches loaded ahead by the loading thread

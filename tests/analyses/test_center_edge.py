@@ -10,7 +10,7 @@ from scipy.stats import ttest_rel
 
 from frictionstore import analyses
 from frictionstore.analyses.center_edge import central_block, compare
-from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.core.errors import AnalysisError
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

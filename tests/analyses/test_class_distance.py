@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist, pdist, squareform
 
 from frictionstore import analyses
-from frictionstore.analyses import permutation
+from frictionstore.analyses.stats import permutation
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

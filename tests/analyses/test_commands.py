@@ -179,7 +179,7 @@ def test_all_prints_answers_and_saves(made, tmp_path):
 
 def test_a_bad_target_is_refused_before_the_work(made, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
-    monkeypatch.setattr("frictionstore.analyses.passes.run", None)
+    monkeypatch.setattr("frictionstore.analyses.core.passes.run", None)
     run = CliRunner().invoke(analyze, ["mode-variance", made, "--out", str(tmp_path)])
     assert run.exit_code == 2
     assert "holds files that are not results" in run.stderr

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.cli import analyze
-from frictionstore.analyses.errors import AnalysisError
+from frictionstore.analyses.core.errors import AnalysisError
 from tests.analyses.material import feature, noise_store
 from tests.support import random_maps
 

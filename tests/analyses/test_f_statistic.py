@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import f_oneway, false_discovery_control
 
 from frictionstore import analyses
-from frictionstore.analyses import permutation
 from frictionstore.analyses.f_statistic import permuted_f
+from frictionstore.analyses.stats import permutation
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import binom
 
 from frictionstore import analyses
-from frictionstore.analyses import MemoryStore, lattice, permutation, spatial_cv
+from frictionstore.analyses import MemoryStore, spatial_cv
+from frictionstore.analyses.stats import lattice, permutation
 from tests.analyses.material import noise_store
 
 

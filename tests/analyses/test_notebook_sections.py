@@ -14,7 +14,7 @@ import pytest
 
 from frictionstore import analyses
 from frictionstore.analyses import MemoryStore
-from frictionstore.analyses.source import NOTEBOOK_IMAGES
+from frictionstore.analyses.core.source import NOTEBOOK_IMAGES
 
 N, G, D, C = 2300, 8, 4, 5
 F32 = np.float32

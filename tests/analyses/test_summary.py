@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses import permutation
 from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.summary import Summary, probe_sets
 from tests.analyses.material import digits_store, noise_store
 from tests.analyses.test_joint_moran import planted
@@ -66,7 +66,7 @@ def test_the_family_of_null_stores_is_held():
     for seed in range(stores):
         plan = Summary(permutations=199, probe_permutations=199, seed=seed)
         store = noise_store(seed=seed, n=45, grid=(4, 4), modes=2)
-        result = analyses.passes.run(store, [plan])[0]
+        result = analyses.core.passes.run(store, [plan])[0]
         claims += bool((result.table["p_holm"] <= 0.05).any())
     assert claims <= binom.ppf(0.9995, stores, 0.05)
 
@@ -86,7 +86,7 @@ def test_100_permutations_see_structure_in_few_of_a_thousand_maps(n):
 )
 def test_what_p_values_rest_on_is_true_of_each(permutations, probe, least):
     plan = Summary(permutations=permutations, probe_permutations=probe)
-    result = analyses.passes.run(noise_store(), [plan])[0]
+    result = analyses.core.passes.run(noise_store(), [plan])[0]
     said = next(caveat for caveat in result.caveats if "permutation p-values rest on" in caveat)
     assert f"rest on {least} permutations or more" in said
     assert ("ridge-probe" in said) == bool(probe)
@@ -102,7 +102,7 @@ def test_what_p_values_rest_on_is_true_of_each(permutations, probe, least):
 
 def test_no_permutations_no_such_note():
     plan = Summary(permutations=0, probe_permutations=0)
-    result = analyses.passes.run(noise_store(), [plan])[0]
+    result = analyses.core.passes.run(noise_store(), [plan])[0]
     assert not any("rest on" in caveat for caveat in result.caveats)
     # The largest F of many has no p of its own: it is multiplied by their number.
     f = analyses.f_statistic(noise_store(), permutations=0)

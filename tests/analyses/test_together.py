@@ -13,11 +13,11 @@ from click.testing import CliRunner, Result
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses import results
-from frictionstore.analyses.errors import AnalysisError
-from frictionstore.analyses.results import read_saved, save_all
-from frictionstore.analyses.source import SelectedClasses
-from frictionstore.cli import cli
+from frictionstore.analyses.core import results
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.results import read_saved, save_all
+from frictionstore.analyses.core.source import SelectedClasses
+from frictionstore.cli.main import cli
 from tests.analyses.material import noise_store
 from tests.support import random_maps
 
@@ -229,7 +229,7 @@ def test_results_of_another_store_are_refused_before_the_work(tmp_path, monkeypa
     store, out = made(tmp_path / "made.zarr"), tmp_path / "out"
     other = made(tmp_path / "other.zarr", seed=5)
     assert run("mode-variance", store, "--out", out, "--no-figures").exit_code == 0
-    monkeypatch.setattr("frictionstore.analyses.passes.run", None)
+    monkeypatch.setattr("frictionstore.analyses.core.passes.run", None)
     done = run("mode-variance", other, "--out", out)
     assert done.exit_code == 2
     assert "holds results of a store with digest" in done.stderr
@@ -306,7 +306,7 @@ def test_a_store_of_s_alone(tmp_path):
 
 
 def test_the_probe_compares_the_maps_that_are_there():
-    from frictionstore.analyses.everything import probe_sets
+    from frictionstore.analyses.summary import probe_sets
 
     maps = {name: np.ones((4, 2, 2, 1)) for name in ("S", "friction", "settle", "other")}
     for kept, feature, expected in (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import frictionstore as fs
-from frictionstore.view import ViewServer
+from frictionstore.show.view import ViewServer
 from tests import browser as chromium
 
 GRID, MODES, CLASSES, TRANSFORMS = 16, 4, 10, 5

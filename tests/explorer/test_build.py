@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from frictionstore.page import PAGE
+from frictionstore.show.page import PAGE
 from tests.browser import ROOT
 
 

@@ -21,10 +21,10 @@ import pytest
 from click.testing import CliRunner
 
 import frictionstore as fs
-from frictionstore.cli import cli
-from frictionstore.cli_view import open_browser
+from frictionstore.cli.main import cli
+from frictionstore.cli.show import open_browser
 from frictionstore.errors import RequestError, StoreError
-from frictionstore.view import ViewServer, explorer_page, export, parse_range
+from frictionstore.show.view import ViewServer, explorer_page, export, parse_range
 from tests.browser import READY, opened
 from tests.explorer.conftest import plane, serving, smooth_maps
 from tests.support import heed_interrupts
@@ -173,8 +173,10 @@ def test_export_of_a_link(store: fs.Store, tmp_path: Path):
 def test_without_the_page_one_sentence(
     store: fs.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("frictionstore.view.ROOT", tmp_path)
-    monkeypatch.setattr("frictionstore.view.build_page", lambda root: "npm ci failed: no network")
+    monkeypatch.setattr("frictionstore.show.view.ROOT", tmp_path)
+    monkeypatch.setattr(
+        "frictionstore.show.view.build_page", lambda root: "npm ci failed: no network"
+    )
     result = CliRunner().invoke(cli, ["view", store.location, "--no-browser"])
     assert result.exit_code == 2
     assert "the explorer page is not built (npm ci failed: no network): " in result.output
@@ -235,7 +237,7 @@ def static_host(folder: Path, handler: type[BaseHTTPRequestHandler]) -> Iterator
 
 
 def test_a_packed_store_is_served_as_a_folder_is(visit: Any, digits: fs.Store, tmp_path: Path):
-    from frictionstore.pack import pack
+    from frictionstore.share.pack import pack
 
     path = pack(digits.location, tmp_path / "digits.zip").target
     packed = fs.open(path)

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from frictionstore.cli import cli
-from frictionstore.extract.hub_files import HUB_REPOSITORY
+from frictionstore.cli.main import cli
+from frictionstore.extract.encoder.hub_files import HUB_REPOSITORY
 from tests.cifar import ARCHIVE, FOLDER, make_cifar
 from tests.servers.model_hub import ModelHub, asked_here, model_hub
 from tests.support import DATA
@@ -73,7 +73,7 @@ class Place:
     def without_torch(self, *more: str) -> Outcome:
         """In a process that cannot import torch, torchvision, zarr or numba."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        code = FORBID + "from frictionstore.cli import main; main()"
+        code = FORBID + "from frictionstore.cli.main import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, "extract", "--recipe", "./small.toml", *more],
             cwd=self.root, capture_output=True, text=True, timeout=300,

@@ -14,18 +14,15 @@ from hypothesis import strategies as st
 
 import frictionstore as fs
 from frictionstore.errors import DatasetError, FrictionstoreError, MeasurementError, StoreError
-from frictionstore.jobs import Job, run_job
+from frictionstore.extract.job import run_job
+from frictionstore.extract.request import Job
 from tests.support import DATA
 
 torch = pytest.importorskip("torch")
 
-from frictionstore.extract.checkpoints import (  # noqa: E402
-    Source,
-    build_encoder,
-    read_checkpoint,
-)
-from frictionstore.extract.cpu import CpuEngine  # noqa: E402
-from frictionstore.extract.engine import native_engine  # noqa: E402
+from frictionstore.extract.encoder.checkpoints import Source, build_encoder, read_checkpoint  # noqa: E402
+from frictionstore.extract.engines.cpu import CpuEngine  # noqa: E402
+from frictionstore.extract.engines.make import native_engine  # noqa: E402
 from frictionstore.extract.pipeline import plan_batches  # noqa: E402
 
 ALL_MAPS = (
@@ -99,7 +96,7 @@ def test_an_image_gives_the_same_wherever_it_stands() -> None:
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, units: int) -> None:
-    from frictionstore.writer import StoreWriter
+    from frictionstore.store.writer import StoreWriter
 
     original = StoreWriter.write_unit
     calls = iter(range(100))
@@ -143,7 +140,7 @@ def test_up_to_date_and_refusal(tmp_path: Path) -> None:
 
 
 def test_what_is_stored_is_what_was_measured(tmp_path: Path) -> None:
-    from frictionstore.extract.noise import indexed_noise_image
+    from frictionstore.extract.data.noise import indexed_noise_image
 
     out = tmp_path / "a.zarr"
     run_job(job(out))
@@ -181,7 +178,7 @@ def test_nan_weights_stop_at_the_first_image_by_name(tmp_path: Path) -> None:
 def test_one_bad_image_is_named_and_the_units_before_it_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from frictionstore.extract.datasets import Noise
+    from frictionstore.extract.data.bundled import Noise
 
     original = Noise.load
 

@@ -30,9 +30,9 @@ OPTIONAL = {
 ASKING = ("import_module", "find_spec", "importorskip", "remote_module")
 FOLDERS = {  # the first prefix that fits: which extras its imports may rest on
     "frictionstore/extract/": ("extract", "geolip"),
-    "frictionstore/jobs.py": ("extract",),
-    "frictionstore/hub.py": ("remote",),
-    "frictionstore/remote.py": ("remote",),
+    "frictionstore/extract/job.py": ("extract",),
+    "frictionstore/share/hub.py": ("remote",),
+    "frictionstore/io/remote.py": ("remote",),
     "frictionstore/": (),
     "analyses/": (),
     "tools/": ("extract", "dev"),

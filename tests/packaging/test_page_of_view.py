@@ -47,7 +47,7 @@ def with_npm(tmp_path: Path, script: str = NPM) -> Path:
 
 
 def command(checkout: Path, *more: str) -> list[str]:
-    code = "from frictionstore.cli import main; main()"
+    code = "from frictionstore.cli.main import main; main()"
     return [
         sys.executable,
         "-c",

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import frictionstore as fs
-from frictionstore.cli import cli
-from frictionstore.combine import merge, subset
+from frictionstore.check.verify import verify
+from frictionstore.cli.main import cli
 from frictionstore.errors import RequestError, StoreError
-from frictionstore.verify import verify
-from frictionstore.writer import StoreWriter
-from tests.store import making
+from frictionstore.store.combine import merge, subset
+from frictionstore.store.writer import StoreWriter
+from tests import making
 
 ALL = ("S", "friction", "settle")
 
@@ -223,7 +223,7 @@ def test_bad_selections_are_explained(whole: Path, tmp_path: Path) -> None:
 def test_an_interrupted_merge_goes_on(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frictionstore.schema.default_shard_images", lambda rows, n: 16)
+    monkeypatch.setattr("frictionstore.format.schema.default_shard_images", lambda rows, n: 16)
     whole = merge(pair, tmp_path / "c.zarr")
     write = StoreWriter.write_unit
     written = []

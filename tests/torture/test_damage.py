@@ -20,11 +20,11 @@ import pytest
 from click.testing import CliRunner
 
 import frictionstore as fs
-from frictionstore.cli import cli
+from frictionstore.check.verify import verify
+from frictionstore.cli.main import cli
 from frictionstore.errors import FrictionstoreError, StoreError
-from frictionstore.pack import pack
-from frictionstore.verify import verify
-from tests.store import making
+from frictionstore.share.pack import pack
+from tests import making
 from tests.torture.processes import one_sentence
 
 N = 80
@@ -465,7 +465,7 @@ def test_random_bytes_as_a_journal(
     tmp_path: Path, counts: Counter[str], full: bool, seed: int
 ) -> None:
     """The remains of a run, harmed before it is resumed: the right bytes or one sentence."""
-    from frictionstore.writer import StoreWriter, partial_path
+    from frictionstore.store.writer import StoreWriter, partial_path
 
     made = making.plan(0, N)
     reference = tmp_path / "reference.zarr"

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 import frictionstore as fs
-from frictionstore.pack import pack
-from frictionstore.verify import verify
-from frictionstore.writer import partial_path
-from tests.store import making
+from frictionstore.check.verify import verify
+from frictionstore.share.pack import pack
+from frictionstore.store.writer import partial_path
+from tests import making
 from tests.torture.processes import Work, Zygote, command
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import frictionstore as fs
 from frictionstore.errors import StoreError
-from tests.store import making
+from tests import making
 from tests.torture.processes import Work, Zygote, command, zygote
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.torture.writing TARGET SEED N_IMAGES PAUSE [--overwrite] [--repair]
 
-The first writes what `tests.store.making` makes, with a pause between units so that a kill can fall
+The first writes what `tests.making` makes, with a pause between units so that a kill can fall
 anywhere. Errors end it as they end the command line: one sentence, status 2.
 """
 
@@ -12,18 +12,20 @@ import sys
 import time
 from pathlib import Path
 
+from frictionstore.check.repair import what_to_keep
 from frictionstore.errors import FrictionstoreError
-from frictionstore.writer import StoreWriter
-from tests.store import making
+from frictionstore.store.writer import StoreWriter
+from tests import making
 
 
 def write(arguments: list[str]) -> int:
     """Write the store the arguments ask for; the exit status."""
     target, seed, n_images, pause = arguments[:4]
     plan = making.plan(int(seed), int(n_images))
-    options = {name: f"--{name}" in arguments[4:] for name in ("overwrite", "repair")}
+    overwrite = "--overwrite" in arguments[4:]
+    repair = what_to_keep if "--repair" in arguments[4:] else None
     try:
-        with StoreWriter(Path(target), plan, **options) as writer:
+        with StoreWriter(Path(target), plan, overwrite=overwrite, repair=repair) as writer:
             for number in writer.pending:
                 writer.write_unit(number, making.unit_arrays(plan, number), {"engine": "test"})
                 time.sleep(float(pause))
@@ -36,7 +38,7 @@ def write(arguments: list[str]) -> int:
 
 def command(arguments: list[str]) -> int:
     """Run the command line; it exits by itself."""
-    from frictionstore.cli import cli
+    from frictionstore.cli.main import cli
 
     cli.main(args=arguments, prog_name="frictionstore")
     return 0
@@ -44,8 +46,8 @@ def command(arguments: list[str]) -> int:
 
 def copy(arguments: list[str]) -> int:
     """Pull, unpack or pack: WHAT SOURCE TARGET."""
-    from frictionstore.pack import pack, unpack
-    from frictionstore.share import pull
+    from frictionstore.share.pack import pack, unpack
+    from frictionstore.share.push_pull import pull
 
     what, source, target = arguments
     {"pull": pull, "unpack": unpack, "pack": pack}[what](source, target, overwrite=True)

@@ -20,14 +20,26 @@ import traceback
 from typing import Any
 
 PRELOADED = (
-    "zarr", "numcodecs", "google_crc32c", "frictionstore.cli", "frictionstore.pack",
-    "frictionstore.share", "frictionstore.jobs", "frictionstore.verify", "tests.torture.writing",
-)  # fmt: skip
+    "zarr",
+    "numcodecs",
+    "google_crc32c",
+    "frictionstore.cli.main",
+    "frictionstore.share.pack",
+    "frictionstore.share.push_pull",
+    "frictionstore.extract.job",
+    "frictionstore.check.verify",
+    "tests.torture.writing",
+)
 WITH_TORCH = (
-    "torch", "frictionstore.extract.pipeline", "frictionstore.extract.engine",
-    "frictionstore.extract.datasets", "frictionstore.extract.checkpoints",
-    "frictionstore.extract.conduit.fused_cpu", "frictionstore.extract.noise", "numpy.random",
-)  # fmt: skip
+    "torch",
+    "frictionstore.extract.pipeline",
+    "frictionstore.extract.engines.base",
+    "frictionstore.extract.data.choose",
+    "frictionstore.extract.encoder.checkpoints",
+    "frictionstore.extract.conduit.kernels.cpu.conduit",
+    "frictionstore.extract.data.noise",
+    "numpy.random",
+)
 
 
 def live(task: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """The conduit measurement: `conduit(A)` for the whole packet, `conduit_maps(A)` for chosen maps.
 
 `constants.py` holds the numbers the measurement depends on, `reference.py` its definition,
-`fused_cpu.py` and `fused_gpu.py` the same arithmetic in one pass, `dispatch.py` the choice. Nothing
-here imports torch or numba before a name that needs them is used.
+`kernels/cpu/conduit.py` and `kernels/gpu/conduit.py` the same arithmetic in one pass,
+`dispatch.py` the choice. Nothing here imports torch or numba before a name that needs them is used.
 """
 
 from __future__ import annotations

@@ -6,12 +6,24 @@ What lives here is the numbers the definition fixes; the arithmetic is in `refer
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from frictionstore.errors import RequestError
 
 ROUNDS_LIMIT = 255  # settle counts rounds in one byte
 SINGLE_PRECISION_LIMIT = 6  # largest n whose roots are found in float32
+
+FIELDS = (
+    "eigenvalues",
+    "eigenvectors",
+    "friction",
+    "settle",
+    "slot",
+    "char_coeffs",
+    "refinement_residual",
+)
+FUSED_N = (2, 8)  # orders the fused kernels are made for
 
 
 @dataclass(frozen=True)
@@ -74,3 +86,12 @@ def guess_offsets(n: int) -> list[float]:
     if n == 1:
         return [-1e-4]
     return [-1e-4 + 2e-4 * i / (n - 1) for i in range(n)]
+
+
+def check_want(want: Sequence[str], threads: int | None) -> None:
+    """Refuse unknown fields and a number of threads below 1."""
+    unknown = [name for name in want if name not in FIELDS]
+    if unknown:
+        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads must be at least 1, got {threads}")

@@ -10,22 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from frictionstore.errors import RequestError
-from frictionstore.extract.conduit.constants import DEFAULTS, ConduitConstants
+from frictionstore.extract.conduit.constants import (
+    DEFAULTS,
+    FIELDS,
+    FUSED_N,
+    ConduitConstants,
+    check_want,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 KERNELS = ("auto", "reference", "fused")
-FIELDS = (
-    "eigenvalues",
-    "eigenvectors",
-    "friction",
-    "settle",
-    "slot",
-    "char_coeffs",
-    "refinement_residual",
-)
-FUSED_N = (2, 8)  # orders the fused kernels are made for
 LARGEST_N = 255  # slot is stored in one byte
 
 
@@ -190,12 +186,12 @@ def _measure(
     measured: dict[str, Any]
     match kernel_name(n, device, kernel):
         case "fused-cpu":
-            from frictionstore.extract.conduit import fused_cpu
+            from frictionstore.extract.conduit.kernels.cpu import conduit as fused_cpu
 
             flat = flat if is_numpy else flat.detach().numpy()
             measured = fused_cpu.measure(flat, want, constants, threads)
         case "fused-gpu":
-            from frictionstore.extract.conduit import fused_gpu
+            from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
 
             measured = fused_gpu.measure(flat.detach(), want, constants)
         case _:
@@ -216,15 +212,6 @@ def _measure(
             x = torch.from_numpy(x)
         fields[name] = x
     return fields
-
-
-def check_want(want: Sequence[str], threads: int | None) -> None:
-    """Refuse unknown fields and a number of threads below 1."""
-    unknown = [name for name in want if name not in FIELDS]
-    if unknown:
-        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads must be at least 1, got {threads}")
 
 
 def _check_matrices(A: Any) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from frictionstore.errors import RequestError
 from frictionstore.extract.conduit import jacobi, program, sums
-from frictionstore.extract.conduit.dispatch import FUSED_N
+from frictionstore.extract.conduit.constants import FUSED_N
 from frictionstore.extract.conduit.program import Matrix, Operations, Value
 
 RIDGE = 1e-12  # added to the Gram matrix's diagonal

@@ -1,0 +1,1 @@
+"""What every analysis stands on: reading, results, figures, options."""

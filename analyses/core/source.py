@@ -1,0 +1,423 @@
+"""What an analysis reads: anything with a store's interface, and a store held in memory.
+
+The checks that every analysis makes on its input live here: labels, classes, grid, features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.text import did_you_mean, listed, printable
+
+MAP_DIMS = {"image", "row", "col", "mode"}
+LOG = "log_"
+"""What stands before a map's name to mean its decimal logarithm."""
+
+NOTEBOOK_IMAGES = 2000
+"""The notebook kept the maps of that many images, the first (its `max_collect`): its sections on
+single images and its probes (1, 6, 7, 8 and 9) saw no others."""
+
+
+class MapStore(Protocol):
+    """The part of `frictionstore.Store` that analyses use."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def class_names(self) -> list[str]: ...
+    @property
+    def labels(self) -> NDArray[np.int32]: ...
+    @property
+    def image_ids(self) -> NDArray[Any]: ...
+    @property
+    def n_images(self) -> int: ...
+    @property
+    def grid(self) -> tuple[int, int]: ...
+    @property
+    def n_modes(self) -> int: ...
+    @property
+    def maps(self) -> tuple[str, ...]: ...
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]: ...
+
+
+class MemoryStore:
+    """Maps in memory with a store's interface: for arrays that are not in a store, and for tests.
+
+    Parameters
+    ----------
+    maps
+        Map name to array of shape (image, row, col, mode) or (image, row, col); mode 0 the
+        largest.
+    labels
+        Integer array of shape (image,), -1 for none; None for no labels at all.
+    class_names, image_ids, name
+        As in a store.
+    batch
+        Images per chunk.
+    """
+
+    def __init__(
+        self,
+        maps: Mapping[str, ArrayLike],
+        *,
+        labels: ArrayLike | None = None,
+        class_names: Sequence[str] = (),
+        image_ids: Sequence[str] | None = None,
+        name: str = "memory",
+        batch: int = 256,
+    ) -> None:
+        self._maps = {key: np.asarray(value) for key, value in maps.items()}
+        first = next(iter(self._maps.values()))
+        n = len(first)
+        self.name = name
+        self.fingerprint = ""
+        self.class_names = list(class_names)
+        self.labels = np.full(n, -1, np.int32) if labels is None else np.asarray(labels, np.int32)
+        self.image_ids = np.asarray(
+            [str(i) for i in range(n)] if image_ids is None else list(image_ids)
+        )
+        self.n_images = n
+        self.grid = (int(first.shape[1]), int(first.shape[2]))
+        self.n_modes = max((a.shape[3] for a in self._maps.values() if a.ndim == 4), default=1)
+        self.maps = tuple(self._maps)
+        self._batch = batch
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the maps and labels."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for name in sorted(self._maps):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self._maps[name]).tobytes())
+        return digest.hexdigest()
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """Yield slices of images, in order, with those maps."""
+        step = self._batch if batch is None else batch
+        for start in range(0, self.n_images, step):
+            rows = slice(start, min(start + step, self.n_images))
+            yield rows, {name: self._maps[name][rows] for name in names}
+
+
+class Logarithms:
+    """A store that also gives `log_X`, the decimal logarithm (float32) of its map X.
+
+    Friction is a sum of reciprocals: over a whole store it may span eight orders of magnitude, and
+    what is squared or averaged then rests on few values. Its logarithm does not.
+    """
+
+    def __init__(self, store: MapStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """As the store's.
+
+        Raises
+        ------
+        AnalysisError
+            If a map whose logarithm is asked for holds a value of 0 or less.
+        """
+        stored = dict.fromkeys(self._base(name) or name for name in names)
+        for rows, arrays in self._store.iter_chunks(tuple(stored), batch=batch, threads=threads):
+            given = {}
+            for name in names:
+                base = self._base(name)
+                given[name] = arrays[name] if base is None else self._log(base, arrays[base], rows)
+            yield rows, given
+
+    def _base(self, name: str) -> str | None:
+        return None if name in self._store.maps else logarithm_of(name)
+
+    def _log(self, name: str, values: NDArray[Any], rows: slice) -> NDArray[np.float32]:
+        low = (values <= 0).reshape(len(values), -1).any(axis=1)
+        if low.any():
+            row = rows.start + int(low.argmax())
+            raise AnalysisError(
+                f"map {printable(name)!r} of {printable(self._store.name)} has no logarithm: image "
+                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value of 0 or "
+                f"less; use {printable(name)} itself"
+            )
+        logarithms: NDArray[np.float32] = np.log10(values, dtype=np.float32)
+        return logarithms
+
+
+def logarithm_of(feature: str) -> str | None:
+    """Return the name of the map of which a feature is the logarithm, None for a plain name."""
+    return feature.removeprefix(LOG) if feature.startswith(LOG) else None
+
+
+class SelectedClasses:
+    """The images of some classes of a store, as a store: analyses see no others.
+
+    Every analysis reads through it, so that a restriction means the same in all of them. The
+    digest stays the store's; `selected_classes` says what was left of it.
+
+    Raises
+    ------
+    AnalysisError
+        If no class or one that is not the store's is named, or none of its images is in them.
+    """
+
+    def __init__(self, store: MapStore, classes: Sequence[str]) -> None:
+        names = class_labels(store)
+        where = printable(store.name)
+        if not classes:
+            raise AnalysisError("no class was named: name one or several, separated by commas")
+        if not names:
+            raise AnalysisError(
+                f"no image of {where} has a label, so that there is no class "
+                f"{printable(classes[0])!r} to choose: leave the restriction out"
+            )
+        unknown = [name for name in classes if name not in names]
+        if unknown:
+            raise AnalysisError(
+                f"there is no class {printable(unknown[0])!r} in {where}: "
+                f"its classes are {listed(names, 8)}{did_you_mean(unknown[0], names)}"
+            )
+        self.selected_classes = list(dict.fromkeys(classes))
+        lookup = np.full(len(names) + 1, -1, np.int32)
+        for new, name in enumerate(self.selected_classes):
+            lookup[names.index(name)] = new
+        labels = lookup[np.asarray(store.labels)]
+        self._store = store
+        self._chosen = labels >= 0
+        self.class_names = self.selected_classes
+        self.labels = labels[self._chosen]
+        self.n_images = len(self.labels)
+        if not self.n_images:
+            raise AnalysisError(
+                f"{where} has no image of {listed(self.selected_classes)}: name another class"
+            )
+        self.image_ids = np.asarray(store.image_ids)[self._chosen]
+        self.name, self.digest, self.fingerprint = store.name, store.digest, store.fingerprint
+        self.grid, self.n_modes, self.maps = store.grid, store.n_modes, store.maps
+
+    def caveats(self) -> list[str]:
+        """Return the sentence that says what is left out."""
+        return [
+            f"only images of {listed(self.selected_classes, 8)} are used: {self.n_images} of "
+            f"{self._store.n_images}"
+        ]
+
+    def iter_chunks(
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """As the store's, of the images chosen; rows are counted among these."""
+        start = 0
+        for rows, arrays in self._store.iter_chunks(names, batch=batch, threads=threads):
+            chosen = self._chosen[rows]
+            count = int(chosen.sum())
+            if count:
+                yield (
+                    slice(start, start + count),
+                    {name: values[chosen] for name, values in arrays.items()},
+                )
+            start += count
+
+
+class WithoutSmallClasses:
+    """A store in which the images of classes with fewer than 2 images count as unlabelled.
+
+    For several analyses at once: one image of a rare class must not stop those that compare
+    classes, and those that do not compare still see it.
+    """
+
+    def __init__(self, store: MapStore) -> None:
+        names = class_labels(store)
+        labels = np.asarray(store.labels)
+        counts = np.bincount(labels[labels >= 0], minlength=len(names))
+        kept = np.flatnonzero(counts >= 2)
+        lookup = np.full(len(names) + 1, -1, np.int32)
+        lookup[kept] = np.arange(len(kept))
+        self._store = store
+        self.small = {names[c]: int(counts[c]) for c in np.flatnonzero(counts < 2)}
+        self.class_names = [names[c] for c in kept]
+        self.labels = lookup[labels]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def caveats(self) -> list[str]:
+        """Return the sentence that names the classes, after those of the store."""
+        some = listed([f"{name} ({count})" for name, count in self.small.items()], 8)
+        return [
+            *getattr(self._store, "caveats", list)(),
+            f"classes with fewer than 2 images are left out, their images unlabelled: {some}",
+        ]
+
+
+def class_labels(store: MapStore) -> list[str]:
+    """Return the class names, or "class 0" and so on where the store has none.
+
+    Raises
+    ------
+    AnalysisError
+        If a label is beyond the class names.
+    """
+    labels = np.asarray(store.labels)
+    top = int(labels.max(initial=-1))
+    if not store.class_names:
+        return [f"class {c}" for c in range(top + 1)]
+    if top >= len(store.class_names):
+        raise AnalysisError(
+            f"label {top} of image row {int(labels.argmax())} has no name in "
+            f"{printable(store.name)}: it names {len(store.class_names)} classes"
+        )
+    return list(store.class_names)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The labelled images of a store.
+
+    Attributes
+    ----------
+    names
+        One per class.
+    labels
+        int64 array of shape (n_images,), -1 for images without a label.
+    counts
+        int64 array of shape (n_classes,): images of each class.
+    """
+
+    names: list[str]
+    labels: NDArray[np.int64]
+    counts: NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of images with a label."""
+        return int(self.counts.sum())
+
+    def caveats(self) -> list[str]:
+        """Return what a reader must know about images left out."""
+        missing = len(self.labels) - self.n_labelled
+        if not missing:
+            return []
+        verb = "has no label and is" if missing == 1 else "have no label and are"
+        return [f"{missing} of {len(self.labels)} images {verb} left out"]
+
+
+def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Classes:
+    """Return the classes of a store that can be compared.
+
+    Raises
+    ------
+    AnalysisError
+        If no image has a label, there are fewer than `at_least` classes, or a class has fewer
+        than 2 images.
+    """
+    labels = np.asarray(store.labels).astype(np.int64)
+    name = printable(store.name)
+    if not (labels >= 0).any():
+        raise AnalysisError(
+            f"{analysis} compares classes and none of the {store.n_images} images of {name} has "
+            "a label: extract from a data set with labels, or use spatial-cv, mode-variance or "
+            "image-summary, which need none"
+        )
+    names = class_labels(store)
+    counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(np.int64)
+    if len(names) < at_least:
+        raise AnalysisError(
+            f"{analysis} compares classes and all {int(counts.sum())} labelled images of {name} "
+            f"are of one class, {printable(names[0])!r}: it needs at least {at_least} classes"
+        )
+    small = np.flatnonzero(counts < 2)
+    if small.size:
+        which = ", ".join(f"{printable(names[c])!r} ({counts[c]})" for c in small[:8]) + (
+            f" and {small.size - 8} more" if small.size > 8 else ""
+        )
+        plural = "classes have" if small.size > 1 else "class has"
+        remedy = (
+            "extract more images, or name the classes to use with --classes"
+            if len(names) - small.size >= at_least
+            else "extract more images"
+        )
+        raise AnalysisError(
+            f"{analysis} needs at least 2 images in every class and {small.size} {plural} fewer "
+            f"in {name}: {which}; {remedy}"
+        )
+    return Classes(names, labels, counts)
+
+
+def require_grid(store: MapStore, analysis: str) -> tuple[int, int]:
+    """Return the grid of a store, which must have more than one patch.
+
+    Raises
+    ------
+    AnalysisError
+        If the grid is a single patch, or the store has no images.
+    """
+    rows, cols = store.grid
+    name = printable(store.name)
+    if rows * cols < 2:
+        raise AnalysisError(
+            f"{analysis} looks at patterns over patches and {name} has one patch per image (a "
+            f"{rows} x {cols} grid): extract with larger images or a smaller patch size"
+        )
+    if store.n_images < 1:
+        raise AnalysisError(f"{name} holds no images: extract at least one")
+    return int(rows), int(cols)
+
+
+def maps_over_patches(store: MapStore) -> list[str]:
+    """Return the names of a store's maps that have values for every patch."""
+    from frictionstore.format.schema import MAPS
+
+    return [m for m in store.maps if m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS]
+
+
+def require_feature(store: MapStore, feature: str) -> int:
+    """Return the number of modes of a map, or of the map whose logarithm is asked for.
+
+    Raises
+    ------
+    AnalysisError
+        If the store has no such map, or it is not a map over patches.
+    """
+    from frictionstore.format.schema import MAPS
+
+    usable = maps_over_patches(store)
+    name = feature if feature in usable else logarithm_of(feature) or feature
+    if name not in usable:
+        raise AnalysisError(
+            f"there is no map {printable(feature)!r} over patches in {printable(store.name)}: "
+            f"its maps are {listed(usable, 8)}, and {LOG}NAME is the logarithm of one"
+            + did_you_mean(feature, [*usable, *(f"{LOG}{known}" for known in usable)])
+        )
+    return 1 if name in MAPS and not MAPS[name].modes else int(store.n_modes)
+
+
+def mode_name(mode: int, n_modes: int) -> str:
+    """Return "mode 0 (largest)", "mode 1" and so on to "mode 3 (smallest)"."""
+    if n_modes == 1:
+        return "all"
+    if mode == 0:
+        return "mode 0 (largest)"
+    return f"mode {mode} (smallest)" if mode == n_modes - 1 else f"mode {mode}"

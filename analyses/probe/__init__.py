@@ -1,0 +1,1 @@
+"""The ridge probe's parts."""

@@ -1,0 +1,433 @@
+"""What the ridge probe says: accuracies, paired comparisons and the notebook's figures."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core import options
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.source import Classes, MapStore
+from frictionstore.analyses.core.terminal import Columns, p_text
+from frictionstore.analyses.probe.ridge import Paired, compare_paired
+from frictionstore.analyses.probe.split import SetFit, Split
+from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.intervals import wilson_interval
+from frictionstore.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAME = "ridge-probe"
+QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
+NOTEBOOK_THRESHOLD = 0.15
+
+
+class Asked(Protocol):
+    """What is said here rests on this much of `ridge_probe.RidgeProbe`."""
+
+    features: tuple[str, ...]
+    folds: int
+    permutations: int
+    seed: int
+    order: NDArray[np.int64] | None
+    store: MapStore
+    classes: Classes
+    split: Split
+    notebook_split: Split
+    sets: list[SetFit]
+
+    @property
+    def protocol(self) -> str:
+        """`default` or `notebook`."""
+
+
+def confusion(
+    labels: NDArray[np.int64], prediction: NDArray[np.int64], n_classes: int
+) -> NDArray[np.int64]:
+    """Return how many images of each true class (row) got each prediction (column).
+
+    Images with a label or prediction of -1 do not count.
+    """
+    tested = (labels >= 0) & (prediction >= 0)
+    table = np.zeros((n_classes, n_classes), np.int64)
+    np.add.at(table, (labels[tested], prediction[tested]), 1)
+    return table
+
+
+def _baselines(plan: Asked, split: Split) -> dict[str, float]:
+    counts = split.counts().sum(axis=0)
+    return {
+        "chance_level": 1.0 / plan.classes.n,
+        "majority_level": float(counts.max() / counts.sum()),
+    }
+
+
+def default_result(plan: Asked) -> Result:
+    labels, classes, split = plan.classes.labels, plan.classes, plan.split
+    tested = split.folds >= 0
+    n = int(tested.sum())
+    tables = [confusion(labels, one.prediction, classes.n) for one in plan.sets]
+    rows: dict[str, list[Any]] = {}
+    by_class: dict[str, list[Any]] = {}
+    penalties: dict[str, list[Any]] = {}
+    values: dict[str, Any] = {**_baselines(plan, split), "n_images": n, "folds": plan.folds}
+    null_by_set = np.stack([one.null_correct.sum(axis=0) for one in plan.sets])
+    for one, table, null in zip(plan.sets, tables, null_by_set, strict=True):
+        correct = int(table.trace())
+        low, high = wilson_interval(correct, n)
+        recall = table.diagonal() / classes.counts
+        row: dict[str, Any] = {
+            "features": one.name,
+            "columns": one.n_columns,
+            "varying": int(one.used.min()),
+            "lambda": float(np.median(one.penalties)),
+            "accuracy": correct / n,
+            "accuracy_low": low,
+            "accuracy_high": high,
+            "balanced_accuracy": float(recall.mean()),
+        }
+        if plan.permutations:
+            row["permuted_mean"] = float(null.mean() / n)
+            row["permuted_q95"] = float(np.quantile(null, 0.95) / n)
+            row["p"] = float(permutation.p_value(correct, null))
+            # Labels are shuffled alike for all sets, so the best of them is known each time.
+            family = permutation.family_wise_p(correct, null_by_set.max(axis=0))
+            row["p_family_wise"] = float(family)
+        row["notebook_accuracy"] = _notebook_accuracy(plan, one)
+        _append(rows, row)
+        values[f"accuracy {one.name}"] = {
+            key: row[key]
+            for key in ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
+            if key in row
+        }
+        values[f"penalties {one.name}"] = one.penalties.tolist()
+        for fold, (penalty, end) in enumerate(zip(one.penalties, one.ends, strict=True)):
+            _append(
+                penalties,
+                {"features": one.name, "fold": fold, "lambda": float(penalty), "end_of_path": end},
+            )
+        for c, name in enumerate(classes.names):
+            right, of_class = int(table[c, c]), int(classes.counts[c])
+            low, high = wilson_interval(right, of_class)
+            _append(
+                by_class,
+                {"features": one.name, "class": name, "images": of_class,
+                 "accuracy": right / of_class, "accuracy_low": low, "accuracy_high": high},
+            )  # fmt: skip
+    right_by_set = {one.name: (one.prediction == labels)[tested] for one in plan.sets}
+    pairs: dict[str, list[Any]] = {}
+    compared: dict[tuple[str, str], Paired] = {}
+    # The larger set first.
+    by_size = sorted(plan.sets, key=lambda one: len(one.columns))
+    for second, first in combinations([one.name for one in by_size], 2):
+        found = compare_paired(right_by_set[first], right_by_set[second])
+        compared[first, second] = found
+        _append(
+            pairs,
+            {"first": first, "second": second, "difference": found.difference,
+             "difference_low": found.low, "difference_high": found.high,
+             "only_first": found.only_first, "only_second": found.only_second,
+             "mcnemar_p": found.p},
+        )  # fmt: skip
+        values[f"difference {first} - {second}"] = {
+            "difference": found.difference,
+            "difference_low": found.low,
+            "difference_high": found.high,
+            "mcnemar_p": found.p,
+        }
+    columns: dict[str, Columns] = {"sets": dict(rows)}
+    if pairs:
+        columns["comparisons"] = dict(pairs)
+    columns["classes"] = dict(by_class)
+    columns["penalties"] = dict(penalties)
+    accuracies = {one.name: _notebook_accuracy(plan, one) for one in plan.sets}
+    caveats = classes.caveats()
+    caveats.append(
+        f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals are over "
+        "images and do not hold the variation from drawing other training images"
+    )
+    caveats += _penalty_caveats(plan)
+    if any(len(one.columns) > 1 for one in plan.sets):
+        caveats.append(
+            "joined maps share one lambda, which may suit none of them: joined maps that classify "
+            "worse than one of them alone do not show that the others take anything away"
+        )
+    caveats.append(
+        f"the notebook's accuracy is from one {_notebook_words(plan)}, with lambda 1 and no choice "
+        "of lambda"
+    )
+    caveats += _notebook_caveats(plan)
+    if plan.permutations:
+        caveats.append(
+            f"permuted: labels shuffled within folds {plan.permutations} times with the lambda "
+            f"chosen on the real labels; no p-value is below "
+            f"{permutation.smallest_p(plan.permutations):.2g}; p family wise is against the best "
+            f"of the {len(plan.sets)} feature sets in each"
+        )
+    caveats += _column_caveats(plan)
+    small = int((classes.counts < plan.folds).sum())
+    if small:
+        caveats.append(f"{small} classes have fewer images than there are folds")
+    arrays: dict[str, NDArray[Any]] = {
+        "prediction": np.stack([one.prediction for one in plan.sets]),
+        "fold": split.folds,
+        "confusion": np.stack(tables),
+        "penalty": np.stack([one.penalties for one in plan.sets]),
+    }
+    if plan.permutations:
+        arrays["permuted_accuracy"] = null_by_set / n
+
+    def accuracy_figure() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        return figures.intervals(
+            rows["features"], rows["accuracy"], rows["accuracy_low"], rows["accuracy_high"],
+            "ridge probe: accuracy, 95% interval over images", "accuracy",
+            reference={"chance": values["chance_level"], "majority": values["majority_level"]},
+        )  # fmt: skip
+
+    def confusion_figure() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        best = int(np.argmax(rows["accuracy"]))
+        share = tables[best] / np.maximum(classes.counts[:, None], 1)
+        title = f"ridge probe on {plan.sets[best].name}"
+        return figures.matrix(share, classes.names, title, "share of the true class", "true")
+
+    return Result(
+        analysis=NAME,
+        feature=_feature_label(plan),
+        question=QUESTION,
+        columns=columns,
+        arrays=arrays,
+        values=values,
+        notebook=_notebook_figures(accuracies),
+        parameters={
+            "features": list(plan.features), "folds": plan.folds, "protocol": plan.protocol,
+            "permutations": plan.permutations,
+        },
+        seed=plan.seed,
+        sentences=_answers(rows, compared, values),
+        caveats=caveats,
+        provenance=provenance(plan.store),
+        figures={"accuracy": accuracy_figure, "confusion": confusion_figure},
+        shown=("sets", "comparisons") if pairs else ("sets",),
+    )  # fmt: skip
+
+
+def _feature_label(plan: Asked) -> str:
+    return ",".join(plan.features) if len(plan.features) == 1 else ""
+
+
+def _append(columns: dict[str, list[Any]], row: dict[str, Any]) -> None:
+    for key, value in row.items():
+        columns.setdefault(key, []).append(value)
+
+
+def _notebook_accuracy(plan: Asked, one: SetFit, *, group: int = 0) -> float:
+    """Return the accuracy on the notebook's test (0) or training images (1); NaN if not fitted."""
+    if not one.notebook_used:
+        return float("nan")
+    right = one.notebook_prediction == plan.classes.labels
+    return float(right[plan.notebook_split.folds == group].mean())
+
+
+def _notebook_words(plan: Asked) -> str:
+    """Return what the notebook's split is of."""
+    n, total = int((plan.notebook_split.folds >= 0).sum()), plan.classes.n_labelled
+    which = f"the first {n:,} of {total:,} images" if n < total else f"the {n:,} images"
+    return f"80/20 split of {which}"
+
+
+def _notebook_caveats(plan: Asked) -> list[str]:
+    caveats = []
+    present = int((plan.notebook_split.counts().sum(axis=0) > 0).sum())
+    if present < plan.classes.n:
+        caveats.append(
+            f"the images of the notebook's split are of {present} of the {plan.classes.n} classes"
+        )
+    empty = [one.name for one in plan.sets if not one.notebook_used]
+    if empty:
+        caveats.append(
+            "the notebook's accuracy is not defined where no column varies in the images it "
+            f"trains on: {', '.join(empty)}"
+        )
+    return caveats
+
+
+def _penalty_caveats(plan: Asked) -> list[str]:
+    """Return what was chosen, and where the path ended at the choice."""
+    chosen = []
+    for one in plan.sets:
+        different, folds = np.unique(one.penalties, return_counts=True)
+        parts = [
+            f"{value:g}" + (f" ({count} folds)" if len(different) > 1 else "")
+            for value, count in zip(different, folds, strict=True)
+        ]
+        chosen.append(f"{one.name} {', '.join(parts)}")
+    caveats = [f"lambda chosen in the training folds: {'; '.join(chosen)}"]
+    meaning = {
+        "upper": "the less the maps count the better they predict",
+        "lower": "no shrinkage is needed",
+    }
+    for one in plan.sets:
+        for end, means in meaning.items():
+            count = one.ends.count(end)
+            if count:
+                caveats.append(
+                    f"lambda of {one.name} is at the {end} end of its path in {count} of "
+                    f"{plan.folds} folds: by the criterion {means}"
+                )
+    return caveats
+
+
+def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
+    """Return the notebook's figures: test accuracies, verdicts and the lift of all over S."""
+    figures: dict[str, Any] = {}
+    for name, accuracy in accuracies.items():
+        figures[f"{name} test_accuracy"] = accuracy
+        verdict = "DISCRIMINATIVE" if accuracy > NOTEBOOK_THRESHOLD else "NOT DISCRIMINATIVE"
+        figures[f"{name} verdict"] = verdict if np.isfinite(accuracy) else "not defined"
+    combined = next((n for n in accuracies if set(n.split("+")) == {"S", "friction", "settle"}), "")
+    if combined and "S" in accuracies:
+        lift = (accuracies[combined] - accuracies["S"]) * 100
+        figures["combined_lift_over_eigenvalues_pp"] = lift
+    return figures
+
+
+def _column_caveats(plan: Asked) -> list[str]:
+    caveats = []
+    for one in plan.sets:
+        used = one.notebook_used if plan.protocol == "notebook" else int(one.used.min())
+        left = one.n_columns - used
+        if left and len(one.columns) == 1:
+            caveats.append(
+                f"{left} of {one.n_columns} columns of {one.name} are constant in the training "
+                "images of a fold and left out there"
+            )
+    parts = {part for one in plan.sets for part in one.columns}
+    return caveats + options.feature_caveats(*parts)
+
+
+def _best(names: list[str], accuracies: list[float]) -> tuple[int, str]:
+    """Return which set is the best and its name, said to be chosen if there are others."""
+    best = int(np.argmax(accuracies))
+    if len(names) == 1:
+        return best, names[best]
+    equal = [name for name, one in zip(names, accuracies, strict=True) if one == accuracies[best]]
+    like = f" like {' and '.join(equal[1:])}" if len(equal) > 1 else ""
+    return best, f"{names[best]},{like} the best of {len(names)} feature sets here,"
+
+
+def _answers(
+    rows: dict[str, list[Any]], compared: dict[tuple[str, str], Paired], values: dict[str, Any]
+) -> list[str]:
+    best, name = _best(rows["features"], rows["accuracy"])
+    test = ""
+    if "p" in rows:
+        against = f"the best of {len(rows['p'])} " if len(rows["p"]) > 1 else ""
+        test = f", {p_text(rows['p_family_wise'][best])} against {against}under permuted labels"
+    sentences = [
+        f"{name} classifies {rows['accuracy'][best]:.1%} of images correctly "
+        f"(95% interval {rows['accuracy_low'][best]:.1%} to {rows['accuracy_high'][best]:.1%}; "
+        f"chance {values['chance_level']:.1%}, largest class {values['majority_level']:.1%}"
+        f"{test})."
+    ]
+    if compared:
+        # Which pair is told does not depend on what came out: joined maps against one of them, S
+        # if it is there.
+        singles = [pair for pair in compared if "+" in pair[0] and "+" not in pair[1]]
+        chosen = next((pair for pair in singles if pair[1] == "S"), None)
+        pair = chosen or (singles or list(compared))[0]
+        sentences.append(_difference(*pair, compared[pair]))
+    return sentences
+
+
+def _difference(first: str, second: str, found: Paired) -> str:
+    """Return what is known about the difference of two sets on the same images."""
+    figures = (
+        f"{found.difference * 100:+.1f} percentage points (95% interval {found.low * 100:+.1f} to "
+        f"{found.high * 100:+.1f}, McNemar {p_text(found.p)})"
+    )
+    if found.low <= 0.0 <= found.high:
+        return (
+            f"There is no evidence of a difference between {first} and {second} on the same "
+            f"images: the first minus the second is {figures}."
+        )
+    better = f"{first} classifies {'more' if found.difference > 0 else 'fewer'} images correctly"
+    return f"{better} than {second}: the first minus the second is {figures} on the same images."
+
+
+def notebook_result(plan: Asked) -> Result:
+    """Return the result of the notebook's protocol: one 80/20 split, lambda 1."""
+    labels, split = plan.classes.labels, plan.notebook_split
+    test = split.folds == 0
+    n_test, n_train = int(test.sum()), int((split.folds == 1).sum())
+    rows: dict[str, list[Any]] = {}
+    for one in plan.sets:
+        if not one.notebook_used:
+            raise AnalysisError(
+                f"no column of {printable(one.name)} varies in the {n_train} images that the "
+                "notebook's protocol trains on, so there is nothing to classify by: use other "
+                "features or more images"
+            )
+        accuracy = _notebook_accuracy(plan, one)
+        low, high = wilson_interval(accuracy * n_test, n_test)
+        _append(
+            rows,
+            {"features": one.name, "columns": one.n_columns, "varying": one.notebook_used,
+             "train_accuracy": _notebook_accuracy(plan, one, group=1), "accuracy": accuracy,
+             "accuracy_low": low, "accuracy_high": high},
+        )  # fmt: skip
+    accuracies = dict(zip(rows["features"], rows["accuracy"], strict=True))
+    notebook = _notebook_figures(accuracies)
+    notebook |= {
+        f"{name} train_accuracy": accuracy
+        for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True)
+    }
+    best, name = _best(rows["features"], rows["accuracy"])
+    sentence = (
+        f"With the notebook's protocol {name} classifies "
+        f"{rows['accuracy'][best]:.1%} of {n_test} test images correctly (95% interval "
+        f"{rows['accuracy_low'][best]:.1%} to {rows['accuracy_high'][best]:.1%}; trained on "
+        f"{n_train}; chance {1 / plan.classes.n:.1%})."
+    )
+    tables = [
+        confusion(np.where(test, labels, -1), one.notebook_prediction, plan.classes.n)
+        for one in plan.sets
+    ]
+    return Result(
+        analysis=NAME,
+        feature=_feature_label(plan),
+        question=QUESTION,
+        columns={"sets": dict(rows)},
+        arrays={
+            "prediction": np.stack(
+                [np.where(test, one.notebook_prediction, -1) for one in plan.sets]
+            ),
+            "fold": split.folds,
+            "confusion": np.stack(tables),
+        },
+        values={**_baselines(plan, split), "n_train": n_train, "n_test": n_test},
+        notebook=notebook,
+        parameters={
+            "features": list(plan.features), "protocol": plan.protocol, "lambda": 1.0,
+            "order": "given" if plan.order is not None else "drawn",
+        },
+        seed=plan.seed,
+        sentences=[sentence],
+        caveats=[
+            *plan.classes.caveats(),
+            f"one {_notebook_words(plan)} and a fixed lambda: the default protocol gives tighter "
+            "and paired figures",
+            *_notebook_caveats(plan),
+            *_column_caveats(plan),
+        ],
+        provenance=provenance(plan.store),
+        shown=("sets",),
+    )  # fmt: skip

@@ -1,0 +1,342 @@
+"""Ridge regression for probes: folds, standardisation, the two forms of the solution, lambda.
+
+Targets are one-hot classes. With X the standardised training features, (n, d), and Y the centred
+targets, (n, C), the weights are
+
+    primal  W = (X'X + lambda I)^-1 X'Y          needs the d x d Gram matrix only
+    dual    W = X' (XX' + lambda I)^-1 Y         cheaper where n < d
+
+Both are solved for every lambda from one eigendecomposition of the Gram matrix. That takes as long
+as 6.5 Cholesky factors with inverse for 1,024 columns, 8.5 for 1,437 and 10 for 3,072; each penalty
+of a path of ten or more would take one.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_PATH = (-2, 7)
+"""Powers of ten between which penalties for features of unit variance mostly lie."""
+
+_ROUNDING = float(np.finfo(np.float64).eps)
+
+_TIE = 1e-9
+"""Criteria closer than this (relative) are equal up to rounding."""
+
+
+def stratified_folds(
+    labels: NDArray[np.int64], n_folds: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return a fold for every image, each class spread evenly over the folds.
+
+    Parameters
+    ----------
+    labels
+        int64 array of shape (n,); negative is no label.
+    n_folds
+        Number of folds, at least 2.
+    rng
+        Where the randomness comes from.
+
+    Returns
+    -------
+    int64 array of shape (n,) in 0..n_folds-1, -1 where there is no label. Sizes of folds differ
+    by at most one, as do the counts of each class.
+    """
+    folds = np.full(len(labels), -1, np.int64)
+    labelled = np.flatnonzero(labels >= 0)
+    shuffled = rng.permutation(labelled)
+    # Dealt out class after class without starting again at fold 0.
+    dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds[dealt] = np.arange(len(dealt)) % n_folds
+    return folds
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Standardisation by training statistics; arrays of shape (d,).
+
+    Attributes
+    ----------
+    mean, scale
+        What is taken off and divided by.
+    used
+        Columns that vary in the training images; the others have no weight.
+    """
+
+    mean: Floats
+    scale: Floats
+    used: NDArray[np.bool_]
+
+
+class Scratch(threading.local):
+    """Memory that each thread uses again: fresh pages cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Floats] = {}
+
+    def array(self, name: str, *shape: int) -> Floats:
+        """Return an array with anything in it; the next call with this name takes it back."""
+        size = math.prod(shape)
+        if name not in self._held or self._held[name].size < size:
+            self._held[name] = np.empty(size)
+        return self._held[name][:size].reshape(shape)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What solving for one penalty gives.
+
+    Attributes
+    ----------
+    coefficients
+        Weights of shape (d, C), or dual coefficients of shape (n, C).
+    criterion
+        Generalised cross-validation, `n RSS / (n - df - 1)^2`; smaller is better.
+    penalty
+        Lambda.
+    solve
+        Gives the solution for more right-hand sides, (m, k).
+    """
+
+    coefficients: Floats
+    criterion: float
+    penalty: float
+    solve: Callable[[Floats], Floats]
+
+
+class _Problem(ABC):
+    """A Gram matrix M, (m, m), and right-hand sides R, solved for any penalty.
+
+    With M = V diag(s) V' and P = V'R, the solution is V diag(1 / (s + lambda)) P, and everything
+    the criterion needs follows from s and the squares of P.
+    """
+
+    def __init__(self, matrix: Floats, right: Floats, n: int) -> None:
+        # numpy's, not scipy's: it lets other threads run.
+        values, self._vectors = np.linalg.eigh(matrix)
+        # What rounding leaves of an eigenvalue of 0 must not count as a degree of freedom.
+        self._values = np.where(values > values[-1] * len(values) * _ROUNDING, values, 0.0)
+        self._right = self._vectors.T @ right
+        self._squares = np.einsum("mc,mc->m", self._right, self._right)
+        self._n = n
+
+    @property
+    def largest(self) -> float:
+        """The largest eigenvalue."""
+        return float(self._values[-1])
+
+    @abstractmethod
+    def _residual(self, penalty: Floats, shifted: Floats) -> Floats:
+        """Return RSS for penalties of shape (k, 1) with `shifted` = s + lambda, (k, m)."""
+
+    def criteria(self, penalties: Floats) -> Floats:
+        """Return generalised cross-validation, one degree of freedom spent on the intercept."""
+        penalty = penalties[:, None]
+        shifted = self._values + penalty
+        kept = (penalty / shifted).sum(axis=1)
+        left = kept + (self._n - len(self._values)) - 1.0
+        residual = self._residual(penalty, shifted)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(left > 0, self._n * residual / (left * left), np.inf)
+
+    def at(self, penalty: float) -> Solved:
+        """Return the solution for one penalty."""
+        shifted = (self._values + penalty)[:, None]
+
+        def solve(right: Floats) -> Floats:
+            turned = self._vectors.T @ right
+            turned /= shifted
+            return self._vectors @ turned
+
+        coefficients = self._vectors @ (self._right / shifted)
+        criterion = float(self.criteria(np.array([penalty]))[0])
+        return Solved(coefficients, criterion, penalty, solve)
+
+
+class Primal(_Problem):
+    """Ridge from a Gram matrix.
+
+    Parameters
+    ----------
+    gram
+        X'X, shape (d, d), of centred features.
+    cross
+        X'Y, shape (d, C), Y centred.
+    target_square
+        Sum of squares of Y.
+    n
+        Number of training images.
+    """
+
+    def __init__(self, gram: Floats, cross: Floats, target_square: float, n: int) -> None:
+        super().__init__(gram, cross, n)
+        self._target_square = target_square
+
+    def _residual(self, penalty: Floats, shifted: Floats) -> Floats:
+        # What least squares leaves, and what the penalty adds: rounding of the first, a difference
+        # of large numbers, is the same for every penalty and decides nothing.
+        parts = np.zeros_like(self._squares)
+        np.divide(self._squares, self._values, out=parts, where=self._values > 0)
+        least = max(self._target_square - float(parts.sum()), 0.0)
+        return np.asarray(least + (parts * np.square(penalty / shifted)).sum(axis=1))
+
+
+class Dual(_Problem):
+    """Ridge from the products of images.
+
+    Parameters
+    ----------
+    kernel
+        XX', shape (n, n), of centred features.
+    target
+        Y, shape (n, C), centred.
+    """
+
+    def __init__(self, kernel: Floats, target: Floats) -> None:
+        super().__init__(kernel, target, len(kernel))
+
+    def _residual(self, penalty: Floats, shifted: Floats) -> Floats:
+        return np.asarray((self._squares * np.square(penalty / shifted)).sum(axis=1))
+
+
+def penalty_path(largest: float) -> tuple[float, ...]:
+    """Return the penalties to choose from: every power of ten that makes a difference.
+
+    From 0.01 to 10,000,000, further where the largest eigenvalue of the Gram matrix asks for it:
+    down to 1e-9 of it, well above the rounding of the Gram matrix, and up to 100 times it, where
+    a larger penalty does no more than scale the weights.
+    """
+    low = min(_PATH[0], math.floor(math.log10(largest * 1e-9)))
+    high = max(_PATH[1], math.ceil(math.log10(largest * 1e2)))
+    return tuple(10.0**power for power in range(low, high + 1))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A chosen penalty.
+
+    Attributes
+    ----------
+    solved
+        The solution for it.
+    end
+        "lower" or "upper" where it is an end of the path, else "".
+    """
+
+    solved: Solved
+    end: Literal["", "lower", "upper"]
+
+
+def choose_penalty(problem: Primal | Dual) -> Choice:
+    """Return the solution with the least criterion on the whole path.
+
+    The criterion may have several minima. Between penalties whose criteria differ by rounding
+    only, the largest is chosen.
+
+    References
+    ----------
+    Golub, Heath and Wahba (1979), Generalized cross-validation as a method for choosing a good
+    ridge parameter, Technometrics 21, 215-223.
+    """
+    path = penalty_path(problem.largest)
+    criteria = problem.criteria(np.array(path))
+    best = int(np.flatnonzero(criteria <= criteria.min() * (1.0 + _TIE))[-1])
+    end: Literal["", "lower", "upper"] = ""
+    if best in (0, len(path) - 1):
+        end = "lower" if best == 0 else "upper"
+    return Choice(problem.at(path[best]), end)
+
+
+def one_hot(labels: NDArray[np.int64], n_classes: int) -> Floats:
+    """Return targets, float64 of shape (n, n_classes)."""
+    return (labels[:, None] == np.arange(n_classes)).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two classifiers on the same images.
+
+    Attributes
+    ----------
+    difference, low, high
+        Accuracy of the first minus that of the second, and its 95% interval.
+    only_first, only_second
+        Images that one classifies correctly and the other does not.
+    p
+        McNemar's exact p-value, two-sided.
+    """
+
+    difference: float
+    low: float
+    high: float
+    only_first: int
+    only_second: int
+    p: float
+
+
+def compare_paired(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], level: float = 0.95
+) -> Paired:
+    """Compare which images two classifiers get right.
+
+    With b and c the images that only the first and only the second gets right, the interval holds
+    the differences D that Tango's score test does not reject:
+
+        |b - c - n D| <= z sqrt(n (2 q + D (1 - D)))
+
+    where q is the maximum-likelihood estimate, given D, of the chance that only the second is
+    right. It is not Wald's, which is too narrow where nearly all differences go one way.
+
+    Parameters
+    ----------
+    first, second
+        bool arrays of shape (n,): the image was classified correctly.
+
+    References
+    ----------
+    McNemar (1947), Psychometrika 12, 153-157. Tango (1998), Equivalence test and confidence
+    interval for the difference in proportions for the paired-sample design, Statistics in
+    Medicine 17, 891-908.
+    """
+    from scipy.special import bdtr, ndtri
+
+    n = len(first)
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    z = float(ndtri(0.5 + level / 2))
+    p = min(1.0, 2.0 * float(bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
+    estimate = (b - c) / n
+    low = _boundary(lambda d: tango_score(b, c, n, d) > z, -1.0, estimate)
+    high = _boundary(lambda d: tango_score(b, c, n, d) >= -z, estimate, 1.0)
+    return Paired(estimate, low, high, b, c, p)
+
+
+def tango_score(b: int, c: int, n: int, difference: float) -> float:
+    """Return Tango's score statistic for a difference of paired proportions, (b - c) / n."""
+    distance = b - c - n * difference
+    linear = -b - c + (2 * n - b + c) * difference
+    constant = -c * difference * (1.0 - difference)
+    root = np.sqrt(max(linear * linear - 8.0 * n * constant, 0.0))
+    q = (root - linear) / (4.0 * n)
+    variance = n * (2.0 * q + difference * (1.0 - difference))
+    if variance <= 0.0:
+        return 0.0 if distance == 0.0 else float(np.copysign(np.inf, distance))
+    return float(distance / np.sqrt(variance))
+
+
+def _boundary(inside: Callable[[float], bool], low: float, high: float) -> float:
+    """Return where `inside`, true at `low` and false at `high`, changes, by bisection."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) else (low, middle)
+    return (low + high) / 2

@@ -1,0 +1,222 @@
+"""What every form of the ridge probe shares: the split, its outcome, the rows it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import Arrays
+from frictionstore.analyses.probe.ridge import Choice, Scaling
+from frictionstore.analyses.stats.permutation import Shuffles
+from frictionstore.text import printable
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images are tested when.
+
+    Attributes
+    ----------
+    labels
+        int64 of shape (n,), -1 for none.
+    folds
+        int64 of shape (n,): the fold that tests an image; `n_folds` for images that are only
+        ever trained on, -1 for images that take no part.
+    n_folds, n_classes
+        Numbers of test folds and classes.
+    """
+
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    n_folds: int
+    n_classes: int
+
+    @property
+    def n_groups(self) -> int:
+        """Test folds, and one more if there are images that are only trained on."""
+        return max(self.n_folds, int(self.folds.max()) + 1)
+
+    def counts(self) -> NDArray[np.int64]:
+        """Return images by group and class, shape (n_groups, n_classes)."""
+        part = self.folds >= 0
+        counts = np.zeros((self.n_groups, self.n_classes), np.int64)
+        np.add.at(counts, (self.folds[part], self.labels[part]), 1)
+        return counts
+
+    @property
+    def smallest_training(self) -> int:
+        """Images in the smallest training set."""
+        sizes = self.counts().sum(axis=1)
+        return int(sizes.sum() - sizes[: self.n_folds].max())
+
+    def training(self, fold: int) -> tuple[NDArray[np.int64], int]:
+        """Return the training images of a fold by class, and their number."""
+        counts = self.counts()
+        by_class = counts.sum(axis=0) - counts[fold]
+        return by_class, int(by_class.sum())
+
+    def label_shuffles(self, permutations: int, seed: int) -> list[Shuffles]:
+        """Return arrangements of the labels within each group, one `Shuffles` per group.
+
+        Shuffling within folds keeps every fold as balanced as it is.
+        """
+        children = np.random.SeedSequence(seed).spawn(self.n_groups)
+        return [
+            Shuffles(list(counts), permutations, np.random.default_rng(child))
+            for counts, child in zip(self.counts(), children, strict=True)
+        ]
+
+
+@dataclass
+class SetFit:
+    """What one feature set has come to.
+
+    Attributes
+    ----------
+    columns
+        Slices of the base maps' columns, by map.
+    prediction
+        int64 of shape (n,): predicted class, -1 where an image was not tested.
+    notebook_prediction
+        int64 of shape (n,): class predicted by the notebook's protocol, of test and training
+        images; -1 where an image took no part.
+    null_correct
+        int64 of shape (n_folds, permutations): images classified correctly under permuted labels.
+    penalties
+        float64 of shape (n_folds,): the chosen lambda, NaN where none was chosen.
+    ends
+        By fold: "lower" or "upper" where lambda is an end of the path, else "".
+    used
+        int64 of shape (n_folds,): columns that vary in the training images.
+    notebook_used
+        The same for the notebook's split; with 0 it predicts nothing.
+    """
+
+    name: str
+    columns: dict[str, slice]
+    prediction: NDArray[np.int64]
+    notebook_prediction: NDArray[np.int64]
+    null_correct: NDArray[np.int64]
+    penalties: Floats
+    ends: list[str]
+    used: NDArray[np.int64]
+    notebook_used: int = 0
+
+    @property
+    def n_columns(self) -> int:
+        """Number of columns."""
+        return sum(part.stop - part.start for part in self.columns.values())
+
+    def select(self, values: Floats) -> Floats:
+        """Return this set's columns, from the last axis of all maps side by side."""
+        parts = list(self.columns.values())
+        if all(a.stop == b.start for a, b in pairwise(parts)):
+            return values[..., parts[0].start : parts[-1].stop]  # side by side: no copy
+        return np.concatenate([values[..., part] for part in parts], axis=-1)
+
+    def note(self, fold: int, choice: Choice) -> None:
+        """Note the penalty chosen for a fold."""
+        self.penalties[fold] = choice.solved.penalty
+        self.ends[fold] = choice.end
+
+    def scaling(
+        self, fold: int, mean: Floats, variance: Floats, constant: NDArray[np.bool_]
+    ) -> Scaling:
+        """Return the scaling of a training set and note how many columns vary in it.
+
+        Parameters
+        ----------
+        fold
+            The fold left out.
+        mean, variance, constant
+            Of each column over the training images; variance with ddof 0.
+
+        Raises
+        ------
+        AnalysisError
+            If no column varies.
+        """
+        # Rounding may leave a variance of 0 where values differ in their last place.
+        used = ~constant & (variance > 0)
+        if not used.any():
+            raise AnalysisError(
+                f"no column of {printable(self.name)} varies in the training images of fold "
+                f"{fold}, so there is nothing to classify by: use other features or more images"
+            )
+        self.used[fold] = used.sum()
+        return Scaling(mean, np.sqrt(np.where(used, variance, 1.0)), used)
+
+
+class Rows:
+    """Rows of some maps, shifted, gathered from chunks."""
+
+    def __init__(self, maps: dict[str, int], folds: NDArray[np.int64]) -> None:
+        self._maps = maps
+        self._folds = folds
+        self._held: list[tuple[NDArray[np.int64], Floats]] = []
+        self.shift: Floats | None = None
+
+    def add(self, rows: slice, arrays: Arrays) -> int:
+        """Take in a chunk and return how many images are held."""
+        index = rows.start + np.flatnonzero(self._folds[rows] >= 0)
+        if len(index):
+            parts = [
+                arrays[name].reshape(len(arrays[name]), -1)[index - rows.start]
+                for name in self._maps
+            ]
+            values = np.concatenate(parts, axis=1, dtype=np.float64)
+            if self.shift is None:
+                # The median: one outlier must not shift everything away from zero.
+                self.shift = np.median(values, axis=0)
+            values -= self.shift
+            self._held.append((index, values))
+        return sum(len(part) for part, _ in self._held)
+
+    def take(self) -> tuple[NDArray[np.int64], Floats]:
+        """Return image numbers and rows held, and hold nothing."""
+        if not self._held:
+            return np.empty(0, np.int64), np.empty((0, sum(self._maps.values())))
+        index = np.concatenate([part for part, _ in self._held])
+        values = np.concatenate([part for _, part in self._held])
+        self._held = []
+        return index, values
+
+
+class Probe:
+    """A collector that fits every feature set on every fold and tests it.
+
+    Parameters
+    ----------
+    maps
+        Base map name to its number of columns.
+    sets
+        The feature sets, their columns as slices of the maps side by side.
+    split
+        Which images are tested when.
+    permutations, seed
+        Shufflings of the labels within folds, each refitted with the penalties chosen on the real
+        labels.
+    """
+
+    def __init__(
+        self,
+        maps: dict[str, int],
+        sets: Sequence[SetFit],
+        split: Split,
+        *,
+        permutations: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.features = tuple(maps)
+        self._sets = list(sets)
+        self._split = split
+        self._permutations = permutations
+        self._seed = seed
+        self._rows = Rows(maps, split.folds)

@@ -1,0 +1,50 @@
+"""The command `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from frictionstore.cli.options import quiet_option, say, store_argument
+from frictionstore.text import listed, printable
+
+
+@click.command()
+@store_argument
+@click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of 'analyze all'; what is not in it yet is analysed and saved there.  "
+    "[default: results/NAME]",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The HTML file.  [default: index.html in the results' folder]",
+)
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    help="Map to report on; may be given several times.  [default: those in the results' folder, "
+    "or friction, or the first map of the store]",
+)
+@quiet_option
+def report(
+    store: str, results: Path | None, out: Path | None, features: tuple[str, ...], quiet: bool
+) -> None:
+    """Write a store's analyses as one HTML file."""
+    from frictionstore import open as open_store
+    from frictionstore.analyses.report.page import analyse, to_analyse, write_report
+
+    opened = open_store(store)
+    folder = Path("results") / opened.name if results is None else results
+    missing = to_analyse(opened, folder, features)
+    if missing:
+        what = f"{printable(opened.name)} ({listed(missing)})"
+        say(f"analysing {what}; the results go to {printable(folder)}", quiet)
+        for one in analyse(opened, folder, missing, show_progress=not quiet):
+            say(f"left out {one['analysis']} of {one['feature']}: {one['reason']}", quiet)
+    target = folder / "index.html" if out is None else out
+    click.echo(write_report(opened, target, folder, features=features))

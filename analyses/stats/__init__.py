@@ -1,0 +1,1 @@
+"""Statistics that know nothing of stores' files: permutations, lattices, intervals."""

@@ -1,0 +1,1 @@
+"""Whether a store is what its manifest says, mending it, and comparing two."""

@@ -1,0 +1,145 @@
+"""The commands that measure and describe; each body is one library call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from frictionstore.cli.group import Group
+from frictionstore.cli.options import json_option, print_json, quiet_option, say, store_argument
+from frictionstore.text import did_you_mean
+from frictionstore.version import __version__
+
+
+class Choice(click.Choice[str]):
+    """A choice that names the value that was meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        message = super().get_invalid_choice_message(value, ctx)
+        return message.rstrip(".") + did_you_mean(value, self.choices)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="frictionstore")
+def cli() -> None:
+    """Measure a frozen patch encoder once, keep the maps in a Zarr store, analyse it anywhere."""
+
+
+@cli.command()
+@click.option(
+    "--recipe", help="A named job, or the path of a .toml file; other options override it."
+)
+@click.option(
+    "--dataset",
+    help="digits, photos, noise, folder:PATH, or a torchvision set by name (cifar10, ...).",
+)
+@click.option("--split", help="Split of a torchvision set, e.g. train or test.")
+@click.option("--count", type=click.IntRange(min=1), help="Number of images of the noise set.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the noise set.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first images of the set.")
+@click.option(
+    "--data-root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where torchvision sets are or are downloaded to.  [default: data/torchvision]",
+)
+@click.option("--download/--no-download", default=None, help="Let torchvision download a set.")
+@click.option(
+    "--skip-unreadable",
+    is_flag=True,
+    default=None,
+    help="Leave images out that cannot be read, and list them in the store.",
+)
+@click.option(
+    "--encoder",
+    help="speckle (bundled), a .pt or .safetensors file, a published version's name[@revision], or "
+    "hf://OWNER/REPO/FILE[@revision].",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=1),
+    help="Shorter side is resized to this, then cropped.",
+)
+@click.option("--maps", help="Comma-separated maps.  [default: S,friction,settle]")
+@click.option("--out", type=click.Path(path_type=Path), help="The store to make.")
+@click.option("--engine", type=Choice(["native", "geolip"]), help="Who computes.")
+@click.option("--device", help="auto, cpu, cuda or cuda:K.  [default: auto]")
+@click.option(
+    "--precision",
+    type=Choice(["float32", "tf32", "bfloat16"]),
+    help="Of the encoder's matrix products.  [default: float32]",
+)
+@click.option(
+    "--gram",
+    type=click.Choice(["coordinated", "original"]),
+    help="Matrix that the conduit measures: after cross-attention, or M'M.  [default: coordinated]",
+)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images per step.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Processes that read images.  [default: as needed]",
+)
+@click.option(
+    "--shard-images", type=click.IntRange(min=1), help="Images per shard, a power of two."
+)
+@click.option("--overwrite", is_flag=True, help="Replace another store at the target.")
+@click.option("--repair", is_flag=True, help="Measure the damaged parts of the store again.")
+@json_option
+@quiet_option
+def extract(as_json: bool, quiet: bool, overwrite: bool, repair: bool, **options: Any) -> None:
+    """Run an encoder over a data set and write its maps to a store."""
+    from frictionstore.extract.job import run_job
+    from frictionstore.extract.request import Job
+
+    job = Job.from_options(options)
+    outcome = run_job(
+        job,
+        overwrite=overwrite,
+        repair=repair,
+        report=lambda text: say(text, quiet or as_json),
+        show_progress=not quiet and not as_json and sys.stderr.isatty(),
+    )
+    if as_json:
+        print_json(outcome)
+
+
+@cli.command()
+@store_argument
+@json_option
+def info(store: str, as_json: bool) -> None:
+    """Say what a store holds and where it comes from."""
+    from frictionstore.show.describe import describe
+    from frictionstore.store.reader import open_store
+
+    opened = open_store(store)
+    if as_json:
+        print_json(opened.summary())
+    else:
+        click.echo(describe(opened))
+
+
+@cli.command()
+@json_option
+def recipes(as_json: bool) -> None:
+    """List the named extraction jobs."""
+    from frictionstore.extract.recipe import recipe_table
+
+    table = recipe_table()
+    if as_json:
+        print_json(table)
+    else:
+        for name, recipe in table.items():
+            click.echo(f"{name:<20} {recipe.get('description', '')}")
+
+
+def main() -> NoReturn:
+    """Entry point of the ``frictionstore`` command."""
+    cli.main(prog_name="frictionstore")
+    raise AssertionError("click exits by itself")
+
+
+if __name__ == "__main__":
+    main()

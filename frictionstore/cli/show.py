@@ -1,0 +1,65 @@
+"""The command `view`: checks, then one library call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from frictionstore.cli.options import say, store_argument
+
+
+def open_browser(url: str) -> None:
+    """Open a graphical browser, and none where there is no screen to open it on.
+
+    In a thread, since some browsers return only when they are closed.
+    """
+    import os
+    import sys
+    import threading
+    import webbrowser
+
+    on_linux = sys.platform.startswith("linux")
+    if on_linux and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+
+
+@click.command()
+@store_argument
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=0, help="Port to serve on.  [default: free]"
+)
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the page and the store there, for a static host, and serve nothing.",
+)
+@click.option(
+    "--store-url",
+    help="With --export: where the store already is; it is not copied then.",
+)
+def view(
+    store: str, port: int, no_browser: bool, folder: Path | None, store_url: str | None
+) -> None:
+    """Look at a store's maps in the browser."""
+    from frictionstore.show.view import ViewServer, export
+    from frictionstore.store.reader import open_store
+
+    if store_url is not None and folder is None:
+        raise click.UsageError("--store-url goes with --export")
+    opened = open_store(store)
+    if folder is not None:
+        click.echo(export(opened, folder, store_url=store_url))
+        return
+    with ViewServer(opened, port) as server:
+        click.echo(server.url)
+        say("Ctrl-C ends it.")
+        if not no_browser:
+            open_browser(server.url)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            say("")

@@ -1,0 +1,1 @@
+"""The conduit's arithmetic made into fast programs."""

@@ -1,0 +1,1 @@
+"""Programs for processors, through LLVM and Numba."""

@@ -1,0 +1,1 @@
+"""The encoder: its settings, its model, its weights."""

@@ -1,0 +1,203 @@
+"""The engine on a GPU: large tiles, nothing waited for but the end of a batch.
+
+A batch is started by queueing everything it takes: images cross on a stream of their own while the
+tile before is computed, and maps come back into page-locked memory behind the last kernel. The
+caller starts the next batch before it waits for this one, so that the GPU has work while the CPU
+makes thumbnails, checks, compresses and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from frictionstore.extract.conduit import conduit_maps, kernel_name
+from frictionstore.extract.data.images import thumbnails
+from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum, torch_attention
+from frictionstore.extract.engines.base import (
+    ENCODER_MAPS,
+    Maps,
+    NativeEngine,
+    gram,
+    original_gram,
+    spectrum_or_nan,
+)
+from frictionstore.extract.engines.devices import matrix_products
+from frictionstore.text import printable
+
+TILE_PATCHES = 16384
+
+
+class Transfers:
+    """Copies between host and device that nobody waits for until `arrived`.
+
+    On a CPU device, where tests run the engine, they are no copies at all.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.on_gpu = device.type == "cuda"
+        self._incoming = torch.cuda.Stream(device) if self.on_gpu else None
+
+    def _page_locked(self, like: Tensor) -> Tensor:
+        return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+
+    def send(self, host: Tensor) -> Tensor:
+        """`host` on the device, ready for the current stream."""
+        if self._incoming is None:
+            return host
+        with torch.cuda.stream(self._incoming):
+            # A copy that runs beside kernels has to start from page-locked memory.
+            sent = self._page_locked(host).copy_(host).to(self.device, non_blocking=True)
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_stream(self._incoming)
+        sent.record_stream(computing)
+        return sent
+
+    def fetch(self, x: Tensor) -> Tensor:
+        """`x` on the host, once `arrived` says so."""
+        if not self.on_gpu:
+            return x
+        return self._page_locked(x).copy_(x, non_blocking=True)
+
+    def arrived(self) -> Callable[[], None]:
+        """A function that waits for everything fetched so far."""
+        if not self.on_gpu:
+            return lambda: None
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self.device))
+        return event.synchronize
+
+
+class GpuEngine(NativeEngine):
+    """See `NativeEngine`."""
+
+    ahead = 1
+    tile_patches = TILE_PATCHES
+
+    def __init__(
+        self, model: PatchSVAE, maps: Sequence[str], device: torch.device, **options: Any
+    ) -> None:
+        super().__init__(model, maps, device, **options)
+        self._transfers = Transfers(device)
+        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
+        self.fused = self.fused and self._kernels_work()
+
+    def _kernels_work(self) -> bool:
+        """Whether the fused kernels compile and run here; says so where they do not.
+
+        Triton builds its launchers with the machine's C compiler, which may be missing.
+        """
+        V, D = self.model.config.V, self.model.config.D
+        try:
+            with self._on_device():
+                M = torch.ones((1, 1, V, D), device=self.device)
+                found = self._spectrum(M)
+                self._conduit(M, self.model.coordinate(found.S_orig, self._attend), found.V)
+        except torch.cuda.OutOfMemoryError:
+            return True  # met again, and dealt with, when images are measured
+        except Exception as error:
+            self.report(
+                f"Triton's kernels cannot be used here ({printable(error)}): going on without "
+                "them, which is slower"
+            )
+            return False
+        return True
+
+    def _on_device(self) -> AbstractContextManager[Any]:
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    def close(self) -> None:
+        """No threads are held."""
+
+    def kernels(self) -> dict[str, str]:
+        return {
+            "encoder_kernel": "torch",
+            "conduit_kernel": "fused-gpu" if self.fused else "reference",
+            "spectrum_kernel": self.spectrum_kernel("fused-gpu"),
+            "attention_kernel": "fused-gpu" if self.fused else "torch",
+        }
+
+    def _free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # the batch before may still be computing
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
+        with self._on_device():
+            parts = [
+                {name: self._transfers.fetch(x) for name, x in self._tile_maps(part, tile).items()}
+                for part in (images[first : first + tile] for first in range(0, len(images), tile))
+            ]
+            arrived = self._transfers.arrived()
+        made: Maps = {}
+        if "image" in self.maps:
+            made["image"] = thumbnails(images, *self.value_range)
+
+        def finish() -> Maps:
+            arrived()
+            for name in parts[0]:
+                made[name] = np.concatenate([part[name].numpy() for part in parts])
+            return made
+
+        return finish
+
+    def _tile_maps(self, images: NDArray[np.float32], tile: int) -> dict[str, Tensor]:
+        """Queue what one tile takes; its maps on the device, one row to an image."""
+        model, count = self.model, len(images)
+        host = torch.from_numpy(images)
+        if count < tile:
+            host = torch.cat([host, host.new_zeros((tile - count, *images.shape[1:]))])
+        batch = self._transfers.send(host)
+        with matrix_products(self.precision, self.device):
+            M = model.encode(model.patches(batch))
+        spectrum = self._spectrum(M)
+        S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
+        made = {"S": S, "S_orig": spectrum.S_orig}
+        if "recon_error" in self.maps:
+            made["recon_error"] = self._recon_error(batch, M, spectrum, S)
+        made = {name: made[name] for name in ENCODER_MAPS if name in self.maps}
+        if self.wanted:
+            made.update(self._conduit(M, S, spectrum.V))
+        return {name: x[:count] for name, x in made.items()}
+
+    def _spectrum(self, M: Tensor) -> Spectrum:
+        """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
+        if not self.fused_spectrum:
+            return spectrum_or_nan(self.model, M)
+        from frictionstore.extract.conduit.kernels.gpu import gram as fused_gram_gpu
+
+        S, V = fused_gram_gpu.spectrum(M.flatten(0, 1))
+        return Spectrum(S.unflatten(0, M.shape[:2]), V.unflatten(0, M.shape[:2]))
+
+    def _attend(self, qkv: Tensor, heads: int) -> Tensor:
+        from frictionstore.extract.conduit.kernels.gpu import attention as fused_attention_gpu
+
+        return fused_attention_gpu.attend(qkv, heads)
+
+    def _conduit(self, M: Tensor, S: Tensor, V: Tensor) -> dict[str, Tensor]:
+        """Friction and its company from the coordinated spectrum, or from M itself."""
+        original = self.gram == "original"
+        if self.fused:
+            from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
+
+            A = original_gram(M) if original else V  # with S given, V stands for gram(S, V)
+            fields = fused_gpu.measure(
+                A.flatten(0, 1),
+                self.wanted,
+                self.constants,
+                S=None if original else S.flatten(0, 1),
+            )
+        else:
+            A = original_gram(M) if original else gram(S, V)
+            fields = conduit_maps(
+                A.flatten(0, 1), self.wanted, constants=self.constants, kernel="reference"
+            )
+        return {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}

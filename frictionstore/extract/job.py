@@ -1,0 +1,493 @@
+"""Running an extraction job.
+
+torch is imported only when something has to be measured; a job whose store is up to date ends
+before that.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
+from frictionstore.extract.request import EncoderIdentity, Job, build_request
+from frictionstore.format import schema
+from frictionstore.format.fingerprint import as_json, differences
+from frictionstore.format.plan import StorePlan
+from frictionstore.installed import install_command
+from frictionstore.progress import Report, progress_bar
+from frictionstore.store.writer import StoreWriter, up_to_date
+from frictionstore.text import printable
+from frictionstore.version import __version__
+
+if TYPE_CHECKING:
+    from frictionstore.extract.data.base import Dataset
+    from frictionstore.extract.encoder.checkpoints import Checkpoint, Source
+    from frictionstore.extract.engines.base import Engine
+VERSIONED = ("numpy", "zarr", "numcodecs", "pillow", "torchvision", "numba", "scikit-learn")
+
+
+def _recorded(job: Job) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Request and provenance of the store at the target; None where there is none to read."""
+    from frictionstore.store.reader import open_store
+
+    if not job.out.is_dir():
+        return None
+    try:
+        store = open_store(job.out)
+        return store.request, store.provenance
+    except FrictionstoreError:
+        return None  # what is wrong with the target is said when it is checked
+
+
+def run_job(
+    job: Job,
+    *,
+    overwrite: bool = False,
+    repair: bool = False,
+    report: Report = lambda text: None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """Extract a store, or find that it is up to date.
+
+    Parameters
+    ----------
+    job : Job
+    overwrite : bool
+        Replace another store at the target.
+    repair : bool
+        Check all of the store at the target and measure its damaged units again.
+    report : callable
+        Takes remarks for the user.
+    show_progress : bool
+
+    Returns
+    -------
+    dict
+        ``store``, ``status`` ("up to date" or "complete"), ``digest``, ``fingerprint``,
+        ``images``, ``measured``, ``seconds`` and ``not_checked``: what could not be compared with
+        the store, for want of a data set or of the Hub.
+
+    Raises
+    ------
+    FrictionstoreError
+        Whatever is wrong, in one sentence.
+    """
+    started = time.monotonic()
+    return _Run(job, overwrite, repair, report, show_progress, started).go()
+
+
+class _Run:
+    """The steps of one job; each sees what the ones before it found."""
+
+    def __init__(
+        self,
+        job: Job,
+        overwrite: bool,
+        repair: bool,
+        report: Report,
+        show_progress: bool,
+        started: float,
+    ) -> None:
+        if overwrite and repair:
+            raise RequestError("--overwrite replaces a store, --repair mends it: choose one")
+        self.job = job
+        self.overwrite = overwrite
+        self.repair = repair
+        self.report = report
+        self.show_progress = show_progress
+        self.started = started
+        self.recorded = _recorded(job)
+        self.unchecked: list[tuple[str, FrictionstoreError]] = []
+        self.source: Source | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.dataset_images = 0
+        self.dataset_read: dict[str, Any] | None = None
+        self.identity: EncoderIdentity | None = None
+        self.upstream: Any = None
+
+    def go(self) -> dict[str, Any]:
+        from frictionstore.extract.data.base import whole
+        from frictionstore.extract.data.choose import RecordedSet
+        from frictionstore.format.header import read_header
+
+        job = self.job
+        self._require_packages()
+        self.identity = identity = self._identify_encoder()
+        dataset = self._find_dataset()
+        rows = self._row_shapes(identity)
+        shard_images = job.shard_images
+        if shard_images is None:
+            shard_images = schema.default_shard_images(rows, len(dataset.ids))
+        schema.plan_arrays(rows, len(dataset.ids), shard_images)  # refuses a bad number now
+        request = build_request(identity, dataset, job, shard_images)
+        try:
+            if not self.repair and up_to_date(job.out, request):
+                header = read_header(job.out)
+                self._say_up_to_date(header.n_images)
+                return self._outcome("up to date", header, 0)
+        except FrictionstoreError as error:
+            if not self.overwrite:
+                raise self._with_advice(error, request) from error
+        if self.unchecked or isinstance(whole(dataset), RecordedSet):
+            raise RequestError(f"{printable(job.out)} was removed just now: run it again")
+        plan, kept = self._plan(request, rows, shard_images, dataset)
+        measured = self._extract(plan, kept)
+        header = read_header(job.out)
+        return self._outcome("complete", header, measured)
+
+    def _say_up_to_date(self, images: int) -> None:
+        shown = f"{printable(self.job.out)}"
+        if not self.unchecked:
+            self.report(f"{shown} is up to date ({images:,} images)")
+            return
+        what = "; ".join(f"{name} ({error})" for name, error in self.unchecked)
+        self.report(
+            f"{shown} is used as it is ({images:,} images): all else that was asked for agrees "
+            f"with it, and not compared could be {what}"
+        )
+
+    def _with_advice(self, error: FrictionstoreError, request: Mapping[str, Any]) -> Exception:
+        """What is said where the target was made with other weights of the same file."""
+        from frictionstore.extract.encoder.hub_files import parse_hub_file
+
+        file = parse_hub_file(self.job.encoder)
+        if self.recorded is None or file is None or self.source is None:
+            return error
+        there, provenance = self.recorded
+        made_at = file.commit_of(_mapping(provenance.get("encoder")).get("origin"))
+        now_at = file.commit_of(self.source.origin)
+        weights = _mapping(there.get("encoder")).get("weights_sha256")
+        if made_at in (None, now_at) or weights == request["encoder"]["weights_sha256"]:
+            return error
+        other = [
+            phrase
+            for phrase in differences(there, dict(request))
+            if not phrase.startswith("encoder.")
+        ]
+        more = f" (and {'; '.join(other[:3])})" if other else ""
+        return RequestError(
+            f"{printable(self.job.out)} was measured with the encoder's weights of commit "
+            f"{made_at}, and the Hub has other ones at {now_at} by now{more}: keep the store with "
+            f"--encoder {printable(file.at(made_at or ''))}, or measure the new weights into "
+            "another with --out, or replace it with --overwrite"
+        )
+
+    def _outcome(self, status: str, header: Any, measured: int) -> dict[str, Any]:
+        return {
+            "store": str(self.job.out),
+            "status": status,
+            "images": header.n_images,
+            "measured": measured,
+            "not_checked": [name for name, _ in self.unchecked],
+            "digest": header.digest,
+            "fingerprint": header.fingerprint,
+            "seconds": round(time.monotonic() - self.started, 3),
+        }
+
+    def _require_packages(self) -> None:
+        missing = [name for name in ("PIL", "safetensors") if find_spec(name) is None]
+        if missing:
+            raise RequestError(
+                f"extraction needs more packages than analysis: {install_command('extract')}"
+            )
+
+    def _identify_encoder(self) -> EncoderIdentity:
+        from frictionstore.extract.encoder.checkpoints import find_checkpoint, read_checkpoint
+        from frictionstore.extract.encoder.hub_files import AwayError, parse_hub_file
+
+        job = self.job
+        if job.engine == "geolip" and _is_upstreams_name(job.encoder):
+            upstream = self._load_upstream(job.encoder)
+            return EncoderIdentity(upstream.config, upstream.weights_sha256)
+        try:
+            self.source = find_checkpoint(
+                job.encoder, self.report, show_progress=self.show_progress
+            )
+        except AwayError as error:
+            file = parse_hub_file(job.encoder)
+            origin = _mapping((self.recorded or ({}, {}))[1].get("encoder")).get("origin")
+            known = None
+            if file and file.commit_of(origin) and not self.overwrite and not self.repair:
+                known = self._recorded_encoder(origin=str(origin))
+            if known is None:
+                raise
+            self.unchecked.append(("the encoder's weights", error))
+            return known
+        known = self._recorded_encoder(file_sha256=self.source.sha256)
+        if known is not None:
+            return known
+        self._require_torch_for(self.source.path)
+        self.checkpoint = read_checkpoint(self.source)
+        return EncoderIdentity(self.checkpoint.config, self.checkpoint.weights_sha256)
+
+    def _recorded_encoder(self, **wanted: str) -> EncoderIdentity | None:
+        """The identity that the store at the target has, where its provenance has what is wanted.
+
+        So that torch is not needed for a file known already, nor the Hub for a store.
+        """
+        if self.recorded is None:
+            return None
+        request, provenance = self.recorded
+        made_with = _mapping(provenance.get("encoder"))
+        encoder = _mapping(request.get("encoder"))
+        # The request's config is what the version that wrote it understood of the file's.
+        config, weights = made_with.get("config"), encoder.get("weights_sha256")
+        if any(made_with.get(key) != value for key, value in wanted.items()):
+            return None
+        if not isinstance(config, dict) or not isinstance(weights, str):
+            return None
+        return EncoderIdentity(config, weights)
+
+    def _find_dataset(self) -> Dataset:
+        """The data set; where the store at the target tells enough of it, without torchvision."""
+        from frictionstore.extract.data.torchvision_files import still_there
+
+        recorded = self._recorded_dataset()
+        if recorded is not None and self.recorded is not None:
+            read = _mapping(self.recorded[1].get("dataset_read"))
+            if read.get("torchvision") == _version("torchvision") and still_there(
+                read.get("files"), self.job.data_root
+            ):
+                return recorded
+        try:
+            return self._open_dataset()
+        except DatasetError as error:
+            if recorded is None:
+                raise
+            self.unchecked.append(("the images of the data set", error))
+            return recorded
+
+    def _open_dataset(self) -> Dataset:
+        from frictionstore.extract.data.base import DatasetOptions
+        from frictionstore.extract.data.choose import open_dataset
+
+        job = self.job
+        options = DatasetOptions(job.split, job.count, job.seed, job.data_root, job.download)
+        return self._limited(open_dataset(job.dataset, options, self.report))
+
+    def _limited(self, dataset: Dataset) -> Dataset:
+        from frictionstore.extract.data.base import Part
+
+        self.dataset_images = len(dataset.ids)
+        if self.job.limit is None:
+            return dataset
+        return Part(dataset, list(range(min(self.job.limit, len(dataset.ids)))))
+
+    def _recorded_dataset(self) -> Dataset | None:
+        """The data set as the store at the target has it, if it was asked for in the same words."""
+        from frictionstore.extract.data.choose import RecordedSet
+
+        if self.recorded is None or self.overwrite or self.repair:
+            return None
+        request, provenance = self.recorded
+        described, count = request.get("dataset"), provenance.get("dataset_images")
+        if provenance.get("asked") != self._asked() or not isinstance(described, dict):
+            return None
+        if not isinstance(count, int) or count < 1:
+            return None
+        return self._limited(RecordedSet(described, count))
+
+    def _asked(self) -> dict[str, Any]:
+        job = self.job
+        return {"dataset": job.dataset, "split": job.split, "count": job.count, "seed": job.seed}
+
+    @staticmethod
+    def _require_torch_for(path: Path) -> None:
+        if path.suffix != ".safetensors":
+            _require_torch()
+
+    def _load_upstream(self, encoder: Any) -> Any:
+        _require_torch()
+        from frictionstore.extract.engines.devices import choose_device
+        from frictionstore.extract.engines.geolip import load_upstream
+
+        self.upstream = load_upstream(encoder, choose_device(self.job.device))
+        return self.upstream
+
+    def _row_shapes(self, identity: EncoderIdentity) -> dict[str, tuple[int, ...]]:
+        from frictionstore.extract.encoder.config import SVAEConfig
+
+        config = SVAEConfig.from_mapping(identity.config, self.job.encoder)
+        return schema.map_row_shapes(
+            self.job.maps, self.job.image_size, config.patch_size, config.D
+        )
+
+    def _plan(
+        self,
+        request: dict[str, Any],
+        rows: dict[str, tuple[int, ...]],
+        shard_images: int,
+        dataset: Dataset,
+    ) -> tuple[StorePlan, Dataset]:
+        from frictionstore.extract.data.base import Part
+        from frictionstore.extract.data.choose import unreadable
+
+        attributes: dict[str, Any] = {}
+        kept = dataset
+        if self.job.skip_unreadable:
+            bad = set(unreadable(dataset, self.job.image_size))
+            kept = Part(dataset, [i for i in range(len(dataset.ids)) if i not in bad])
+            attributes["skipped"] = [dataset.ids[i] for i in sorted(bad)]
+            if bad:
+                self.report(f"{len(bad):,} images cannot be read and are left out")
+            if not kept.ids:
+                raise RequestError("none of the images can be read: there is nothing to extract")
+        return (
+            StorePlan(request, len(kept.ids), rows, shard_images, kept.class_names, attributes),
+            kept,
+        )
+
+    def _extract(self, plan: StorePlan, dataset: Dataset) -> int:
+        _require_torch()
+        from frictionstore.check.repair import what_to_keep
+        from frictionstore.extract.data.base import whole
+        from frictionstore.extract.data.torchvision import TorchvisionSet
+        from frictionstore.extract.pipeline import extract_units
+
+        opened = whole(dataset)
+        if isinstance(opened, TorchvisionSet) and opened.read_from is not None:
+            self.dataset_read = {
+                "torchvision": _version("torchvision"),
+                "files": opened.read_from,
+            }
+        job = self.job
+        repair = what_to_keep if self.repair else None
+        with StoreWriter(job.out, plan, overwrite=self.overwrite, repair=repair) as writer:
+            if writer.already_complete:
+                self.report(f"{printable(job.out)} is sound: there is nothing to repair")
+                return 0
+            pending = sum(len(plan.units[number]) for number in writer.pending)
+            measured, run, seconds = 0, {}, 0.0
+            if pending:
+                with closing(self._engine(dataset)) as engine:
+                    run = self._describe_run(engine)
+                    workers = self._workers(dataset)
+                    done = plan.n_images - pending
+                    self.report(
+                        f"extracting {pending:,} images of {printable(job.dataset)} with "
+                        f"{printable(job.encoder)} on {run['device']} ({run['device_name']})"
+                        + (f"; {done:,} are done already" if done else "")
+                    )
+                    began = time.monotonic()
+                    with progress_bar(pending, "extracting", show=self.show_progress) as progress:
+                        measured = extract_units(
+                            writer,
+                            dataset,
+                            engine,
+                            image_size=job.image_size,
+                            batch_size=job.batch_size,
+                            workers=workers,
+                            run=run,
+                            progress=progress,
+                        )
+                    seconds = time.monotonic() - began
+            writer.finalise(self._provenance(measured, seconds))
+        self.report(
+            f"{printable(job.out)} is complete: {plan.n_images:,} images"
+            + (f" in {seconds:.1f} s ({measured / seconds:,.0f} images/s)" if measured else "")
+        )
+        return measured
+
+    def _engine(self, dataset: Dataset) -> Engine:
+        from frictionstore.extract.engines.devices import choose_device
+        from frictionstore.extract.engines.make import native_engine
+
+        job = self.job
+        device = choose_device(job.device)
+        if job.engine == "geolip":
+            from frictionstore.extract.engines.geolip import GeolipEngine
+
+            upstream = self.upstream or self._load_upstream(self.source)
+            if job.precision != "float32":
+                raise RequestError("the engine geolip computes in float32: leave --precision out")
+            return GeolipEngine(
+                upstream, job.maps, device, value_range=dataset.value_range, gram=job.gram
+            )
+        from frictionstore.extract.encoder.checkpoints import build_encoder, read_checkpoint
+
+        assert self.source is not None
+        checkpoint = self.checkpoint or read_checkpoint(self.source)
+        model = build_encoder(checkpoint, self.source.path.name)
+        return native_engine(
+            model,
+            job.maps,
+            device,
+            value_range=dataset.value_range,
+            precision=job.precision,
+            gram=job.gram,
+            report=self.report,
+        )
+
+    def _workers(self, dataset: Dataset) -> int:
+        if self.job.workers is not None:
+            return self.job.workers
+        return 0 if dataset.in_memory else min(os.cpu_count() or 1, 8)
+
+    @staticmethod
+    def _describe_run(engine: Engine) -> dict[str, Any]:
+        versions = {"frictionstore": __version__, "python": platform.python_version()}
+        for package in VERSIONED:
+            found = _version(package)
+            if found is not None:
+                versions[package] = found
+        return {**engine.describe(), "versions": versions}
+
+    def _provenance(self, measured: int, seconds: float) -> dict[str, Any]:
+        job = self.job
+        encoder: dict[str, Any] = {"name": job.encoder}
+        if self.source is not None:
+            encoder = {"origin": self.source.origin, "file_sha256": self.source.sha256}
+        if self.identity is not None:
+            encoder["config"] = as_json(self.identity.config)
+        for loaded in (self.checkpoint, self.upstream):
+            if loaded is not None and loaded.notes:
+                encoder["notes"] = as_json(loaded.notes)
+        return {
+            "made_by": "frictionstore extract",
+            "command": sys.argv,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "recipe": job.recipe,
+            "dataset": job.dataset,
+            "asked": self._asked(),
+            "dataset_images": self.dataset_images,
+            "dataset_read": self.dataset_read,
+            "encoder": encoder,
+            "measured_images": measured,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(measured / seconds, 2) if measured and seconds else None,
+        }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    """A store's metadata are somebody else's: what should be a mapping may be anything."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_upstreams_name(encoder: str) -> bool:
+    """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
+    from frictionstore.extract.encoder.checkpoints import BUNDLED
+
+    ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
+    return not ours and not Path(encoder).expanduser().exists()
+
+
+def _require_torch() -> None:
+    if find_spec("torch") is None:
+        raise RequestError(f"extraction needs torch: {install_command('extract')}")

@@ -1,0 +1,1 @@
+"""Where bytes are: folders, zip files, addresses; and how they get there whole."""

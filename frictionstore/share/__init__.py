@@ -1,0 +1,1 @@
+"""Stores on their way: copied, packed, pushed and pulled."""

@@ -1,0 +1,230 @@
+"""Pass a store on and fetch one: push to a folder, S3 or the Hub, pull from anywhere.
+
+The manifest is what makes a store complete for a reader. It is sent last; where another store is
+replaced, its manifest is removed first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from io import BytesIO
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
+
+from frictionstore.check.shard import PIECE_BYTES, WHOLE_FILE_BYTES
+from frictionstore.errors import RequestError, StoreError
+from frictionstore.format import schema
+from frictionstore.format.header import Header, damaged, read_header
+from frictionstore.format.schema import CARD
+from frictionstore.io.base import Location
+from frictionstore.io.locate import locate
+from frictionstore.io.remote import RemoteLocation, locate_remote
+from frictionstore.progress import progress_bar
+from frictionstore.share.card import card
+from frictionstore.share.copy import THREADS, Copied, copy_store, store_name, target_in
+from frictionstore.share.hub import push_to_hub
+from frictionstore.text import printable
+
+
+def pull(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str] = ".",
+    *,
+    overwrite: bool = False,
+    show_progress: bool = False,
+) -> Copied:
+    """Fetch a store into a folder of this machine.
+
+    Goes on where an interrupted pull stopped, compares every file with the manifest, and gives
+    the folder its name only when it is whole.
+
+    Parameters
+    ----------
+    source : str or path
+        An address, a zip or a folder.
+    folder : path
+        The store goes into it under its own name; a name that ends in ``.zarr`` is the store's.
+    overwrite : bool
+        Replace another store there.
+    show_progress : bool
+
+    Returns
+    -------
+    Copied
+
+    Raises
+    ------
+    StoreError
+        The source is damaged or cannot be reached, or the target is something else.
+    """
+    place = locate(source)
+    target = target_in(folder, place.text)
+    return copy_store(place, target, overwrite=overwrite, show_progress=show_progress)
+
+
+def push(
+    store: str | os.PathLike[str],
+    destination: str,
+    *,
+    overwrite: bool = False,
+    show_progress: bool = False,
+    hub_api: Any = None,
+) -> Copied:
+    """Send a store to ``s3://``, ``hf://`` or a folder, with a card that says what it is.
+
+    Parameters
+    ----------
+    store : str or path
+    destination : str
+        The store goes there under its own name; what ends in ``.zarr`` is the store's.
+    overwrite : bool
+        Replace another store there. Readers are told meanwhile that it is not complete.
+    show_progress : bool
+    hub_api : optional
+        What to ask instead of a new `huggingface_hub.HfApi`.
+
+    Raises
+    ------
+    RequestError
+        The destination cannot be written to.
+    StoreError
+        The store is damaged, the destination holds another, or its server refuses.
+    """
+    place = locate(store)
+    if "://" not in destination or destination.lower().startswith("file://"):
+        return _push_to_folder(place, destination, overwrite, show_progress)
+    scheme = destination.split("://", 1)[0].lower()
+    if scheme not in ("s3", "hf"):
+        raise RequestError(
+            f"stores cannot be sent to {printable(scheme, 20)}:// addresses: expected s3://, "
+            "hf:// or a folder"
+        )
+    address = destination.rstrip("/")
+    if not address.endswith(".zarr"):
+        address = f"{address}/{store_name(place.text)}"
+    target = locate_remote(address)
+    assert isinstance(target, RemoteLocation)
+    header = read_header(place)
+    there = _complete_there(target)
+    if there is not None and there.digest == header.digest:
+        return Copied(target.text, header.digest, 0, 0)
+    if there is not None and not overwrite:
+        raise StoreError(
+            f"{printable(target.text)} holds another store (digest {there.digest[:12]}): choose "
+            "another place, or replace it with",
+            option="overwrite=True",
+        )
+    text = card(header, store_name(address), target.text)
+    if scheme == "hf":
+        rest = address.split("://", 1)[1]
+        moved = push_to_hub(header, rest, there, text, api=hub_api, show_progress=show_progress)
+    else:
+        moved = _push_to_s3(header, target, there, text, show_progress)
+    return Copied(target.text, header.digest, *moved)
+
+
+def _push_to_folder(
+    place: Location, destination: str, overwrite: bool, show_progress: bool
+) -> Copied:
+    if destination.lower().startswith("file://"):
+        destination = destination[len("file://") :]
+    target = target_in(destination, place.text)
+    text = card(read_header(place), target.name, target.name)
+    return copy_store(
+        place, target, overwrite=overwrite, extras={CARD: text}, show_progress=show_progress
+    )
+
+
+def _complete_there(target: Location) -> Header | None:
+    """The store at a destination; None where there is none that a reader would take."""
+    if target.read(schema.MANIFEST) is None:
+        return None
+    try:
+        return read_header(target)
+    except StoreError as error:
+        raise StoreError(
+            f"{printable(target.text)} has a {schema.MANIFEST} but is no store that can be read: "
+            "choose another place"
+        ) from error
+
+
+def _push_to_s3(
+    header: Header,
+    target: RemoteLocation,
+    there: Header | None,
+    text: bytes,
+    show_progress: bool,
+) -> tuple[int, int]:
+    target.remove(schema.MANIFEST)  # from here until the end, readers are told it is not complete
+    moved = {"files": 0, "bytes": 0}
+    lock = threading.Lock()
+    total = sum(header.shard_bytes.values())
+    with (
+        progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance,
+        ThreadPoolExecutor(THREADS, "frictionstore-push") as pool,
+    ):
+        stop = threading.Event()
+
+        def send(key: str) -> None:
+            if stop.is_set():
+                return
+            size = header.shard_bytes[key]
+            try:
+                fresh = target.noted(key) != (size, header.manifest[key])
+                if fresh:
+                    with _checked(header, key) as data:
+                        target.write(key, data, header.manifest[key])
+            except BaseException:
+                stop.set()
+                raise
+            with lock:
+                advance(size)
+                moved["files"] += fresh
+                moved["bytes"] += size if fresh else 0
+
+        list(pool.map(send, header.shard_bytes))
+    documents = {key: _document(header, key) for key in header.manifest.keys() - header.shard_bytes}
+    documents[CARD] = text
+    provenance = header.location.read(schema.PROVENANCE)
+    if provenance is not None:
+        documents[schema.PROVENANCE] = provenance
+    for key in sorted(documents, key=lambda key: (key == "zarr.json", key)):
+        _put(target, key, documents[key])
+    _put(target, schema.MANIFEST, header.listing)
+    if there is not None:
+        for key in sorted(there.manifest.keys() - header.manifest.keys()):
+            target.remove(key)
+    return moved["files"] + len(documents) + 1, moved["bytes"]
+
+
+def _put(target: RemoteLocation, key: str, data: bytes) -> None:
+    target.write(key, data, hashlib.sha256(data).hexdigest())
+
+
+def _document(header: Header, key: str) -> bytes:
+    data = header.document if key == "zarr.json" else header.location.read(key)
+    if data is None or hashlib.sha256(data).hexdigest() != header.manifest[key]:
+        raise damaged(header, key)
+    return data
+
+
+@contextmanager
+def _checked(header: Header, key: str) -> Iterator[bytes | BinaryIO]:
+    """A shard whose bytes are what the manifest says; a large one lies in a temporary file."""
+    size = header.shard_bytes[key]
+    digest = hashlib.sha256()
+    with BytesIO() if size <= WHOLE_FILE_BYTES else TemporaryFile() as held:
+        for start in range(0, size, PIECE_BYTES):
+            data = header.location.read_range(key, start, min(PIECE_BYTES, size - start))
+            if not data:
+                break
+            digest.update(data)
+            held.write(data)
+        if digest.hexdigest() != header.manifest[key]:
+            raise damaged(header, key)
+        yield held.getvalue() if isinstance(held, BytesIO) else held

@@ -1,0 +1,1 @@
+"""A store for people: in words and in the browser."""

@@ -1,0 +1,308 @@
+"""Look at a store in the browser: serve the explorer page and one store, or export both.
+
+The page (`explorer/`) reads the store's files itself over HTTP; nothing here decodes a chunk.
+The server answers on the loopback address only, and only for files that the store's manifest
+names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+from frictionstore.errors import RequestError, StoreError
+from frictionstore.format import schema
+from frictionstore.format.header import Header, read_header
+from frictionstore.installed import ROOT, checkout
+from frictionstore.io.durable import explain_os_errors, write_atomic
+from frictionstore.show.page import PAGE, build_page
+from frictionstore.store.reader import Store
+from frictionstore.text import printable
+
+LOOPBACK = "127.0.0.1"
+PIECE = 1 << 20  # bytes read and sent at a time
+_META = b'<meta name="frictionstore-store" content="">'
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+
+
+def explorer_page(store_url: str) -> bytes:
+    """The explorer as one HTML file that opens the store at `store_url`.
+
+    Parameters
+    ----------
+    store_url : str
+        Relative to the page, or absolute.
+
+    Raises
+    ------
+    RequestError
+        There is no page and it cannot be built here.
+    """
+    root = checkout()
+    problem = build_page(root) if root is not None else None
+    path = ROOT / PAGE
+    if not path.is_file():
+        raise RequestError(
+            "this installation was built without the explorer page: view the store from a "
+            "checkout of frictionstore with Node 20 or newer and npm, which builds it"
+            if root is None
+            else f"the explorer page is not built ({problem}): frictionstore view builds it when "
+            "Node 20 or newer is there and npm can fetch packages"
+        )
+    if problem is not None:
+        print(f"the explorer page is older than its sources ({problem})", file=sys.stderr)
+    page = path.read_bytes()
+    if page.count(_META) != 1:
+        raise RequestError(f"the explorer page is of another version: remove {path} and view again")
+    content = html.escape(store_url, quote=True).encode()
+    return page.replace(_META, _META.replace(b'content=""', b'content="%s"' % content))
+
+
+def store_folder(store: Store) -> str:
+    """Name of the store's folder beside the page."""
+    return f"{store.name}.zarr"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """GET and HEAD of the page and of the store's own files."""
+
+    protocol_version = "HTTP/1.1"
+    server: ViewServer
+
+    def do_GET(self) -> None:
+        self._answer(send_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(send_body=False)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """A request is no news."""
+
+    def _answer(self, send_body: bool) -> None:
+        # A page of another host whose name was made to point here must not read the store.
+        if self.headers.get("Host") not in self.server.hosts:
+            self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
+            return
+        path = unquote(urlsplit(self.path).path)
+        if path in ("/", "/index.html"):
+            page = self.server.page
+            self._send(
+                len(page), "text/html; charset=utf-8", lambda a, n: page[a : a + n], send_body
+            )
+            return
+        key = path.removeprefix(self.server.prefix) if path.startswith(self.server.prefix) else ""
+        if key not in self.server.keys:
+            self._refuse(HTTPStatus.NOT_FOUND, "no such file")
+            return
+        location = self.server.header.location
+        try:
+            size = location.size(key)
+        except StoreError as error:
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            return
+        if size is None:
+            self._refuse(HTTPStatus.NOT_FOUND, "no such file")
+            return
+        kind = "application/json" if key.endswith(".json") else "application/octet-stream"
+        self._send(size, kind, lambda a, n: location.read_range(key, a, n) or b"", send_body)
+
+    def _send(
+        self, size: int, kind: str, read: Callable[[int, int], bytes], send_body: bool
+    ) -> None:
+        start, stop = 0, size
+        asked = self.headers.get("Range")
+        if asked is not None:
+            found = parse_range(asked, size)
+            if found is None:
+                self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+                self.send_header("Content-Range", f"bytes */{size}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            start, stop = found
+        self.send_response(HTTPStatus.OK if asked is None else HTTPStatus.PARTIAL_CONTENT)
+        if asked is not None:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{size}")
+        for name, value in (
+            ("Content-Type", kind),
+            ("Content-Length", str(stop - start)),
+            ("Accept-Ranges", "bytes"),
+            ("Cache-Control", "no-store"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        if not send_body:
+            return
+        try:
+            while start < stop:
+                piece = read(start, min(PIECE, stop - start))
+                if not piece:  # shorter than it said: end the connection, not the promise
+                    self.close_connection = True
+                    return
+                self.wfile.write(piece)
+                start += len(piece)
+        except (BrokenPipeError, ConnectionResetError, StoreError):
+            self.close_connection = True
+
+    def _refuse(self, status: HTTPStatus, text: str) -> None:
+        body = (text + "\n").encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+def parse_range(text: str, size: int) -> tuple[int, int] | None:
+    """First and one past the last byte of an HTTP range, or None where it cannot be served.
+
+    Only one range is served; several would need a body of several parts.
+    """
+    match = _RANGE.fullmatch(text.strip())
+    if not match or match[0] == "bytes=-":
+        return None
+    if match[1] == "":
+        start, stop = max(0, size - int(match[2])), size
+    else:
+        start = int(match[1])
+        stop = size if match[2] == "" else min(size, int(match[2]) + 1)
+    return (start, stop) if start < stop else None
+
+
+class ViewServer(ThreadingHTTPServer):
+    """Serve one store and the explorer on the loopback address.
+
+    Parameters
+    ----------
+    store : Store
+    port : int
+        0 for any free port.
+
+    Raises
+    ------
+    RequestError
+        The port is taken, or there is no page.
+    """
+
+    daemon_threads = True
+    address_family = socket.AF_INET
+
+    def __init__(self, store: Store, port: int = 0) -> None:
+        self.header: Header = store.header
+        self.keys = {*self.header.manifest, schema.MANIFEST, schema.PROVENANCE}
+        folder = store_folder(store)
+        self.prefix = f"/store/{folder}/"
+        self.page = explorer_page(f"store/{quote(folder)}")
+        try:
+            super().__init__((LOOPBACK, port), _Handler)
+        except OSError as error:
+            raise RequestError(
+                f"port {port} cannot be used ({error.strerror}): choose another, or leave it out"
+            ) from error
+        self.hosts = {f"{LOOPBACK}:{self.port}", f"localhost:{self.port}"}
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}/"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A browser that closes its connection early is no error of ours."""
+        if isinstance(sys.exception(), ConnectionError):
+            return
+        super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+def export(store: Store, folder: Path, *, store_url: str | None = None) -> Path:
+    """Write the page, and the store beside it, for any static host with range requests.
+
+    Parameters
+    ----------
+    store : Store
+    folder : Path
+        Made where it is missing. A page there is replaced; a store there must be the same one.
+    store_url : str, optional
+        Where the store is already, absolute or relative to the page: it is not copied then.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    StoreError
+        `folder` holds another page or store, or a file of the store is damaged.
+    """
+    target = folder / "index.html"
+    name = store_folder(store)
+    page = explorer_page(store_url if store_url is not None else quote(name))
+    with explain_os_errors(str(folder), "choose a folder that can be written"):
+        if target.exists() and b'name="frictionstore-store"' not in target.read_bytes():
+            raise StoreError(
+                f"{printable(target)} is another page: choose another folder, or remove it"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        if store_url is None:
+            _copy_store(store, folder / name)
+        write_atomic(target, page)
+    return target
+
+
+def _copy_store(store: Store, target: Path) -> None:
+    """Copy, checking every file against the manifest; the name appears when all is there."""
+    if target.exists():
+        if read_header(target).digest != store.digest:
+            raise StoreError(
+                f"{printable(target)} is another store: choose another folder, or remove it"
+            )
+        return
+    partial = target.with_name(target.name + ".copying")
+    if partial.exists():
+        shutil.rmtree(partial)  # what an interrupted copy left
+    location = store.header.location
+    for key, expected in store.header.manifest.items():
+        path = partial / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with path.open("wb") as file:
+            for piece in _pieces(store.header, key):
+                digest.update(piece)
+                file.write(piece)
+        if digest.hexdigest() != expected:
+            raise StoreError(
+                f"{printable(location.text)} is damaged: {key} is not the file that "
+                f"{schema.MANIFEST} names; nothing was exported"
+            )
+    for key in (schema.PROVENANCE, schema.MANIFEST):
+        data = location.read(key)
+        if data is not None:
+            (partial / key).write_bytes(data)
+    partial.rename(target)
+
+
+def _pieces(header: Header, key: str) -> Iterator[bytes]:
+    start = 0
+    while True:
+        piece = header.location.read_range(key, start, PIECE)
+        if piece is None:
+            raise StoreError(f"{printable(header.location.text)} is damaged: {key} is missing")
+        if not piece:
+            return
+        yield piece
+        start += len(piece)

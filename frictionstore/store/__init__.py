@@ -1,0 +1,1 @@
+"""Stores that are opened, written, imported and combined."""

@@ -1,0 +1,233 @@
+"""Make a store from arrays somebody already has, such as tensors a notebook saved."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.errors import RequestError
+from frictionstore.format import schema
+from frictionstore.format.plan import StorePlan
+from frictionstore.store.reader import Store, open_store
+from frictionstore.store.writer import StoreWriter
+from frictionstore.text import did_you_mean, listed, printable
+from frictionstore.version import __version__
+
+VISIBLE_ORDER = 0.9  # share of neighbouring modes that must agree for an order to be seen
+
+
+def from_arrays(
+    path: str | os.PathLike[str],
+    maps: Mapping[str, Any],
+    *,
+    label: Any = None,
+    class_names: Sequence[str] | None = None,
+    image_id: Sequence[str] | None = None,
+    mode_order: str = schema.MODE_ORDER,
+    overwrite: bool = False,
+    shard_images: int | None = None,
+) -> Store:
+    """Write a complete store from arrays; its request is marked as imported.
+
+    Parameters
+    ----------
+    path : path
+        The store to make.
+    maps : mapping of map name to array
+        ``S``, ``friction``, ``settle``, ... (`frictionstore.format.schema.MAPS`), each of shape
+        (image, row, col, mode) or as the registry says. Anything `numpy.asarray` takes.
+    label : array of int, shape (image,), optional
+        Position in `class_names`, -1 for none. Default: none of the images has a label.
+    class_names : sequence of str, optional
+        Default: ``"0"``, ``"1"``, ... as far as the labels need.
+    image_id : sequence of str, optional
+        Default: the position, ``"0"``, ``"1"``, ...
+    mode_order : {"descending", "ascending"}
+        Order of the mode axis in the arrays given. ``"ascending"`` is the order in which the
+        solver upstream gives friction and settle; they are reversed on the way in. Singular
+        values show their order themselves: ``S`` and ``S_orig`` are left alone where they
+        already stand largest first (as upstream gives them).
+    overwrite : bool
+        Replace another store at `path`.
+    shard_images : int, optional
+        Images per shard, a power of two.
+
+    Returns
+    -------
+    Store
+        The finished store, open for reading.
+
+    Raises
+    ------
+    RequestError
+        Shapes, dtypes or values do not fit; NaN and infinite values are named by image.
+    StoreError
+        `path` holds something else.
+    """
+    names = schema.check_maps(maps)
+    if mode_order not in ("descending", "ascending"):
+        raise RequestError(
+            f"mode_order is {mode_order!r}: it must be 'descending' (largest singular value "
+            "first) or 'ascending'" + did_you_mean(mode_order, ("descending", "ascending"))
+        )
+    arrays = {name: np.asarray(maps[name]) for name in names}
+    n = _check_shapes(arrays)
+    ids = _image_ids(image_id, n)
+    for name in names:
+        arrays[name] = _converted(schema.MAPS[name], arrays[name], ids)
+        if schema.MAPS[name].modes:
+            arrays[name] = _largest_first(name, arrays[name], mode_order)
+    labels, classes = _labels(label, class_names, n)
+    index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
+    rows = {name: array.shape[1:] for name, array in arrays.items()}
+    if shard_images is None:
+        shard_images = schema.default_shard_images(rows, n)
+    request = {
+        "kind": "import",
+        "format": schema.FORMAT,
+        "count": n,
+        "content_sha256": _content_hash({**arrays, **index}, classes),
+        "maps": {name: schema.MAPS[name].dtype for name in names},
+        "shard_images": shard_images,
+    }
+    plan = StorePlan(request, n, rows, shard_images, classes)
+    with StoreWriter(Path(path), plan, overwrite=overwrite) as writer:
+        for number in writer.pending:
+            unit = plan.units[number]
+            part = slice(unit.start, unit.stop)
+            writer.write_unit(
+                number, {name: array[part] for name, array in {**arrays, **index}.items()}, {}
+            )
+        writer.finalise(
+            {
+                "made_by": "frictionstore.from_arrays",
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": {
+                    "frictionstore": __version__,
+                    "numpy": np.__version__,
+                    "python": platform.python_version(),
+                },
+            }
+        )
+    return open_store(path)
+
+
+def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> int:
+    """Number of images; every array fits its dims and the others."""
+    sizes: dict[str, tuple[str, int]] = {}
+    for name, array in arrays.items():
+        dims = schema.MAPS[name].dims
+        if array.ndim != len(dims):
+            raise RequestError(
+                f"{name} has shape {array.shape}: expected {len(dims)} axes ({', '.join(dims)})"
+            )
+        if 0 in array.shape:
+            raise RequestError(f"{name} has shape {array.shape}: no axis may be empty")
+        for dim, size in zip(dims, array.shape, strict=True):
+            first, known = sizes.setdefault(dim, (name, size))
+            if known != size:
+                raise RequestError(f"{name} has {size} along {dim}, but {first} has {known}")
+    if "channel" in sizes and sizes["channel"][1] != 3:
+        raise RequestError(f"image has {sizes['channel'][1]} channels: expected 3 (RGB)")
+    return sizes["image"][1]
+
+
+def _converted(spec: schema.MapSpec, array: NDArray[Any], ids: NDArray[Any]) -> NDArray[Any]:
+    """`array` in the schema's dtype, checked to hold only values that type and map can hold."""
+    if array.dtype.kind not in "fiub":
+        raise RequestError(f"{spec.name} has dtype {array.dtype}: expected numbers")
+    axes = tuple(range(1, array.ndim))
+
+    def bad_images(wrong: NDArray[Any], what: str, expected: str) -> None:
+        rows = np.flatnonzero(wrong.any(axis=axes))
+        if rows.size:
+            raise RequestError(
+                f"{spec.name} has {what} in {int(wrong.sum()):,} places of {rows.size:,} images "
+                f"({listed([str(ids[row]) for row in rows[:6]], 5)}): {expected}"
+            )
+
+    bad_images(~np.isfinite(array), "NaN or infinite values", "leave these images out")
+    if spec.dtype == "float32":
+        with np.errstate(over="ignore"):
+            made = array.astype(np.float32)
+        bad_images(~np.isfinite(made), "values beyond float32", "leave these images out")
+        return made
+    highest = 255 if spec.fill_is_data else int(spec.fill) - 1
+    bad_images((array < 0) | (array > highest), f"values outside 0 to {highest}", "check its dtype")
+    bad_images(array != np.floor(array), "values that are not whole", "check its dtype")
+    return array.astype(spec.dtype)
+
+
+def _largest_first(name: str, array: NDArray[Any], mode_order: str) -> NDArray[Any]:
+    """The mode axis with the largest singular value first."""
+    if name in ("S", "S_orig") and array.shape[-1] > 1:
+        steps = np.diff(array, axis=-1)
+        falling, rising = float((steps < 0).mean()), float((steps > 0).mean())
+        if falling >= VISIBLE_ORDER:
+            return array
+        if rising >= VISIBLE_ORDER and mode_order == "descending":
+            raise RequestError(
+                f"{name} rises along its mode axis, but mode_order is 'descending': say "
+                "mode_order='ascending' if friction and settle are in that order too, or "
+                f"reverse {name} yourself"
+            )
+    return array if mode_order == "descending" else np.ascontiguousarray(array[..., ::-1])
+
+
+def _labels(
+    label: Any, class_names: Sequence[str] | None, n: int
+) -> tuple[NDArray[np.int32], list[str]]:
+    if label is None:
+        return np.full(n, schema.NO_LABEL, np.int32), list(map(str, class_names or []))
+    labels = np.asarray(label)
+    if labels.shape != (n,) or labels.dtype.kind not in "iu":
+        raise RequestError(
+            f"label has shape {labels.shape} and dtype {labels.dtype}: expected {n} whole numbers"
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    classes = [str(k) for k in range(highest + 1)] if class_names is None else list(class_names)
+    if not all(isinstance(name, str) for name in classes):
+        raise RequestError("class_names holds something that is not a string")
+    if lowest < schema.NO_LABEL or highest >= len(classes):
+        wrong = lowest if lowest < schema.NO_LABEL else highest
+        raise RequestError(
+            f"label has the value {wrong}, but there are {len(classes)} class names: "
+            f"expected -1 (no label) to {len(classes) - 1}"
+        )
+    return labels.astype(np.int32), classes
+
+
+def _image_ids(image_id: Sequence[str] | None, n: int) -> NDArray[Any]:
+    ids = [str(k) for k in range(n)] if image_id is None else [str(name) for name in image_id]
+    if len(ids) != n:
+        raise RequestError(f"image_id has {len(ids):,} names, but there are {n:,} images")
+    if len(set(ids)) != n:
+        seen: set[str] = set()
+        for name in ids:
+            if name in seen:
+                raise RequestError(f"image_id names {printable(name)!r} twice: ids must differ")
+            seen.add(name)
+    return np.asarray(ids, dtype=object)
+
+
+def _content_hash(arrays: Mapping[str, NDArray[Any]], classes: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"{name} {array.shape} {array.dtype.str}\n".encode())
+        if array.dtype == object:
+            for text in array:
+                digest.update(str(text).encode("utf-8", "surrogatepass") + b"\0")
+        else:
+            digest.update(np.ascontiguousarray(array).data)
+    for text in classes:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()

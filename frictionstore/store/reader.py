@@ -1,0 +1,410 @@
+"""Reading a store: refuse what is not complete and valid, then give its arrays.
+
+Metadata and manifest are read and validated in `format/header.py`; arrays are read here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from frictionstore.errors import FrictionstoreError, RequestError, StoreError
+from frictionstore.format import schema
+from frictionstore.format.fingerprint import parse_json
+from frictionstore.format.header import Header, read_header
+from frictionstore.text import byte_count, did_you_mean, listed, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
+    import zarr
+    from numpy.typing import NDArray
+
+
+def open_store(location: str | os.PathLike[str]) -> Store:
+    """Open a complete store for reading.
+
+    Parameters
+    ----------
+    location : str or path
+
+    Returns
+    -------
+    Store
+
+    Raises
+    ------
+    StoreError
+        It does not exist, is not complete, is damaged or has another format.
+    """
+    return Store(read_header(location), os.fspath(location))
+
+
+class Store:
+    """A complete store, read-only.
+
+    Maps are attributes (``store.friction``) and items (``store["friction"]``): zarr arrays of
+    shape (image, row, col, mode), mode 0 the largest singular value. As in a table of columns,
+    ``in``, iteration and ``keys()`` are about the names of its arrays (maps, then label and
+    image_id), and ``len`` is the number of images.
+    """
+
+    def __init__(self, header: Header, location: str) -> None:
+        self.header = header
+        self.location = location
+
+    # ---- what it says about itself ----------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Last part of the location, without its ending."""
+        last = self.header.location.text.rstrip("/").rsplit("/", 1)[-1]
+        return re.sub(r"(\.zarr)?(\.zip)?$", "", last) or "store"
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the manifest: what results quote."""
+        return self.header.digest
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the request."""
+        return self.header.fingerprint
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What was asked for."""
+        return self.header.request
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """All of the store's own attributes."""
+        return self.header.attributes
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """How it was made; empty where that was not passed on."""
+        data = self.header.location.read(schema.PROVENANCE)
+        if data is None:
+            return {}
+        try:
+            value = parse_json(data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict) or not isinstance(value.get("runs", []), list):
+            raise StoreError(
+                f"{printable(self.location)}: {schema.PROVENANCE} is not what was written; it is "
+                "no part of the content and can be removed"
+            )
+        return value
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.header.class_names
+
+    @cached_property
+    def splits(self) -> dict[str, slice]:
+        """Rows of each split of a merged store, in order; empty for other stores."""
+        entries = self.attributes.get("splits", [])
+        splits: dict[str, slice] = {}
+        first = 0
+        try:
+            for entry in entries:
+                name, start, count = entry["name"], entry["first"], entry["count"]
+                if type(start) is not int or type(count) is not int or not isinstance(name, str):
+                    raise ValueError
+                if start != first or count < 1 or name in splits:
+                    raise ValueError
+                splits[name] = slice(start, start + count)
+                first += count
+            if splits and first != self.n_images:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise StoreError(
+                f"{printable(self.location)}: attribute splits does not divide its "
+                f"{self.n_images:,} images"
+            ) from None
+        return splits
+
+    @property
+    def n_images(self) -> int:
+        return self.header.n_images
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps it holds."""
+        return self.header.maps
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch grid."""
+        for plan in self.header.arrays.values():
+            if plan.spec.dims[1:3] == ("row", "col"):
+                return plan.shape[1], plan.shape[2]
+        raise StoreError(f"{printable(self.location)} has no map on the patch grid")
+
+    @property
+    def n_modes(self) -> int:
+        for plan in self.header.arrays.values():
+            if plan.spec.modes:
+                return plan.shape[-1]
+        raise StoreError(f"{printable(self.location)} has no map with a mode axis")
+
+    # ---- arrays -----------------------------------------------------------------------------
+
+    @cached_property
+    def zarr_store(self) -> Any:
+        """The zarr store under the arrays; a file the manifest names and that is not there
+        is an error, not a fill value."""
+        from frictionstore.store.checked import CheckedStore
+
+        return CheckedStore.of(self.header)
+
+    @cached_property
+    def group(self) -> zarr.Group:
+        """The store as zarr sees it."""
+        import zarr
+
+        try:
+            return zarr.open_group(self.zarr_store, mode="r", use_consolidated=True, zarr_format=3)
+        except FrictionstoreError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{printable(self.location)}: zarr cannot read its metadata ({printable(error)})"
+            ) from error
+
+    def __getitem__(self, name: str) -> zarr.Array:
+        if name not in self.header.arrays:
+            raise StoreError(
+                f"{printable(self.location)} has no map {printable(name)!r}: "
+                f"it has {', '.join(self.maps)}" + did_you_mean(name, self.header.arrays)
+            )
+        array = self.group[name]
+        return array  # type: ignore[return-value]
+
+    def __getattr__(self, name: str) -> zarr.Array:
+        if name in schema.ARRAYS:
+            return self[name]
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.header.arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.header.arrays)
+
+    def keys(self) -> tuple[str, ...]:
+        """Names of its arrays: the maps, then label and image_id."""
+        return tuple(self.header.arrays)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self.header.arrays]
+
+    def __len__(self) -> int:
+        return self.n_images
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """Class of each image, int32 of shape (n_images,); -1 where there is none."""
+        labels = self.read("label", slice(0, self.n_images))
+        wrong = (labels < schema.NO_LABEL) | (labels >= max(len(self.class_names), 1))
+        if self.class_names and wrong.any():
+            row = int(wrong.argmax())
+            raise StoreError(
+                f"{printable(self.location)}: label of image {row} is {labels[row]}, expected -1 "
+                f"to {len(self.class_names) - 1}"
+            )
+        return labels
+
+    @cached_property
+    def image_ids(self) -> NDArray[np.str_]:
+        """The data set's own name of each image, shape (n_images,)."""
+        import numpy as np
+
+        ids = self.read("image_id", slice(0, self.n_images))
+        return np.array([str(text) for text in ids], dtype=np.str_)
+
+    def read(self, name: str, rows: slice) -> NDArray[Any]:
+        """One range of images of one array.
+
+        Raises
+        ------
+        StoreError
+            A chunk is missing or damaged; the message names the array, the images and the file.
+        """
+        import numpy as np
+
+        array = self[name]
+        try:
+            return np.asarray(array[rows.start : rows.stop])
+        except FrictionstoreError:
+            raise
+        except Exception as error:
+            plan = self.header.arrays[name]
+            units = range(rows.start // plan.shard_images, -(-rows.stop // plan.shard_images))
+            files = listed([plan.shard_key(unit) for unit in units], 3)
+            raise StoreError(
+                f"{printable(self.location)}: {name} of images {rows.start}..{rows.stop - 1} "
+                f"cannot be read from {files} ({printable(error)}); "
+                "see what is damaged with frictionstore verify"
+            ) from error
+
+    def iter_chunks(
+        self, maps: Iterable[str] | str, batch: int | None = None, threads: int | None = None
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        """All images in order, a batch at a time, decoded ahead in threads.
+
+        Parameters
+        ----------
+        maps : names of arrays
+        batch : int, optional
+            Images per step; by default whole chunks. The last one may be shorter.
+        threads : int, optional
+            Blocks decoded at once; by default one per core, at most 8. Memory is that of
+            ``threads + 2`` blocks, whatever the number of images.
+
+        Yields
+        ------
+        rows : slice
+        arrays : dict of name to ndarray with the images `rows` along the first axis
+        """
+        import numpy as np
+
+        names = [maps] if isinstance(maps, str) else list(dict.fromkeys(maps))
+        for name in names:
+            _ = self[name]
+        if batch is not None and batch < 1:
+            raise RequestError(f"batch is {batch}: it must be 1 or more")
+        if threads is None:
+            threads = min(os.cpu_count() or 1, 8)
+        if threads < 1:
+            raise RequestError(f"threads is {threads}: it must be 1 or more")
+        n = self.n_images
+        block = max((self.header.arrays[name].chunk_images for name in names), default=n)
+        step = block if batch is None else batch
+
+        held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+        held_rows, start = 0, 0
+        for arrays, count in self._blocks(names, block, threads):
+            for name in names:
+                held[name].append(arrays[name])
+            held_rows += count
+            last = start + held_rows == n
+            if held_rows < step and not last:
+                continue
+            whole = {
+                name: parts[0] if len(parts) == 1 else np.concatenate(parts)
+                for name, parts in held.items()
+            }
+            offset = 0
+            while held_rows - offset >= step or (last and offset < held_rows):
+                stop = min(offset + step, held_rows)
+                yield (
+                    slice(start + offset, start + stop),
+                    {name: array[offset:stop] for name, array in whole.items()},
+                )
+                offset = stop
+            start, held_rows = start + offset, held_rows - offset
+            held = {name: [array[offset:]] if held_rows else [] for name, array in whole.items()}
+
+    def _blocks(
+        self, names: list[str], block: int, threads: int
+    ) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
+        """Chunk-aligned blocks in order; `threads` of them are read ahead."""
+
+        def read(first: int) -> tuple[dict[str, NDArray[Any]], int]:
+            rows = slice(first, min(first + block, self.n_images))
+            return {name: self.read(name, rows) for name in names}, rows.stop - rows.start
+
+        starts = iter(range(0, self.n_images, block))
+        with ThreadPoolExecutor(threads, thread_name_prefix="frictionstore-read") as pool:
+            ahead: deque[Future[tuple[dict[str, NDArray[Any]], int]]] = deque()
+            try:
+                for first in starts:
+                    ahead.append(pool.submit(read, first))
+                    if len(ahead) > threads:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def to_xarray(self) -> xr.Dataset:
+        """The store as a labelled Dataset, read lazily.
+
+        ``label`` and ``image_id`` are coordinates, maps and thumbnails are data variables, and
+        what the store says about itself is JSON text, which every format has room for.
+        """
+        import xarray as xr
+
+        data = xr.open_zarr(self.zarr_store, consolidated=True, chunks=None)
+        if "image" in data.coords:  # named as its dimension, it is taken for a coordinate
+            data = data.reset_coords("image")
+            data["image"].encoding = {"dtype": "int16"}  # netCDF 3 has no unsigned bytes
+        data.attrs = {
+            key: json.dumps(value) if isinstance(value, dict) else value
+            for key, value in data.attrs.items()
+        }
+        return data.set_coords([name for name in schema.INDEX if name in data])
+
+    # ---- showing itself ---------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """What `frictionstore info` shows, as plain JSON."""
+        request = self.request
+        return {
+            "name": self.name,
+            "location": self.header.location.text,
+            "format": schema.FORMAT,
+            "images": self.n_images,
+            "grid": list(self.grid),
+            "modes": self.n_modes,
+            "mode_order": self.header.mode_order,
+            "maps": {
+                name: {
+                    "shape": list(plan.shape),
+                    "dtype": plan.spec.dtype,
+                    "unit": plan.spec.unit,
+                    "description": plan.spec.description,
+                    "chunk_images": plan.chunk_images,
+                    "shard_images": plan.shard_images,
+                    "stored_bytes": sum(
+                        size
+                        for key, size in self.header.shard_bytes.items()
+                        if key.startswith(name + "/")
+                    ),
+                }
+                for name, plan in self.header.arrays.items()
+            },
+            "classes": self.class_names,
+            "skipped": self.attributes.get("skipped", []),
+            "stored_bytes": sum(self.header.shard_bytes.values()),
+            "digest": self.digest,
+            "fingerprint": self.fingerprint,
+            "request": request,
+            "provenance": self.provenance,
+        }
+
+    def __repr__(self) -> str:
+        rows, columns = self.grid
+        return (
+            f"<frictionstore.Store {printable(self.name)}: {self.n_images:,} images, grid "
+            f"{rows} x {columns}, {self.n_modes} modes, {len(self.class_names)} classes, "
+            f"maps {', '.join(self.maps)}, {byte_count(sum(self.header.shard_bytes.values()))}, "
+            f"digest {self.digest[:12]}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from frictionstore.store.html import store_html
+
+        return store_html(self.summary(), self.maps)

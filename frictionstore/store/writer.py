@@ -1,0 +1,460 @@
+"""Writing a store: plan it, write its units in any order, finalise.
+
+The work goes on in ``<target>.partial`` beside the target. A unit (the rows of one shard) is
+written, flushed and then recorded in the journal; a run that was interrupted skips recorded
+units. When none is missing, metadata and manifest are written and the folder gets the target's
+name, so whatever has that name is complete. The layout of the files is in `format/schema.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frictionstore.errors import StoreError
+from frictionstore.format import schema
+from frictionstore.format.fingerprint import differences, file_sha256, fingerprint, read_json
+from frictionstore.format.plan import (
+    Shard,
+    StorePlan,
+    array_document,
+    document_bytes,
+    group_document,
+    manifest_bytes,
+)
+from frictionstore.io.durable import (
+    claimed,
+    exchange,
+    explain_os_errors,
+    fsync_path,
+    link_or_copy,
+    write_atomic,
+)
+from frictionstore.text import listed, printable
+
+PLAN_FILE = "plan.json"
+JOURNAL = "journal"
+KEPT = "what is complete is kept, run the same command again"
+
+
+def partial_path(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
+
+
+def replaced_path(target: Path) -> Path:
+    return target.with_name(target.name + ".replaced")
+
+
+def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
+    """Whether `target` already is the complete store that `request` asks for.
+
+    Reads metadata and file sizes only; imports neither zarr nor torch.
+
+    Returns
+    -------
+    bool
+        False where there is nothing at `target`.
+
+    Raises
+    ------
+    StoreError
+        `target` is something else, and the message says what.
+    """
+    from frictionstore.format.header import read_header
+
+    if not target.exists() and not target.is_symlink():
+        return False
+    shown = printable(target)
+    if not target.is_dir() or not (target / "zarr.json").exists():
+        if target.is_dir() and not any(target.iterdir()):
+            raise StoreError(
+                f"{shown} is an empty folder, not a store: remove it or choose another target"
+            )
+        raise StoreError(f"{shown} exists and is not a store: choose another target")
+    header = read_header(str(target))
+    if header.fingerprint != fingerprint(dict(request)):
+        found = differences(header.request, dict(request))
+        raise StoreError(
+            f"{shown} holds another store ({'; '.join(found[:3])}"
+            f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}): "
+            "choose another target, or replace it with",
+            option="overwrite=True",
+        )
+    header.check_files()
+    return True
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What a repair starts from.
+
+    Attributes
+    ----------
+    sound : bool
+        Nothing is wrong with the store: there is nothing to repair.
+    units : dict of int to dict
+        Journal entries of the units to keep.
+    """
+
+    sound: bool
+    units: dict[int, dict[str, Any]]
+
+
+class StoreWriter:
+    """Write one store, from `StorePlan` to the finished folder.
+
+    Use as a context manager: it holds the target's lock. Each unit is written by one caller;
+    different units may be written by different threads.
+
+    Parameters
+    ----------
+    target : Path
+        The finished store; its folder is made where it is missing.
+    plan : StorePlan
+    overwrite : bool
+        Replace a different store, or the unfinished remains of one, at `target`. The old store
+        stays in place until the new one is complete.
+    repair : callable, optional
+        Says what to keep of a store at `target` (`check.repair.what_to_keep`): where it is this
+        very store but damaged, only the other units are written again. The damaged store stays in
+        place until the new one is complete.
+
+    Raises
+    ------
+    BusyError
+        Another process is writing `target`.
+    StoreError
+        `target` is something else, or its unfinished remains are of another request.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        plan: StorePlan,
+        *,
+        overwrite: bool = False,
+        repair: Callable[[Path, StorePlan], Keep] | None = None,
+    ) -> None:
+        self.target = target
+        self.plan = plan
+        self.overwrite = overwrite
+        self.repair = repair
+        self.partial = partial_path(target)
+        self.recorded: dict[int, dict[str, Any]] = {}
+        self.already_complete = False
+        self._stack: Any = None
+
+    # ---- entering: lock, then fresh start or resume -----------------------------------------
+
+    def __enter__(self) -> StoreWriter:
+        from contextlib import ExitStack
+
+        with ExitStack() as stack:
+            stack.enter_context(claimed(self.target))
+            restore_replaced(self.target)
+            keep: dict[int, dict[str, Any]] = {}
+            if self.repair is not None and self.target.is_dir():
+                found = self.repair(self.target, self.plan)
+                self.already_complete, keep = found.sound, found.units
+            else:
+                try:
+                    self.already_complete = up_to_date(self.target, self.plan.request)
+                except StoreError:
+                    if not self.overwrite or not is_store(self.target):
+                        raise
+            if self.already_complete:
+                remove_tree(self.partial)
+            else:
+                with explain_os_errors(str(self.partial), KEPT):
+                    self._prepare()
+                    self._link_kept(keep)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if self.partial.exists() and self._nothing_recorded():
+                remove_tree(self.partial)  # a run that ended before its first unit leaves nothing
+        finally:
+            self._stack.close()
+
+    def _prepare(self) -> None:
+        if self.partial.exists() and not self._resumable():
+            remove_tree(self.partial)
+        if not self.partial.exists():
+            self.partial.mkdir()
+        if (self.partial / schema.MANIFEST).exists():
+            return  # everything but the rename was done
+        (self.partial / JOURNAL).mkdir(exist_ok=True)
+        write_atomic(self.partial / PLAN_FILE, document_bytes(self.plan.as_json()))
+        write_atomic(
+            self.partial / "zarr.json", document_bytes(group_document(self.plan, shards=None))
+        )
+        for name, array in self.plan.arrays.items():
+            (self.partial / name).mkdir(exist_ok=True)
+            write_atomic(self.partial / name / "zarr.json", document_bytes(array_document(array)))
+        self._read_journal()
+
+    def _resumable(self) -> bool:
+        """Whether the remains are of this plan; False where they hold nothing worth keeping."""
+        try:
+            if (self.partial / schema.MANIFEST).exists():
+                there = read_json(self.partial / "zarr.json")["attributes"]
+                there_request = there[schema.ATTRIBUTES_KEY]["request"]
+                same = there_request == self.plan.request
+            else:
+                there = read_json(self.partial / PLAN_FILE)
+                there_request = there["request"]
+                same = there == json.loads(document_bytes(self.plan.as_json()))
+        except (OSError, ValueError, KeyError, TypeError):
+            if self.overwrite or self._nothing_recorded():
+                return False
+            raise StoreError(
+                f"{printable(self.partial)} is not what an interrupted run leaves: "
+                "remove it, or run with",
+                option="overwrite=True",
+            ) from None
+        if same:
+            return True
+        if self.overwrite or self._nothing_recorded():
+            return False
+        found = differences(there_request, self.plan.request)
+        raise StoreError(
+            f"{printable(self.partial)} is the unfinished rest of another run "
+            f"({'; '.join(found[:3]) if found else 'its plan differs'}): finish that run, remove "
+            "the folder, or run with",
+            option="overwrite=True",
+        )
+
+    def _nothing_recorded(self) -> bool:
+        """An interruption before the first recorded unit leaves only what we would write again."""
+        if (self.partial / schema.MANIFEST).exists() or not self.partial.is_dir():
+            return False
+        expected = {PLAN_FILE, JOURNAL, "zarr.json", *self.plan.arrays, *schema.ARRAYS}
+        strange = [
+            entry.name
+            for entry in self.partial.iterdir()
+            if entry.name not in expected and not entry.name.endswith(".tmp")
+        ]
+        journal = self.partial / JOURNAL
+        recorded = journal.is_dir() and any(journal.glob("unit-*.json"))
+        return not strange and not recorded
+
+    def _read_journal(self) -> None:
+        """Trust a record only while its files are what it says."""
+        self.recorded = {}
+        for number, rows in enumerate(self.plan.units):
+            path = self._record_path(number)
+            if not path.exists():
+                continue
+            try:
+                entry = read_json(path)
+                good = entry["rows"] == [rows.start, rows.stop] and set(entry["files"]) == {
+                    array.shard_key(number) for array in self.plan.arrays.values()
+                }
+                for key, said in entry["files"].items() if good else ():
+                    Shard(said["bytes"], said["crc32c"])
+                    file = self.partial / key
+                    good = good and file.stat().st_size == said["bytes"]
+                    good = good and file_sha256(file) == said["sha256"]
+            except (OSError, ValueError, KeyError, TypeError):
+                good = False
+            if good:
+                self.recorded[number] = entry
+            else:
+                path.unlink()
+
+    def _record_path(self, number: int) -> Path:
+        return self.partial / JOURNAL / f"unit-{number:06d}.json"
+
+    def _link_kept(self, keep: Mapping[int, Mapping[str, Any]]) -> None:
+        """Record units of the damaged store as ours; their files are shared, not moved."""
+        for number in self.pending:
+            if number not in keep:
+                continue
+            entry = dict(keep[number])
+            for key in entry["files"]:
+                path = self.partial / key
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+                link_or_copy((self.target / key).resolve(), path)
+                self._flush(path)
+            write_atomic(self._record_path(number), document_bytes(entry))
+            self.recorded[number] = entry
+
+    # ---- units ------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> list[int]:
+        """Numbers of the units that are not recorded yet."""
+        if self.already_complete or (self.partial / schema.MANIFEST).exists():
+            return []
+        return [n for n in range(len(self.plan.units)) if n not in self.recorded]
+
+    def write_unit(
+        self, number: int, arrays: Mapping[str, np.ndarray], run: Mapping[str, Any]
+    ) -> None:
+        """Write and record one unit.
+
+        Parameters
+        ----------
+        number : int
+            Position in ``plan.units``.
+        arrays : mapping of array name to ndarray
+            Every array of the plan, each with the unit's rows.
+        run : mapping
+            Provenance of this unit: engine, device, versions.
+        """
+        rows = self.plan.units[number]
+        plans = self.plan.arrays
+        if set(arrays) != set(plans):
+            raise ValueError(f"unit {number} has arrays {sorted(arrays)}, expected {sorted(plans)}")
+        files: dict[str, dict[str, Any]] = {}
+        with explain_os_errors(f"unit {number} of {self.target}", KEPT):
+            for name, plan in plans.items():
+                key = plan.shard_key(number)
+                path = self.partial / key
+                path.unlink(missing_ok=True)  # an unrecorded rest is not worth reading
+                self._write_shard(plan, rows, np.asarray(arrays[name]))
+                self._flush(path)
+                files[key] = shard_record(path, plan, number)
+            entry = {"unit": number, "rows": [rows.start, rows.stop], "files": files, "run": run}
+            write_atomic(self._record_path(number), document_bytes(entry))
+        self.recorded[number] = entry
+
+    def _flush(self, path: Path) -> None:
+        """A file and the folders it is in, to disk."""
+        fsync_path(path)
+        for folder in path.parents:
+            fsync_path(folder)
+            if folder == self.partial:
+                break
+
+    def _write_shard(self, plan: schema.ArrayPlan, rows: range, values: np.ndarray) -> None:
+        import zarr
+
+        expected = (len(rows), *plan.shape[1:])
+        if values.shape != expected:
+            raise ValueError(f"{plan.spec.name} has shape {values.shape}, expected {expected}")
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            array = zarr.open_array(str(self.partial / plan.spec.name), mode="r+")
+            array[rows.start : rows.stop] = values
+
+    # ---- finalise ---------------------------------------------------------------------------
+
+    def finalise(self, provenance: Mapping[str, Any]) -> None:
+        """Write metadata and manifest, and give the folder its name.
+
+        Raises
+        ------
+        StoreError
+            Units are missing; the message lists their images.
+        """
+        if self.already_complete:
+            return
+        gaps = self.pending
+        if gaps:
+            images = [f"{self.plan.units[n].start}..{self.plan.units[n].stop - 1}" for n in gaps]
+            raise StoreError(
+                f"{printable(self.target)} lacks images {listed(images)}: extract them first"
+            )
+        with explain_os_errors(str(self.target), KEPT):
+            if not (self.partial / schema.MANIFEST).exists():
+                self._complete(provenance)
+            remove_tree(self.partial / JOURNAL)
+            (self.partial / PLAN_FILE).unlink(missing_ok=True)
+            fsync_path(self.partial)
+            publish(self.partial, self.target)
+
+    def _complete(self, provenance: Mapping[str, Any]) -> None:
+        shards, digests = {}, {}
+        for entry in self.recorded.values():
+            for key, said in entry["files"].items():
+                shards[key] = Shard(said["bytes"], said["crc32c"])
+                digests[key] = said["sha256"]
+        self._remove_strays({*digests, PLAN_FILE})
+        write_atomic(self.partial / "zarr.json", document_bytes(group_document(self.plan, shards)))
+        for key in ("zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)):
+            digests[key] = hashlib.sha256((self.partial / key).read_bytes()).hexdigest()
+        runs: list[dict[str, Any]] = []
+        for number in sorted(self.recorded):
+            run = self.recorded[number]["run"]
+            if run and run not in runs:
+                runs.append(run)
+        write_atomic(self.partial / schema.PROVENANCE, document_bytes({**provenance, "runs": runs}))
+        write_atomic(self.partial / schema.MANIFEST, manifest_bytes(digests))
+
+    def _remove_strays(self, content: set[str]) -> None:
+        """Remove what an interruption left behind: temporary files, nothing we recorded."""
+        metadata = {"zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)}
+        for folder, _, names in os.walk(self.partial):
+            for name in names:
+                path = Path(folder) / name
+                key = path.relative_to(self.partial).as_posix()
+                if key not in content | metadata and not key.startswith(f"{JOURNAL}/"):
+                    path.unlink()
+
+
+def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
+    """What the journal keeps of one shard file."""
+    from frictionstore.format.shards import checksums
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        row = checksums(
+            lambda start, count: os.pread(file.fileno(), count, start),
+            size, plan.shard_chunks, plan.unit_chunks(unit),
+        )  # fmt: skip
+    return {"bytes": size, "sha256": file_sha256(path), "crc32c": row}
+
+
+def publish(partial: Path, target: Path) -> None:
+    """Give a finished folder its name; a store that has the name is removed after that."""
+    if target.exists():
+        old = replaced_path(target)
+        remove_tree(old)
+        if exchange(partial, target):  # readers find a whole store under the name all the time
+            os.rename(partial, old)
+        else:
+            os.rename(target, old)
+            os.rename(partial, target)
+        fsync_path(target.parent)
+        remove_tree(old)
+    else:
+        os.rename(partial, target)
+        fsync_path(target.parent)
+
+
+def restore_replaced(target: Path) -> None:
+    """Undo a replacement that was interrupted between its two renames."""
+    old = replaced_path(target)
+    if (old / schema.MANIFEST).exists() and not target.exists():
+        os.rename(old, target)
+        fsync_path(target.parent)
+    elif old.exists():
+        remove_tree(old)
+
+
+def is_store(path: Path) -> bool:
+    """Whether replacing `path` would replace a store of ours and nothing else."""
+    try:
+        attributes = read_json(path / "zarr.json")["attributes"]
+        return isinstance(attributes[schema.ATTRIBUTES_KEY], dict)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder; interrupted, it leaves nothing that could be taken for a whole store."""
+    if path.exists():
+        (path / schema.MANIFEST).unlink(missing_ok=True)
+        fsync_path(path)
+        shutil.rmtree(path)

@@ -1,0 +1,200 @@
+"""Every option of every analysis has an effect, or is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import frictionstore as fs
+from frictionstore import analyses
+from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.source import SelectedClasses
+from tests.analyses.material import noise_store
+from tests.support import random_maps
+
+OTHER: dict[str, list[str]] = {
+    "--feature": ["S"],
+    "--features": ["S,settle"],
+    "--classes": ["ant,bee"],
+    "--permutations": ["35"],
+    "--probe-permutations": ["7"],
+    "--seed": ["11"],
+    "--alpha": ["0.9"],
+    "--border": ["2"],
+    "--splits": ["5"],
+    "--weights": ["binary"],
+    "--folds": ["3"],
+    "--protocol": ["notebook"],
+    "--only": ["mode-variance"],
+}
+"""A value other than the default; options that are missing here fail the test."""
+
+OUTPUT = {"--out", "--json", "--figures", "--results"}
+"""Tested below: they change where the result goes, or where it is from."""
+
+
+def commands() -> Iterator[tuple[str, click.Option]]:
+    for name in [*analyses.REGISTRY, "all"]:
+        command = analyze.get_command(click.Context(analyze), name)
+        assert command is not None
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and parameter.opts[0] not in OUTPUT:
+                yield name, parameter
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> str:
+    label = np.arange(36) % 3
+    maps = random_maps(36, grid=6)
+    maps["friction"][label == 1, 2, 3, 2] *= 3
+    maps["friction"][:, 0, :, 1] *= 1.5
+    path = tmp_path_factory.mktemp("stores") / "made.zarr"
+    return fs.from_arrays(path, maps, label=label, class_names=["ant", "bee", "cow"]).location
+
+
+def found(name: str, store: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a command answers, without the record of what it was asked."""
+    quick = [] if name in ("center-edge", "mode-variance", "image-summary") else [
+        "--permutations", "20"]  # fmt: skip
+    if name == "all":
+        quick += ["--probe-permutations", "3"]
+    if "--permutations" in arguments or "notebook" in arguments:
+        quick = quick[2:]
+    if "--only" in arguments:
+        quick = []
+    run = CliRunner().invoke(analyze, [name, store, "--json", *quick, *arguments])
+    assert run.exit_code == 0, run.output
+    content = json.loads(run.stdout)
+    results = content if isinstance(content, list) else [content]
+    for one in results:
+        for key in ("provenance", "parameters", "seed", "feature", "question"):
+            del one[key]
+    return results
+
+
+_PLAIN: dict[str, list[dict[str, Any]]] = {}
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [pytest.param(n, o, id=f"{n} {o.opts[0]}") for n, o in commands()],
+)
+def test_every_option_changes_what_is_found(name: str, option: click.Option, made: str) -> None:
+    flag = option.opts[0]
+    if name not in _PLAIN:
+        _PLAIN[name] = found(name, made)
+        assert found(name, made) == _PLAIN[name]
+    changed = found(name, made, flag, *OTHER[flag])
+    numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
+    before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]
+    assert numbers != before, (name, flag)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["ridge-probe", "STORE", "--protocol", "notebook", "--folds", "3"], "--folds"),
+        (["ridge-probe", "STORE", "--protocol", "notebook", "--permutations", "3"],
+         "--permutations"),
+        (["summary", "STORE", "--results", "RESULTS", "--seed", "3"], "--seed"),
+        (["summary", "STORE", "--results", "RESULTS", "--permutations", "3"], "--permutations"),
+        (["all", "STORE", "--only", "image-summary", "--folds", "3"], "--folds"),
+        (["all", "STORE", "--only", "f-statistic", "--probe-permutations", "3"],
+         "--probe-permutations"),
+        (["all", "STORE", "--only", "center-edge,ridge-probe", "--permutations", "3"],
+         "--permutations"),
+    ],
+)  # fmt: skip
+def test_options_that_do_nothing_beside_others_are_refused(arguments, option, made, tmp_path):
+    given = {"STORE": made, "RESULTS": str(tmp_path)}
+    run = CliRunner().invoke(analyze, [given.get(part, part) for part in arguments])
+    assert run.exit_code == 2
+    assert f"{option} has no effect" in run.stderr
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize("name", [*analyses.REGISTRY, "all"])
+def test_options_of_output(name: str, made: str, tmp_path: Path) -> None:
+    quick = [] if name in ("center-edge", "mode-variance", "image-summary") else [
+        "--permutations", "5"]  # fmt: skip
+    for figures in ("--figures", "--no-figures"):
+        out = tmp_path / figures
+        run = CliRunner().invoke(analyze, [name, made, "--out", str(out), figures, *quick])
+        assert run.exit_code == 0, run.output
+        assert list(out.rglob("result.json"))
+        assert bool(list(out.rglob("*.svg"))) == (figures == "--figures")
+        assert not run.stdout.startswith(("{", "["))
+
+
+def test_a_restriction_to_classes_is_that_of_a_store_without_the_others(made: str, tmp_path: Path):
+    store = fs.open(made)
+    keep = np.isin(store.labels, [2, 0])
+    maps = {name: store.read(name, slice(0, 36))[keep] for name in ("S", "friction", "settle")}
+    label = np.where(store.labels[keep] == 2, 0, 1)
+    ids = np.asarray(store.image_ids)[keep]
+    smaller = fs.from_arrays(
+        tmp_path / "made.zarr", maps, label=label, class_names=["cow", "ant"],
+        image_id=[str(one) for one in ids],
+    )  # fmt: skip
+    for name in [*analyses.REGISTRY, "all"]:
+        restricted = found(name, made, "--classes", "cow,ant")
+        expected = found(name, smaller.location)
+        for one, other in zip(restricted, expected, strict=True):
+            note = "only images of cow, ant are used: 24 of 36"
+            assert note in one["caveats"], name
+            one["caveats"].remove(note)
+            assert one == other, (name, one["analysis"])
+
+
+def test_the_view_gives_rows_as_they_are_counted():
+    """Chunks without an image of the class, and images without a label."""
+    labels = np.array([0] * 20 + [1, -1, 0, 1] + [-1] * 20 + [1] * 5)
+    x = np.arange(49 * 3 * 3, dtype=np.float64).reshape(49, 3, 3, 1)
+    store = analyses.MemoryStore(
+        {"S": x}, labels=labels, class_names=["a", "b"], image_ids=[f"i{k}" for k in range(49)],
+        batch=7,
+    )  # fmt: skip
+    view = SelectedClasses(store, ["b"])
+    assert view.n_images == 7
+    assert list(view.image_ids) == ["i20", "i23", *(f"i{k}" for k in range(44, 49))]
+    at = 0
+    for rows, arrays in view.iter_chunks(("S",)):
+        assert rows.start == at
+        assert len(arrays["S"]) == rows.stop - rows.start > 0
+        np.testing.assert_array_equal(arrays["S"], x[labels == 1][rows])
+        at = rows.stop
+    assert at == 7
+    result = analyses.spatial_cv(view, feature="S", permutations=9)
+    assert result.parameters["classes"] == ["b"]
+    assert result.provenance["classes"] == ["b"]
+    assert result.provenance["n_images"] == 7
+    assert result.provenance["digest"] == store.digest
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "message"),
+    [
+        ({}, ["gnu"], "there is no class 'gnu' in memory: its classes are class0"),
+        ({}, [], "no class was named"),
+        ({"labels": None, "class_names": ()}, ["gnu"], "no image of memory has a label"),
+        ({"class_names": ["class0", "class1", "class2", "empty"]}, ["empty"],
+         "memory has no image of empty"),
+    ],
+)  # fmt: skip
+def test_a_restriction_that_means_nothing_is_refused(options, classes, message):
+    with pytest.raises(AnalysisError, match=message):
+        SelectedClasses(noise_store(**options), classes)
+
+
+def test_no_class_on_the_command_line(made: str):
+    run = CliRunner().invoke(analyze, ["spatial-cv", made, "--classes", ","])
+    assert run.exit_code == 2
+    assert "no class was named" in run.stderr
