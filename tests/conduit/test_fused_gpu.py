@@ -167,7 +167,8 @@ from triton.compiler import ASTSource
 from frictionstore.extract.conduit import (
     DEFAULTS, fused_attention_gpu, fused_gpu, fused_gram_gpu
 )
-kinds = {"settle": "*u8", "slot": "*u8", "settle_exact": "*u8", "friction_exact": "*fp64", "count": "i32", "once": "i32", "matrix_rows": "i32"}
+kinds = {"settle": "*u8", "slot": "*u8", "settle_exact": "*u8"}
+kinds |= {"friction_exact": "*fp64", "count": "i32", "once": "i32", "matrix_rows": "i32"}
 for kernel, more in (
     (fused_gpu.kernel(3, False, True, DEFAULTS), {"sqrt.rn.f64", "mul.rn.f64", "sqrt.rn.f32"}),
     (fused_gpu.exact_kernel(3, False, DEFAULTS), {"sqrt.rn.f64", "div.rn.f64", "mul.rn.f64"}),
