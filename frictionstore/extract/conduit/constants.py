@@ -23,7 +23,10 @@ FIELDS = (
     "char_coeffs",
     "refinement_residual",
 )
+EXACT_FIELDS = ("friction_exact", "settle_exact")
 FUSED_N = (2, 8)  # orders the fused kernels are made for
+EXACT_FUSED_N = {"fused-cpu": (2, 16), "fused-gpu": FUSED_N}  # and for the exact maps
+LARGEST_EXACT_N = 64  # beyond, values of the polynomial may leave the range of float64
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,9 @@ def guess_offsets(n: int) -> list[float]:
 
 def check_want(want: Sequence[str], threads: int | None) -> None:
     """Refuse unknown fields and a number of threads below 1."""
-    unknown = [name for name in want if name not in FIELDS]
+    known = (*FIELDS, *EXACT_FIELDS)
+    unknown = [name for name in want if name not in known]
     if unknown:
-        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(FIELDS)}")
+        raise RequestError(f"the conduit has no field {unknown[0]!r}; it has {', '.join(known)}")
     if threads is not None and threads < 1:
         raise RequestError(f"threads must be at least 1, got {threads}")

@@ -12,8 +12,11 @@ import numpy as np
 from frictionstore.errors import RequestError
 from frictionstore.extract.conduit.constants import (
     DEFAULTS,
+    EXACT_FIELDS,
+    EXACT_FUSED_N,
     FIELDS,
     FUSED_N,
+    LARGEST_EXACT_N,
     ConduitConstants,
     check_want,
 )
@@ -44,6 +47,11 @@ class Packet(NamedTuple):
         `c_0 .. c_{n-1}` of the scaled matrix's characteristic polynomial, in that order.
     refinement_residual : Tensor of shape (...), float32
         `||V'V - I||_F` after the Newton-Schulz rounds.
+    friction_exact : Tensor of shape (..., n), float64, or None
+        Friction without the rounding of a characteristic polynomial, if asked for: see `exact.py`.
+        Its modes are in the order of the roots that its slots extracted.
+    settle_exact : Tensor of shape (..., n), uint8, or None
+        Settle likewise.
     """
 
     eigenvalues: Tensor
@@ -53,9 +61,11 @@ class Packet(NamedTuple):
     slot: Tensor
     char_coeffs: Tensor
     refinement_residual: Tensor
+    friction_exact: Tensor | None = None
+    settle_exact: Tensor | None = None
 
 
-def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
+def kernel_name(n: int, device: str = "cpu", kernel: str = "auto", *, exact: bool = False) -> str:
     """The kernel that measures `n` by `n` matrices on a device, as provenance records it.
 
     Parameters
@@ -66,6 +76,8 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
         `cpu`, `cuda` or `cuda:k`.
     kernel : {"auto", "reference", "fused"}
         What was asked for.
+    exact : bool
+        For the exact maps, whose fused kernels may reach further than the conduit's.
 
     Returns
     -------
@@ -87,8 +99,9 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
         fused, package = "fused-gpu", "triton"
     else:
         raise RequestError(f"the conduit runs on cpu and cuda, not on {device}")
-    if not FUSED_N[0] <= n <= FUSED_N[1]:
-        obstacle = f"it measures n = {FUSED_N[0]}..{FUSED_N[1]}, not {n}"
+    least, most = EXACT_FUSED_N[fused] if exact else FUSED_N
+    if not least <= n <= most:
+        obstacle = f"it measures n = {least}..{most}, not {n}"
     elif importlib.util.find_spec(package) is None:
         obstacle = f"the package {package} is not installed"
     else:
@@ -107,6 +120,7 @@ def conduit(
     delta: float = DEFAULTS.delta,
     tau: float = DEFAULTS.tau,
     kernel: str = "auto",
+    exact: bool = False,
 ) -> Packet:
     """Measure symmetric matrices: eigenvalues, eigenvectors and how hard each root was to find.
 
@@ -118,6 +132,8 @@ def conduit(
         See `ConduitConstants`.
     kernel : {"auto", "reference", "fused"}
         `auto` takes the fused kernel where there is one for this `n`, device and installation.
+    exact : bool
+        Add `friction_exact` and `settle_exact`.
 
     Returns
     -------
@@ -136,7 +152,8 @@ def conduit(
     if not isinstance(A, torch.Tensor):
         raise RequestError(f"conduit takes a torch tensor, got {type(A).__name__}")
     constants = ConduitConstants(iterations, polish, newton_schulz, delta, tau)
-    return Packet(**_measure(A, FIELDS, None, constants, kernel))
+    want = (*FIELDS, *EXACT_FIELDS) if exact else FIELDS
+    return Packet(**_measure(A, want, None, constants, kernel))
 
 
 def conduit_maps(
@@ -183,24 +200,23 @@ def _measure(
     flat = A.reshape(math.prod(batch), n, n)
     is_numpy = isinstance(A, np.ndarray)
     device = "cpu" if is_numpy else str(A.device)
-    measured: dict[str, Any]
-    match kernel_name(n, device, kernel):
-        case "fused-cpu":
-            from frictionstore.extract.conduit.kernels.cpu import conduit as fused_cpu
-
-            flat = flat if is_numpy else flat.detach().numpy()
-            measured = fused_cpu.measure(flat, want, constants, threads)
-        case "fused-gpu":
-            from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
-
-            measured = fused_gpu.measure(flat.detach(), want, constants)
-        case _:
-            import torch
-
-            from frictionstore.extract.conduit import reference
-
-            flat = torch.tensor(flat) if is_numpy else flat.detach()
-            measured = reference.measure(flat, constants)
+    rounded = [name for name in want if name in FIELDS]
+    exact = [name for name in want if name in EXACT_FIELDS]
+    if exact and n > LARGEST_EXACT_N:
+        raise RequestError(
+            f"the exact maps are made for matrices up to {LARGEST_EXACT_N} x {LARGEST_EXACT_N}; "
+            f"got shape {tuple(A.shape)}"
+        )
+    kernels = {
+        names: kernel_name(n, device, kernel, exact=names == tuple(exact))
+        for names in (tuple(rounded), tuple(exact))
+        if names
+    }
+    if len(set(kernels.values())) == 1:  # one kernel measures both in one go
+        kernels = {tuple(want): next(iter(kernels.values()))}
+    measured: dict[str, Any] = {}
+    for names, chosen in kernels.items():
+        measured |= _run(flat, names, chosen, threads, constants)
     fields = {}
     for name in want:
         x = measured[name].reshape(batch + tuple(measured[name].shape[1:]))
@@ -212,6 +228,34 @@ def _measure(
             x = torch.from_numpy(x)
         fields[name] = x
     return fields
+
+
+def _run(
+    flat: Any, want: Sequence[str], kernel: str, threads: int | None, constants: ConduitConstants
+) -> dict[str, Any]:
+    is_numpy = isinstance(flat, np.ndarray)
+    match kernel:
+        case "fused-cpu":
+            from frictionstore.extract.conduit.kernels.cpu import conduit as fused_cpu
+
+            flat = flat if is_numpy else flat.detach().numpy()
+            return fused_cpu.measure(flat, want, constants, threads)
+        case "fused-gpu":
+            from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
+
+            return fused_gpu.measure(flat.detach(), want, constants)
+        case _:
+            import torch
+
+            from frictionstore.extract.conduit import reference
+
+            flat = torch.tensor(flat) if is_numpy else flat.detach()
+            measured: dict[str, Any] = {}
+            if any(name in FIELDS for name in want):
+                measured |= reference.measure(flat, constants)
+            if any(name in EXACT_FIELDS for name in want):
+                measured |= reference.measure_exact(flat, constants)
+            return measured
 
 
 def _check_matrices(A: Any) -> None:

@@ -88,7 +88,8 @@ def measure(
     diagonal = [A_hat[i][i] if single else op.to_float64(A_hat[i][i]) for i in range(n)]
     offsets = guess_offsets(n)
     guesses = [
-        x + op.constant(offset, x) for x, offset in zip(_sorted(op, diagonal), offsets, strict=True)
+        x + op.constant(offset, x)
+        for x, offset in zip(ascending(op, diagonal), offsets, strict=True)
     ]
     q = rounded if single else op.whole(exact)
     roots, friction, settle = _roots(op, q, guesses, constants)
@@ -198,7 +199,8 @@ def _characteristic_polynomial(op: Operations, A: Matrix) -> tuple[list[Value], 
     return c, M
 
 
-def _sorted(op: Operations, values: Sequence[Value]) -> list[Value]:
+def ascending(op: Operations, values: Sequence[Value]) -> list[Value]:
+    """The values from the smallest to the largest."""
     x = list(values)
     for end in range(len(x) - 1, 0, -1):
         for i in range(end):
@@ -207,11 +209,15 @@ def _sorted(op: Operations, values: Sequence[Value]) -> list[Value]:
     return x
 
 
-def _multiply_add(x: Value, z: Value, y: Value) -> Value:
-    """`x z + y` in two roundings; `x` may be the number 0 or 1."""
+def multiply_add(x: Value, z: Value, y: Value) -> Value:
+    """`x z + y` in two roundings; `x` may be the number 0 or 1, and `y` the number 0."""
     if isinstance(x, int):
-        return y if x == 0 else z + y
-    return x * z + y
+        product = z if x else 0
+    else:
+        product = x * z
+    if isinstance(product, int):
+        return y
+    return product if isinstance(y, int) and y == 0 else product + y
 
 
 def _horner(q: Sequence[Value], z: Value, one: Value) -> tuple[Value, Value, Value]:
@@ -220,9 +226,9 @@ def _horner(q: Sequence[Value], z: Value, one: Value) -> tuple[Value, Value, Val
     v1: Value = 0
     v2: Value = 0
     for q_j in reversed(q):
-        v2 = _multiply_add(v2, z, v1 if not isinstance(v1, int) or v2 == 0 else one)
-        v1 = _multiply_add(v1, z, v if not isinstance(v, int) or v1 == 0 else one)
-        v = _multiply_add(v, z, q_j)
+        v2 = multiply_add(v2, z, v1 if not isinstance(v1, int) or v2 == 0 else one)
+        v1 = multiply_add(v1, z, v if not isinstance(v, int) or v1 == 0 else one)
+        v = multiply_add(v, z, q_j)
     return v, v1, v2
 
 

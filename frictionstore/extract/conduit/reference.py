@@ -20,13 +20,13 @@ Division and square root are the correctly rounded ones; `d / den` is `d` times 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from frictionstore.extract.conduit import sums
+from frictionstore.extract.conduit import exact, sums
 from frictionstore.extract.conduit.constants import (
     SINGLE_PRECISION_LIMIT,
     ConduitConstants,
@@ -196,6 +196,86 @@ def _make_largest_entry_positive(V: Tensor) -> Tensor:
     for i in range(1, V.shape[0]):
         largest = torch.where(V[i].abs() > largest.abs(), V[i], largest)
     return torch.where(largest < 0.0, -V, V)
+
+
+class _TensorOperations:
+    """The `Operations` of `program.py` on tensors with one number per matrix."""
+
+    def constant(self, x: float, like: Tensor) -> Tensor:
+        return torch.tensor(x, dtype=like.dtype, device=like.device)
+
+    def to_float32(self, x: Tensor) -> Tensor:
+        return x.float()
+
+    def to_float64(self, x: Tensor) -> Tensor:
+        return x.double()
+
+    def square_root(self, x: Tensor) -> Tensor:
+        return _square_root(x)
+
+    def absolute(self, x: Tensor) -> Tensor:
+        return x.abs()
+
+    def negative(self, x: Tensor) -> Tensor:
+        return -x
+
+    def where(self, mask: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(mask, x, y)
+
+    def repeat(
+        self, count: int, state: list[Tensor], body: Callable[[list[Tensor]], list[Tensor]]
+    ) -> list[Tensor]:
+        for _ in range(count):
+            state = body(state)
+        return state
+
+    def each(
+        self, values: list[Tensor], body: Callable[[Tensor], list[Tensor]]
+    ) -> list[list[Tensor]]:
+        return [body(x) for x in values]
+
+    def in_parts(
+        self,
+        values: list[Tensor],
+        body: Callable[[_TensorOperations, list[Tensor]], list[Tensor]],
+    ) -> list[Tensor]:
+        return body(self, values)
+
+    def whole(self, values: list[Tensor]) -> list[Tensor]:
+        return values
+
+
+def measure_exact(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
+    """`friction_exact` (float64) and `settle_exact` (uint8), by running `exact.py` on tensors.
+
+    Parameters and what matrices that cannot be measured give: as `measure`.
+    """
+    entries = ENTRIES_AT_ONCE["cpu" if A.device.type == "cpu" else "cuda"]
+    blocks = A.split(max(1, entries // A.shape[-1] ** 2))
+    measured = [_measure_exact_block(block, constants) for block in blocks]
+    return {name: torch.cat([fields[name] for fields in measured]) for name in measured[0]}
+
+
+def _measure_exact_block(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
+    n = A.shape[-1]
+    rows = [list(row.unbind(0)) for row in A.permute(1, 2, 0).contiguous().unbind(0)]
+    made = exact.measure(_TensorOperations(), rows, constants)
+
+    def stacked(name: str) -> Tensor:
+        return torch.stack(torch.broadcast_tensors(*made[name], A[:, 0, 0].double())[:n])
+
+    order = n - 1 - stacked("rank_exact").long()
+    measured = made["measured_exact"][0] > 0
+    friction, settle = (
+        torch.empty_like(stacked(name)).scatter_(0, order, stacked(name))
+        for name in ("friction_exact", "settle_exact")
+    )
+    return {
+        "friction_exact": torch.where(measured, friction, math.nan).T.contiguous(),
+        "settle_exact": torch.where(measured, settle, constants.iterations)
+        .T.to(torch.uint8)
+        .contiguous(),
+    }
 
 
 def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from frictionstore.extract.conduit import conduit  # noqa: E402
+from frictionstore.extract.conduit.constants import FIELDS  # noqa: E402
 
 REGULAR = ("sphere_gram", "gaussian_sym", "well_separated", "huge")
 DEGENERATE = ("near_degenerate", "diagonal", "rank_one", "identity_scaled", "zero", "tiny")
@@ -18,7 +19,7 @@ CASES = pytest.mark.parametrize(("kernel", "n"), KERNELS)
 
 def _measure(A: np.ndarray, kernel: str) -> dict[str, np.ndarray]:
     packet = conduit(torch.tensor(A), kernel=kernel)
-    return {name: x.numpy() for name, x in packet._asdict().items()}
+    return {name: getattr(packet, name).numpy() for name in FIELDS}
 
 
 def _norms(A: np.ndarray) -> np.ndarray:
@@ -139,8 +140,8 @@ def test_constants_reach_every_step(oracle, assert_same_bits):
     expected = oracle(A, T=3, polish=1, rounds=0)
     for kernel in ("reference", "fused"):
         packet = conduit(torch.tensor(A), iterations=3, polish=1, newton_schulz=0, kernel=kernel)
-        for name, x in packet._asdict().items():
-            assert_same_bits(x, expected[name], f"{kernel} {name}")
+        for name in FIELDS:
+            assert_same_bits(getattr(packet, name), expected[name], f"{kernel} {name}")
 
 
 def test_one_mode_is_constant_on_encoder_matrices(encoder_vectors):

@@ -93,8 +93,10 @@ import re
 import numpy as np
 from frictionstore.extract.conduit import DEFAULTS
 from frictionstore.extract.conduit.kernels.cpu import conduit as fused_cpu
-fused_cpu.measure(np.eye(4, dtype=np.float32)[None], ("friction",), DEFAULTS, 1)
-kernel = fused_cpu._kernel(4, False, 0, fused_cpu.tile_width(4), DEFAULTS)
+fused_cpu.measure(
+    np.eye(4, dtype=np.float32)[None], ("friction", "friction_exact"), DEFAULTS, 1
+)
+kernel = fused_cpu._kernel(4, False, 0, True, fused_cpu.tile_width(4), DEFAULTS)
 (code,) = kernel.inspect_asm().values()
 names = set(re.findall(r"^\\s+([a-z]\\w*)", code, re.M))
 contracted = {x for x in names if re.match(r"v?fn?m(add|sub|la|ls)", x)}
@@ -125,7 +127,7 @@ import numpy as np
 from frictionstore.extract.conduit import DEFAULTS
 from frictionstore.extract.conduit.kernels.cpu import conduit as fused_cpu, tiles
 fused_cpu.measure(np.eye(2, dtype=np.float32)[None], ("friction",), DEFAULTS, 1)
-kernel = fused_cpu._kernel(2, False, 0, fused_cpu.tile_width(2), DEFAULTS)
+kernel = fused_cpu._kernel(2, False, 0, False, fused_cpu.tile_width(2), DEFAULTS)
 print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
 """
     assert _run(code, tmp_path).split() == ["0", "1"]

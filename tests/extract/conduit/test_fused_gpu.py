@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from frictionstore.extract.conduit import Packet, conduit, conduit_maps, kernel_name  # noqa: E402
+from frictionstore.extract.conduit.constants import EXACT_FIELDS  # noqa: E402
 
 
 def _run(code: str, *arguments: str, **environment: str) -> str:
@@ -34,7 +35,7 @@ from frictionstore.extract.conduit import DEFAULTS, ConduitConstants
 from frictionstore.extract.conduit.kernels.gpu import attention as fused_attention_gpu
 from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
 from frictionstore.extract.conduit.kernels.gpu import gram as fused_gram_gpu
-from frictionstore.extract.conduit.constants import FIELDS
+from frictionstore.extract.conduit.constants import EXACT_FIELDS, FIELDS
 path = sys.argv[1]
 given = dict(np.load(path))
 results = {}
@@ -53,7 +54,8 @@ for name, x in given.items():
         continue
     if kind == "spectrum":
         S, x = x[:, 0].contiguous(), x[:, 1:]
-    want = ("friction", "settle", "slot") if kind == "maps" else FIELDS
+    want = ("friction", "settle", "slot") if kind == "maps" else (*FIELDS, *EXACT_FIELDS)
+    want = EXACT_FIELDS if kind == "exact" else want
     for field, y in fused_gpu.measure(x, want, constants, S=S).items():
         results[f"{name}/{field}"] = y.numpy()
 np.savez(path, **results)
@@ -68,6 +70,7 @@ def test_bits_of_the_reference_in_the_interpreter(tmp_path, hard_matrices, asser
         A = hard_matrices(n)
         given[f"packet/{n}"] = A[:: len(A) // (250 if n < 7 else 120)]
     given["maps/5"] = hard_matrices(5)[::25]
+    given["exact/6"] = hard_matrices(6)[::25]
     given["other/4"] = hard_matrices(4)[::25]
     spectra = np.random.default_rng(1).standard_normal((140, 5, 4)).astype(np.float32)
     given["spectrum/4"] = spectra
@@ -83,8 +86,9 @@ def test_bits_of_the_reference_in_the_interpreter(tmp_path, hard_matrices, asser
                 constants = {"iterations": 3, "polish": 1, "newton_schulz": 0}
                 constants |= {"delta": 1e-6, "tau": 1e-4}
             A = gram_from_spectrum(x[:, 0], x[:, 1:]) if kind == "spectrum" else x
-            packet = conduit(torch.tensor(A), kernel="reference", **constants)._asdict()
+            packet = conduit(torch.tensor(A), kernel="reference", exact=True, **constants)._asdict()
             fields = ("friction", "settle", "slot") if kind == "maps" else Packet._fields
+            fields = EXACT_FIELDS if kind == "exact" else fields
             for field in fields:
                 assert_same_bits(results[f"{name}/{field}"], packet[field], f"{name} {field}")
 
@@ -165,9 +169,11 @@ from frictionstore.extract.conduit import DEFAULTS
 from frictionstore.extract.conduit.kernels.gpu import attention as fused_attention_gpu
 from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
 from frictionstore.extract.conduit.kernels.gpu import gram as fused_gram_gpu
-kinds = {"settle": "*u8", "slot": "*u8", "count": "i32", "once": "i32", "matrix_rows": "i32"}
+kinds = {"settle": "*u8", "slot": "*u8", "settle_exact": "*u8"}
+kinds |= {"friction_exact": "*fp64", "count": "i32", "once": "i32", "matrix_rows": "i32"}
 for kernel, more in (
     (fused_gpu.kernel(3, False, True, DEFAULTS), {"sqrt.rn.f64", "mul.rn.f64", "sqrt.rn.f32"}),
+    (fused_gpu.exact_kernel(3, False, DEFAULTS), {"sqrt.rn.f64", "div.rn.f64", "mul.rn.f64"}),
     (fused_gram_gpu.kernel(3), {"sqrt.rn.f64", "mul.rn.f64", "sqrt.rn.f32"}),
     (fused_attention_gpu.kernel(40, 2, 2, 2**-0.5), {"mul.rn.f32", "add.rn.f32"}),
 ):
@@ -185,13 +191,13 @@ for kernel, more in (
     names = set(re.findall(r"^\\s+(?:@!?%p\\d+ )?([a-z]+\\.[a-z0-9_.]+)", code, re.M))
     wrong = {x for x in names if re.search(r"fma|approx|ftz|full|rcp", x)}
     assert not wrong, wrong
-    assert more | {"div.rn.f32"} <= names, names
+    assert more <= names and names & {"div.rn.f32", "div.rn.f64"}, names
     print("read", len(names))
 """
 
 
 def test_no_operation_is_contracted_or_approximated(tmp_path):
-    assert _run(MACHINE_CODE, TRITON_CACHE_DIR=str(tmp_path)).count("read") == 3
+    assert _run(MACHINE_CODE, TRITON_CACHE_DIR=str(tmp_path)).count("read") == 4
 
 
 def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
@@ -210,8 +216,8 @@ def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
 @pytest.mark.parametrize("n", range(2, 9))
 def test_bits_of_the_reference_on_a_gpu(n, hard_matrices, assert_same_bits):
     A = torch.from_numpy(hard_matrices(n, 3000))
-    on_gpu = conduit(A.cuda(), kernel="fused")
-    for name, x in conduit(A, kernel="reference")._asdict().items():
+    on_gpu = conduit(A.cuda(), kernel="fused", exact=True)
+    for name, x in conduit(A, kernel="reference", exact=True)._asdict().items():
         assert_same_bits(getattr(on_gpu, name).cpu(), x, name)
     maps = conduit_maps(A.cuda(), ("friction", "settle"), kernel="fused")
     for name, x in maps.items():

@@ -15,21 +15,27 @@ from typing import Any
 import numba
 import numpy as np
 
+from frictionstore.extract.conduit import exact as exact_maps
 from frictionstore.extract.conduit import program
 from frictionstore.extract.conduit.constants import ConduitConstants
 from frictionstore.extract.conduit.kernels.cpu import tiles
 
 
-def _row_names(n: int, packet: bool) -> list[tuple[str, int]]:
-    rows = [("measured", 1), ("rank", n), ("friction", n), ("settle", n), ("eigenvalues", n)]
-    if packet:
+def _row_names(n: int, amount: int, exact: bool) -> list[tuple[str, int]]:
+    rows = []
+    if exact:
+        rows += [("friction_exact", n), ("settle_exact", n), ("rank_exact", n)]
+        rows += [("measured_exact", 1)]
+    if amount >= 0:
+        rows += [("measured", 1), ("rank", n), ("friction", n), ("settle", n), ("eigenvalues", n)]
+    if amount == 2:
         rows += [("refinement_residual", 1), ("char_coeffs", n), ("eigenvectors", n * n)]
     return rows
 
 
 def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
     """Code for one tile: entries of A, or S and the entries of V, to the rows of `_row_names`."""
-    n, packet = settings["n"], settings["packet"]
+    n, amount = settings["n"], settings["amount"]
     if settings["from_spectrum"]:
         S = [tile.load(k) for k in range(n)]
         V = [[tile.load(n + i * n + k) for k in range(n)] for i in range(n)]
@@ -37,25 +43,33 @@ def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
     else:
         A = [[tile.load(i * n + j) for j in range(n)] for i in range(n)]
     constants = ConduitConstants(**settings["constants"])
-    fields = program.measure(tile.op, A, constants, packet)
-    for name, count in _row_names(n, packet):
+    fields: dict[str, list[Any]] = {}
+    if settings["exact"]:
+        fields |= exact_maps.measure(tile.op, A, constants)
+        for name in ("settle_exact", "rank_exact", "measured_exact"):
+            fields[name] = [tile.op.to_float32(x) for x in fields[name]]
+    if amount >= 0:
+        fields |= program.measure(tile.op, A, constants, amount == 2)
+    for name, count in _row_names(n, amount, settings["exact"]):
         tile.store(*fields[name][:count])
 
 
 @functools.cache
 def _kernel(
-    n: int, from_spectrum: bool, amount: int, width: int, constants: ConduitConstants
+    n: int, from_spectrum: bool, amount: int, exact: bool, width: int, constants: ConduitConstants
 ) -> Callable[..., None]:
     """The loop over matrices: tiles in, the program, results out in the order of their ranks.
 
-    `amount` says how much comes out: 0 friction and settle, 1 slot and eigenvalues too, 2 all.
+    `amount` says how much comes out: 0 friction and settle, 1 slot and eigenvalues too, 2 all, and
+    -1 nothing but the exact maps.
     """
     ordered, packet = amount >= 1, amount == 2
     text = tiles.specification(
         __name__,
         n=n,
         from_spectrum=from_spectrum,
-        packet=packet,
+        amount=amount,
+        exact=exact,
         width=width,
         constants=constants.as_dict(),
     )
@@ -64,15 +78,19 @@ def _kernel(
     in_vectors = tiles.square_of(entries, width) >= 4
     first_row = {}
     rows = 0
-    for name, count in _row_names(n, packet):
+    for name, count in _row_names(n, amount, exact):
         first_row[name] = rows
-        rows += count
-    rank_row, friction_row = first_row["rank"], first_row["friction"]
-    settle_row, eigenvalue_row = first_row["settle"], first_row["eigenvalues"]
-    # Without the packet these rows are never read; 0 keeps the compiled text the same.
+        rows += 2 * count if name == "friction_exact" else count
+    # Rows that are not there are never read; 0 keeps the compiled text the same.
+    measured_row, exact_row = first_row.get("measured", 0), first_row.get("measured_exact", 0)
+    rank_row, friction_row = first_row.get("rank", 0), first_row.get("friction", 0)
+    settle_row, eigenvalue_row = first_row.get("settle", 0), first_row.get("eigenvalues", 0)
     residual_row = first_row.get("refinement_residual", 0)
     coefficient_row = first_row.get("char_coeffs", 0)
     vector_row = first_row.get("eigenvectors", 0)
+    exact_settle_row = first_row.get("settle_exact", 0)
+    exact_rank_row = first_row.get("rank_exact", 0)
+    rounded = amount >= 0
     nan = np.float32(np.nan)
 
     @numba.njit(cache=True, nogil=True)
@@ -88,9 +106,12 @@ def _kernel(
         eigenvectors: np.ndarray,
         char_coeffs: np.ndarray,
         refinement_residual: np.ndarray,
+        friction_exact: np.ndarray,
+        settle_exact: np.ndarray,
     ) -> None:
         source = np.zeros((offset + entries, width), np.float32)
         target = np.empty((rows, width), np.float32)
+        wide = target.reshape(-1)[: rows // 2 * 2 * width].view(np.float64)
         for start in range(first, last, width):
             count = min(width, last - start)
             if in_vectors and count == width:
@@ -106,7 +127,19 @@ def _kernel(
             tiles.run_tile(text, source, target)  # type: ignore[call-arg]
             for lane in range(count):
                 b = start + lane
-                measured = target[0, lane] > 0
+                if exact:
+                    measured = target[exact_row, lane] > 0
+                    for i in range(n):
+                        if measured:
+                            mode = n - 1 - int(target[exact_rank_row + i, lane])
+                            friction_exact[b, mode] = wide[i * width + lane]
+                            settle_exact[b, mode] = np.uint8(target[exact_settle_row + i, lane])
+                        else:
+                            friction_exact[b, i] = np.nan
+                            settle_exact[b, i] = np.uint8(iterations)
+                if not rounded:
+                    continue
+                measured = target[measured_row, lane] > 0
                 for i in range(n):
                     if measured:
                         mode = n - 1 - int(target[rank_row + i, lane])
@@ -157,8 +190,8 @@ def measure(
     Parameters
     ----------
     A : ndarray of shape (B, n, n), float32
-        Symmetric matrices, n in 2..8, of which both triangles are read; with `S`, the matrices `V`
-        whose columns are right singular vectors.
+        Symmetric matrices, n in 2..8 (the exact maps alone: 2..16), of which both triangles are
+        read; with `S`, the matrices `V` whose columns are right singular vectors.
     want : sequence of str
         Names of `Packet` fields; those beyond friction, settle, slot and eigenvalues cost a little.
     constants : ConduitConstants
@@ -172,26 +205,33 @@ def measure(
     Returns
     -------
     dict of ndarray
-        The fields asked for, with the bits of `reference.measure`.
+        The fields asked for, with the bits of `reference.measure` and `reference.measure_exact`.
     """
     B, n = A.shape[:2]
+    exact = not {"friction_exact", "settle_exact"}.isdisjoint(want)
+    rounded = set(want) - {"friction_exact", "settle_exact"}
     amount = 2
-    if set(want) <= {"friction", "settle"}:
+    if not rounded:
+        amount = -1
+    elif rounded <= {"friction", "settle"}:
         amount = 0
-    elif set(want) <= {"friction", "settle", "slot", "eigenvalues"}:
+    elif rounded <= {"friction", "settle", "slot", "eigenvalues"}:
         amount = 1
-    some, more = B if amount >= 1 else 0, B if amount == 2 else 0
+    any_, some, more = (B if amount >= least else 0 for least in range(3))
+    also = B if exact else 0
     fields: dict[str, np.ndarray] = {
-        "friction": np.empty((B, n), np.float32),
-        "settle": np.empty((B, n), np.uint8),
+        "friction": np.empty((any_, n), np.float32),
+        "settle": np.empty((any_, n), np.uint8),
         "slot": np.empty((some, n), np.uint8),
         "eigenvalues": np.empty((some, n), np.float32),
         "eigenvectors": np.empty((more, n, n), np.float32),
         "char_coeffs": np.empty((more, n), np.float32),
         "refinement_residual": np.empty(more, np.float32),
+        "friction_exact": np.empty((also, n), np.float64),
+        "settle_exact": np.empty((also, n), np.uint8),
     }
     width = tile_width(n) if width is None else width
-    kernel = _kernel(n, S is not None, amount, width, constants)
+    kernel = _kernel(n, S is not None, amount, exact, width, constants)
     singular = np.empty((0, n), np.float32) if S is None else np.ascontiguousarray(S)
     rows = np.ascontiguousarray(A).reshape(-1)
 

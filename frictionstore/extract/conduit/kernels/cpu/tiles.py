@@ -36,14 +36,15 @@ class Tile:
         self._target = target
         self._stored = 0
 
-    def _address(self, base: ir.Value, row: int | ir.Value) -> ir.Value:
+    def _address(
+        self, base: ir.Value, row: int | ir.Value, kind: ir.Type = lanes.FLOAT32
+    ) -> ir.Value:
         builder, width, integer = self.op.builder, self.op.width, ir.IntType(64)
         if isinstance(row, int):
             first = ir.Constant(integer, row * width)
         else:
             first = builder.mul(row, ir.Constant(integer, width))
-        vector = ir.VectorType(lanes.FLOAT32, width)
-        return builder.bitcast(builder.gep(base, [first]), vector.as_pointer())
+        return builder.bitcast(builder.gep(base, [first]), ir.VectorType(kind, width).as_pointer())
 
     def load(self, row: int | ir.Value) -> lanes.Lanes:
         """A row of the source, float32."""
@@ -62,10 +63,12 @@ class Tile:
         return lanes.Lanes(builder, builder.shuffle_vector(single, single, zeros))
 
     def store(self, *rows: lanes.Lanes) -> None:
-        """Append float32 rows to the target."""
+        """Append rows to the target; one of float64 takes the place of two."""
         for x in rows:
-            self.op.builder.store(x.vector, self._address(self._target, self._stored), align=4)
-            self._stored += 1
+            kind = x.vector.type.element
+            address = self._address(self._target, self._stored, kind)
+            self.op.builder.store(x.vector, address, align=4)
+            self._stored += 2 if kind == lanes.FLOAT64 else 1
 
 
 @functools.cache

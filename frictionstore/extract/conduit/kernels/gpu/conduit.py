@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from frictionstore.extract.conduit import program
+from frictionstore.extract.conduit import exact, program
 from frictionstore.extract.conduit.constants import ConduitConstants
 from frictionstore.extract.conduit.kernels.gpu import source as text
 
@@ -33,9 +33,8 @@ def options(n: int) -> dict[str, Any]:
     return {**OPTIONS, "ptx_options": "--opt-level 1"} if n == 8 else OPTIONS
 
 
-@functools.cache
-def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> Any:
-    """The Triton function for one order, input and kind of result."""
+def _loaded(n: int, from_spectrum: bool) -> tuple[text.TextOperations, program.Matrix]:
+    """The beginning of a kernel: the entries of this thread's matrix."""
     op = text.TextOperations()
     op.line("b = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)")
     op.line("inside = b < count")
@@ -44,10 +43,40 @@ def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstant
         | {f"s{k}": f"S + b * {n} + {k}" for k in range(n if from_spectrum else 0)}
     )
     A = [loaded[i * n : (i + 1) * n] for i in range(n)]
-    singular = loaded[n * n :]
-    fields = program.measure(
-        op, program.gram(singular, A) if from_spectrum else A, constants, packet
+    return op, program.gram(loaded[n * n :], A) if from_spectrum else A
+
+
+@functools.cache
+def exact_kernel(n: int, from_spectrum: bool, constants: ConduitConstants) -> Any:
+    """The Triton function of the exact maps for one order and kind of input.
+
+    Apart from `kernel`: a program's time to compile grows faster than its length.
+    """
+    op, A = _loaded(n, from_spectrum)
+    fields = exact.measure(op, A, constants)
+    op.line(f"measured = {fields['measured_exact'][0].name} > 0")
+    op.line('nan = tl.full((BLOCK,), float("nan"), tl.float64)')
+    stores = []
+    for i in range(n):
+        settle, rank = fields["settle_exact"][i].name, fields["rank_exact"][i].name
+        op.line(f"mode_{i} = {n - 1} - tl.where(measured, {rank}, {i}.0).to(tl.int32)")
+        op.line(f"settle_{i} = tl.where(measured, {settle}, {constants.iterations}.0).to(tl.int32)")
+        friction = f"tl.where(measured, {fields['friction_exact'][i].name}, nan)"
+        stores.append((f"friction_exact + b * {n} + mode_{i}", friction))
+        stores.append((f"settle_exact + b * {n} + mode_{i}", f"settle_{i}.to(tl.uint8)"))
+    op.store(stores)
+    return text.triton_function(
+        "measure_exact(S, A, count, once, friction_exact, settle_exact, BLOCK: tl.constexpr)",
+        op,
+        f"<exact n={n} from_spectrum={from_spectrum} {constants}>",
     )
+
+
+@functools.cache
+def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> Any:
+    """The Triton function for one order, input and kind of result."""
+    op, A = _loaded(n, from_spectrum)
+    fields = program.measure(op, A, constants, packet)
 
     op.line(f"measured = {fields['measured'][0].name} > 0")
     op.line('nan = tl.full((BLOCK,), float("nan"), tl.float32)')
@@ -104,38 +133,52 @@ def measure(
     Returns
     -------
     dict of Tensor
-        The fields asked for, on the device of `A`, with the bits of `reference.measure`.
+        The fields asked for, on the device of `A`, with the bits of `reference.measure` and
+        `reference.measure_exact`.
     """
     import torch
 
     B, n = int(A.shape[0]), int(A.shape[1])
-    packet = not set(want) <= {"friction", "settle", "slot", "eigenvalues"}
-    more = B if packet else 0
+    given = set(want)
+    exactly = given & {"friction_exact", "settle_exact"}
+    rounded = given - exactly
+    packet = not rounded <= {"friction", "settle", "slot", "eigenvalues"}
+    some, more, also = (B if part else 0 for part in (rounded, packet, exactly))
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=A.device)
 
     fields = {
-        "friction": empty(B, n),
-        "settle": empty(B, n, dtype=torch.uint8),
-        "slot": empty(B, n, dtype=torch.uint8),
-        "eigenvalues": empty(B, n),
+        "friction": empty(some, n),
+        "settle": empty(some, n, dtype=torch.uint8),
+        "slot": empty(some, n, dtype=torch.uint8),
+        "eigenvalues": empty(some, n),
         "eigenvectors": empty(more, n, n),
         "char_coeffs": empty(more, n),
         "refinement_residual": empty(more),
     }
-    if B:
-        singular = A if S is None else S.contiguous()
-        launch = kernel(n, S is not None, packet, constants)[(-(-B // BLOCK),)]
+    exact_fields = {
+        "friction_exact": empty(also, n, dtype=torch.float64),
+        "settle_exact": empty(also, n, dtype=torch.uint8),
+    }
+    programs: list[tuple[Any, dict[str, Tensor]]] = []
+    if B and rounded:
+        programs.append((kernel(n, S is not None, packet, constants), fields))
+    if B and exactly:
+        programs.append((exact_kernel(n, S is not None, constants), exact_fields))
+    if programs:
+        matrices = A.contiguous()
+        singular = matrices if S is None else S.contiguous()
         with torch.cuda.device_of(A):  # Triton launches on the current device
-            launch(
-                singular,
-                A.contiguous(),
-                B,
-                1,
-                *fields.values(),
-                BLOCK=BLOCK,
-                num_warps=WARPS,
-                **options(n),
-            )
-    return {name: fields[name] for name in want}
+            for launch, results in programs:
+                launch[(-(-B // BLOCK),)](
+                    singular,
+                    matrices,
+                    B,
+                    1,
+                    *results.values(),
+                    BLOCK=BLOCK,
+                    num_warps=WARPS,
+                    **options(n),
+                )
+    return {name: (fields | exact_fields)[name] for name in want}
