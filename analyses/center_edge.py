@@ -164,24 +164,6 @@ def compare(
     )
 
 
-def _fieller(
-    c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float
-) -> tuple[Floats, Floats, Floats]:
-    """Return e / c and its interval, from the variances and the covariance of the two means."""
-    squared = quantile * quantile
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(c == 0, np.nan, e / c)
-        g = squared * vc / np.square(c)
-        middle = ratio - squared * cov / np.square(c)
-        root = ve - 2 * ratio * cov + np.square(ratio) * vc
-        root = root - squared * (vc * ve - np.square(cov)) / np.square(c)
-        half = quantile * np.sqrt(np.maximum(root, 0.0)) / np.abs(c)
-        bounded = (g < 1) & (c != 0)
-        low = np.where(bounded, (middle - half) / (1 - g), np.nan)
-        high = np.where(bounded, (middle + half) / (1 - g), np.nan)
-    return ratio, low, high
-
-
 _FIGURES = [f.name for f in fields(Comparison) if f.name != "n"]
 
 
