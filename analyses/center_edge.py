@@ -393,8 +393,8 @@ def _all_modes(values: dict[str, Any], found: Found, alpha: float) -> str:
     return (
         f"With all modes averaged, as in the notebook, {what} = {number(values['ratio'])} (95% "
         f"interval {interval} over images, paired t test {p_text(values['p'])}), and there is "
-        f"evidence of a difference in {values['classes_different']} of {len(found.classes)} classes "
-        f"at q <= {alpha:g}."
+        f"evidence of a difference in {values['classes_different']} of {len(found.classes)} "
+        f"classes at q <= {alpha:g}."
     )
 
 

@@ -94,7 +94,7 @@ class SpatialCVParameters(parameters.Parameters):
     permutations: int = parameters.permutations(1000, "of the patches")
     seed: int = parameters.seed()
     alpha: float = parameters.alpha()
-    weights: Weights = parameters.parameter(
+    weights: Weights = parameters.parameter(  # noqa: RUF009 - a field, as the others
         "row", "Row-standardised or plain spatial weights.", choices=("row", "binary")
     )
 
@@ -349,7 +349,8 @@ def spatial_cv(
     Result
         Table `modes`, with each mode's mean Moran's I and its p under joint shuffles of all
         images (see `analyses.stats.joint_moran.JointMoran`), alone and family-wise over modes;
-        and `images` with one row per image and mode. Value `p_mean_moran_queen`, of all maps together, decides.
+        and `images` with one row per image and mode. Value `p_mean_moran_queen`, of all maps
+        together, decides.
         Arrays of shape (image, mode): `mean`, `variance` (ddof 1), `cv`, and for each contiguity
         `moran_queen_i`, `moran_queen_z` (exact permutation z), `moran_queen_p` (two-sided, by
         `moran_queen_shuffles` shuffles) and `moran_queen_q` (Benjamini-Hochberg over images, each

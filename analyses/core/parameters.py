@@ -147,12 +147,13 @@ def _option(
     elif least is not None:
         kind = click.IntRange(least, most)
     values = (default,) if several and isinstance(default, str) else default
+    shown: bool | str = default is not None
     return click.option(
         *(flags or (f"--{name.replace('_', '-')}",)),
         name,
         type=kind,
         default=values,
         multiple=several,
-        show_default=",".join(values) if several else default is not None,
+        show_default=",".join(values) if several and values else shown,
         help=words,
     )
