@@ -404,10 +404,8 @@ def notebook_result(plan: Asked) -> Result:
     rows = by_column(_notebook_row(plan, one, n_train, n_test) for one in plan.sets)
     accuracies = dict(zip(rows["features"], rows["accuracy"], strict=True))
     notebook = _notebook_figures(accuracies)
-    notebook |= {
-        f"{name} train_accuracy": accuracy
-        for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True)
-    }
+    for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True):
+        notebook[f"{name} train_accuracy"] = accuracy
     best, name = _best(rows["features"], rows["accuracy"])
     sentence = (
         f"With the notebook's protocol {name} classifies "
@@ -425,9 +423,7 @@ def notebook_result(plan: Asked) -> Result:
         question=QUESTION,
         columns={"sets": dict(rows)},
         arrays={
-            "prediction": np.stack(
-                [np.where(test, one.notebook_prediction, -1) for one in plan.sets]
-            ),
+            "prediction": np.where(test, [one.notebook_prediction for one in plan.sets], -1),
             "fold": split.folds,
             "confusion": np.stack(tables),
         },
