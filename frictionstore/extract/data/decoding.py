@@ -22,7 +22,7 @@ from PIL import Image
 
 from frictionstore.errors import DatasetError
 
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
+FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
 """Pillow's readers that decode pixels by themselves; others start programs or draw pages."""
 
 LARGEST_FILE = 1 << 30
@@ -49,11 +49,19 @@ _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of TIFF
 @cache
 def endings() -> frozenset[str]:
     """File names' endings of the formats that are read."""
-    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in FORMATS)
+    known = (*readers(), "MPO")  # which is a JPEG with more frames
+    return frozenset(end for end, kind in Image.registered_extensions().items() if kind in known)
+
+
+@cache
+def readers() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _opened(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    image = Image.open(io.BytesIO(data), formats=readers())
     if image.width * image.height > LARGEST_IMAGE:
         raise DatasetError(
             f"it has {image.width:,} x {image.height:,} pixels, more than {LARGEST_IMAGE:,}"

@@ -65,8 +65,8 @@ class Folder:
         if flat.images and any(found.images for _, found in pairs):
             raise DatasetError(
                 f"folder:{printable(path)} has images both directly "
-                f"({printable(flat.images[0].name)}, ...) and in sub-folders: use class sub-folders "
-                "only, or none"
+                f"({printable(flat.images[0].name)}, ...) and in sub-folders: use class "
+                "sub-folders only, or none"
             )
         if not flat.images and not any(found.images for _, found in pairs):
             raise DatasetError(
@@ -136,7 +136,7 @@ class Folder:
     def load(self, index: int, size: int, grey: bool = False) -> NDArray[np.float32]:
         from PIL import Image
 
-        from frictionstore.extract.data.decoding import FORMATS, LARGEST_FILE, decoded
+        from frictionstore.extract.data.decoding import LARGEST_FILE, decoded, readers
         from frictionstore.extract.data.images import to_array
 
         hashed = None if self._digests is None else self._digests[index]
@@ -151,7 +151,7 @@ class Folder:
         try:
             return to_array(decoded(data), size, grey)
         except Image.UnidentifiedImageError:
-            known = ", ".join(FORMATS)
+            known = ", ".join(readers())
             raise self._unreadable(index, f"it is not a whole image of {known}") from None
         except Exception as error:  # Pillow's decoders raise whatever they meet
             raise self._unreadable(index, error) from None

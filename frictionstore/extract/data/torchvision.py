@@ -123,9 +123,9 @@ class TorchvisionSet:
         from frictionstore.extract.data.images import to_array
 
         image = self._item(index)[0]
-        if self._pixel_sums is not None:
-            if zlib.crc32(self._pixel_bytes(index, image)) != self._pixel_sums[index]:
-                raise ChangedError(f"{index} of {self.name}")
+        sums = self._pixel_sums
+        if sums is not None and zlib.crc32(self._pixel_bytes(index, image)) != sums[index]:
+            raise ChangedError(f"{index} of {self.name}")
         try:
             return to_array(image, size, grey)
         except Exception as error:  # a file that Pillow opened and cannot decode
