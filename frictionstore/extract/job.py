@@ -88,6 +88,11 @@ class _Run:
     ) -> None:
         if overwrite and repair:
             raise RequestError("--overwrite replaces a store, --repair mends it: choose one")
+        if job.out.name in ("", ".."):
+            raise RequestError(
+                f"--out {printable(job.out)} has no name of its own: name the store to make, such "
+                f"as {printable(job.out / 'maps.zarr')}"
+            )
         self.job = job
         self.overwrite = overwrite
         self.repair = repair
