@@ -47,7 +47,7 @@ class _Interrupted(click.ClickException):
     def __init__(self, error: KeyboardInterrupt) -> None:
         how = "interrupted"
         if isinstance(error, EndedBySignal):
-            how, self.exit_code = f"ended by {error.signal.name}", 128 + error.signal
+            how, self.exit_code = f"ended by {error.signal.name}", 128 + error.signal  # type: ignore[misc]
         super().__init__(f"{how}: what is complete is kept, run it again to go on")
 
 

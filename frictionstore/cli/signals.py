@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class EndedBySignal(KeyboardInterrupt):  # noqa: N818
+class EndedBySignal(KeyboardInterrupt):
     """A signal that is to end this process.
 
     Parameters

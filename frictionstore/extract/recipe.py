@@ -27,11 +27,8 @@ _TYPES: dict[str, type] = {
 
 
 def _check_value(which: str, value: Any, kind: type, least: int) -> None:
-    if (
-        not isinstance(value, kind)
-        or (kind is int and isinstance(value, bool))
-        or (kind is list and not all(isinstance(each, str) for each in value))
-    ):
+    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not fits or (kind is list and not all(isinstance(each, str) for each in value)):
         raise RequestError(
             f"{which} is {printable(repr(value))}, "
             f"expected {'a list of names' if kind is list else kind.__name__}"
