@@ -57,7 +57,7 @@ class TorchvisionSet:
         for class_name in self.class_names:
             if any("\ud800" <= letter <= "\udfff" for letter in class_name):
                 raise DatasetError(
-                    f"{self.name} has a class named {printable(class_name)!r}, which is not text: "
+                    f"{self.name} has a class named {printable(class_name)}, which is not text: "
                     "its files are damaged"
                 )
         self._pixel_sums: list[int] | None = None
