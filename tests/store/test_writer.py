@@ -16,7 +16,7 @@ import frictionstore as fs
 from frictionstore.errors import BusyError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.plan import StorePlan
-from frictionstore.io.durable import exclusive
+from frictionstore.io.owned import exclusive
 from frictionstore.store.writer import StoreWriter, partial_path, up_to_date
 
 N, SHARD = 11, 4
