@@ -134,6 +134,7 @@ def publish(target: Path) -> None:
         if not owned.exchange(partial, target):  # readers find a store under the name all the time
             old = replaced_path(target)
             if os.path.lexists(old):
+                owned.unmark(target, target)
                 raise owned.not_ours(old, target)
             owned.rename_new(target, old)
             owned.rename_new(partial, target)

@@ -24,6 +24,7 @@ import frictionstore as fs
 from frictionstore.cli.main import cli
 from frictionstore.cli.show import open_browser
 from frictionstore.errors import RequestError, StoreError
+from frictionstore.share.copy import copy_store
 from frictionstore.show.view import ViewServer, explorer_page, export, parse_range
 from tests.browser import READY, opened
 from tests.explorer.conftest import plane, serving, smooth_maps

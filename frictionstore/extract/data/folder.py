@@ -14,7 +14,9 @@ from frictionstore.errors import DatasetError
 from frictionstore.extract.data.base import DatasetOptions, content_hash, refuse
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import file_sha256
+from frictionstore.io.base import TOKEN
 from frictionstore.progress import Report
+from frictionstore.store.place import is_store
 from frictionstore.text import listed, printable
 
 
@@ -31,7 +33,14 @@ class Folder:
             raise DatasetError(f"folder:{printable(path)} {what}: name a folder with images")
         self.path = path
         endings = _image_endings()
-        classes = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+        classes = sorted(
+            p
+            for p in path.iterdir()
+            # a store that was extracted into the folder, whole or not, is no class
+            if p.is_dir()
+            and not p.name.startswith(".")
+            and not (is_store(p) or (p / TOKEN).exists())
+        )
         flat, ignored = _image_files(path, endings, recurse=False)
         files: list[Path] = []
         labels: list[int] = []
