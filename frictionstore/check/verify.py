@@ -19,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from frictionstore.check.shard import Damage, ShardCheck, check_shard
+from frictionstore.cores import cores
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
@@ -161,7 +162,7 @@ def verify(
     started = time.monotonic()
     place = locate(location)
     if threads is None:
-        threads = min(os.cpu_count() or 1, 8)
+        threads = cores(8)
     if threads < 1:
         raise RequestError(f"threads is {threads}: it must be 1 or more")
     try:

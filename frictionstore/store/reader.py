@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from frictionstore.cores import cores
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
@@ -285,7 +286,7 @@ class Store:
         if batch is not None and batch < 1:
             raise RequestError(f"batch is {batch}: it must be 1 or more")
         if threads is None:
-            threads = min(os.cpu_count() or 1, 8)
+            threads = cores(8)
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
         n = self.n_images

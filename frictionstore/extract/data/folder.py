@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.cores import cores
 from frictionstore.errors import DatasetError
 from frictionstore.extract.data.base import DatasetOptions, content_hash, refuse
 from frictionstore.format import schema
@@ -79,7 +80,7 @@ class Folder:
         self.ids = [_as_text(str(file.relative_to(path).as_posix())) for file in self.files]
 
     def describe(self) -> dict[str, Any]:
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        with ThreadPoolExecutor(cores(8)) as pool:
             try:
                 digests = list(pool.map(file_sha256, self.files))
             except OSError as error:
