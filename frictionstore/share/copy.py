@@ -7,6 +7,7 @@ names are written, under the paths it names, so nothing lands outside the target
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import threading
@@ -36,6 +37,8 @@ from frictionstore.store.place import (
     take,
 )
 from frictionstore.text import byte_count, printable
+
+logger = logging.getLogger(__name__)
 
 TRANSFER = "transfer"  # what the mark in a folder of ours says it is
 THREADS = 4
@@ -220,6 +223,7 @@ def _fetch(
     resumed = part.exists()
     if not _receive(header, key, part, count, stop):
         part.unlink()
+        logger.info("%s: what has arrived is not what was written", key)
         # what an earlier run left may have been of another store: once more, from the start
         if not resumed or not _receive(header, key, part, count, stop):
             part.unlink(missing_ok=True)
@@ -244,6 +248,8 @@ def _receive(
     with os.fdopen(os.open(part, flags, 0o666), "r+b") as file:
         done = feed(digest, file)
         count(min(done, size), False)
+        if done:
+            logger.info("%s: %s are here already, goes on there", key, byte_count(done))
 
         def keep(data: bytes) -> None:
             if stop.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from frictionstore.io.local import LocalLocation
 from frictionstore.io.remote import remote_module, split_hub
 from frictionstore.progress import progress_bar
 from frictionstore.text import printable
+
+logger = logging.getLogger(__name__)
 
 # The Hub's own advice: commits of 50 to 100 files, under 10,000 files in a folder.
 COMMIT_FILES = 50
@@ -99,6 +102,7 @@ def push_to_hub(
             api.create_repo(name, repo_type=repo_type, private=True, exist_ok=True)
         present = _hashes(api, [at(key) for key in header.manifest], asked)
         missing = [key for key, sha in header.manifest.items() if present.get(at(key)) != sha]
+        logger.info("%d of %d files are to be sent", len(missing), len(header.manifest))
         if there is not None or _exists(api, at(schema.MANIFEST), asked):
             # from here until the last commit, readers are told that the store is not complete
             gone = hub.CommitOperationDelete(path_in_repo=at(schema.MANIFEST))
@@ -110,6 +114,7 @@ def push_to_hub(
                 for key in batch:
                     if file_sha256(folder / key) != header.manifest[key]:
                         raise damaged(header, key)
+                logger.info("a commit of %d files", len(batch))
                 commit(
                     [_add(hub, at(key), folder / key) for key in batch],
                     f"{len(batch)} files of {Path(path).name or name}",
