@@ -295,7 +295,7 @@ class StoreWriter:
                 path = self.partial / key
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
-                link_or_copy((self.target / key).resolve(), path)
+                link_or_copy(self.target / key, path)
                 self._flush(path)
             write_atomic(self._record_path(number), document_bytes(entry))
             self.recorded[number] = entry
