@@ -3,8 +3,6 @@
 The client of `remote.py` runs threads of its own, and a fork takes none along: in the child of a
 process that has used it, every request would wait for ever. There, a process that is started anew
 makes the requests. It ends when its pipe closes, so with the child, however that ends.
-
-    python -m frictionstore.io.relay
 """
 
 from __future__ import annotations
@@ -15,11 +13,17 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from frictionstore.errors import FrictionstoreError, StoreError
 from frictionstore.text import printable
 
+_SERVE = """
+from frictionstore.io.relay import serve
+from frictionstore.io.remote import locate_remote
+serve(locate_remote)
+"""
 _user: int | None = None  # the process that used the client first
 _lock = threading.Lock()
 _process: subprocess.Popen[bytes] | None = None
@@ -45,7 +49,7 @@ def ask(address: str, method: str, *arguments: Any) -> Any:
     with _lock:
         if _process is None:
             _process = subprocess.Popen(
-                [sys.executable, "-m", "frictionstore.io.relay"],
+                [sys.executable, "-c", _SERVE],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )  # fmt: skip
@@ -75,9 +79,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_anew)
 
 
-def _serve() -> None:
-    from frictionstore.io.remote import locate_remote
-
+def serve(locate: Callable[[str], Any]) -> None:
+    """Answer what `ask` asks of standard input, until that closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that asks
     places: dict[str, Any] = {}
     while True:
@@ -87,7 +90,7 @@ def _serve() -> None:
             return
         try:
             if address not in places:
-                places[address] = locate_remote(address)
+                places[address] = locate(address)
             answer = getattr(places[address], method)(*arguments)
             if method == "files" and answer is not None:
                 answer = list(answer)
@@ -95,7 +98,3 @@ def _serve() -> None:
             answer = error
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.buffer.flush()
-
-
-if __name__ == "__main__":
-    _serve()
