@@ -153,7 +153,13 @@ def _new_lock(path: Path) -> int:
         stack.pop_all()
         return descriptor
     descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
-    os.pwrite(descriptor, _lock_text(), 0)
+    try:
+        os.pwrite(descriptor, _lock_text(), 0)
+    except BaseException:
+        if _is_at(descriptor, path):
+            path.unlink()
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -232,14 +238,18 @@ def mark(folder: Path, target: Path, what: str) -> None:
     with _opened(folder) as here:
         # written over in place: a mark is never empty between two that say something
         descriptor = os.open(TOKEN, _PLAINLY | os.O_RDWR | os.O_CREAT, 0o644, dir_fd=here)
+        ours = _is_mark(descriptor)
         try:
-            text = json.dumps({"frictionstore": what, "target": target.name})
-            if not _is_mark(descriptor):
+            if not ours:
                 raise not_ours(folder / TOKEN, target)
+            text = json.dumps({"frictionstore": what, "target": target.name})
             os.pwrite(descriptor, text.encode().ljust(_TEXT_BYTES), 0)
             fsync_descriptor(descriptor)
         finally:
+            empty = os.fstat(descriptor).st_size == 0
             os.close(descriptor)
+            if ours and empty:  # the disk is full
+                os.unlink(TOKEN, dir_fd=here)
         fsync_descriptor(here)
 
 
@@ -281,7 +291,12 @@ def take(folder: Path, target: Path, what: str, *, known: bool = False) -> str |
             raise not_ours(folder, target) from None
         mark(folder, target, what)
         return what if known else None
-    mark(folder, target, what)
+    try:
+        mark(folder, target, what)
+    except BaseException:
+        with suppress(OSError):
+            os.rmdir(folder)
+        raise
     fsync_path(folder.parent)
     return None
 
