@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import frictionstore as fs
 from frictionstore.cli.main import cli
 from frictionstore.errors import FrictionstoreError, StoreError
+from frictionstore.io import owned
 from frictionstore.text import did_you_mean
 from tests.support import MakeStore, random_maps
 
@@ -115,6 +116,7 @@ def _from_arrays(store: fs.Store, target: Path) -> None:
 def _from_arrays_after_another(store: fs.Store, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.mkdir()
+    owned.mark(partial, target, "unfinished store")
     (partial / "plan.json").write_text("{")
     (partial / "MANIFEST.sha256").write_text("")
     target.rename(target.with_name("away"))

@@ -20,7 +20,7 @@ ROOT = DATA.parent.parent
 
 # Rooms by level; a module imports from its own room and from rooms of lower levels.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("text", "errors", "version", "progress", "installed"),
+    ("text", "errors", "version", "progress", "installed", "cores"),
     ("io",),
     ("format",),
     ("store",),
@@ -43,6 +43,7 @@ ALLOWED = {
     "frictionstore.text": "strangers' text made printable",
     "frictionstore.errors": "errors that a user can act on",
     "frictionstore.progress": "one progress bar",
+    "frictionstore.cores": "how many threads share the work",
     "frictionstore.version": "who made a report",
     "frictionstore.format.schema": "which maps there are",
     "frictionstore.format.fingerprint": "a request's leaves, for the report's facts",

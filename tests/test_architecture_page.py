@@ -36,7 +36,7 @@ def test_every_link_leads_to_a_file() -> None:
         ("def native_engine", "frictionstore/extract/engines/make.py"),
         ("def _shaped", "frictionstore/extract/engines/base.py"),
         ("def write_unit", "frictionstore/store/writer.py"),
-        ("def publish", "frictionstore/store/writer.py"),
+        ("def publish", "frictionstore/store/place.py"),
         ("def checksums", "frictionstore/format/shards.py"),
         ("def crc32c", "frictionstore/format/shards.py"),
         ("def check_shard", "frictionstore/check/shard.py"),

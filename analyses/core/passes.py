@@ -6,7 +6,6 @@ moments of one map get the same object. A collector may ask for another pass.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -16,13 +15,14 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.source import Logarithms, MapStore, class_labels
+from frictionstore.cores import cores
 from frictionstore.progress import progress_bar
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from frictionstore.analyses.core.results import Result
 
-THREADS = min(os.cpu_count() or 1, 8)
+THREADS = cores(8)
 """Threads that share the work on a chunk or a fold."""
 
 Arrays = dict[str, NDArray[Any]]

@@ -39,8 +39,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import leaves
+from frictionstore.format.fingerprint import differing
 from frictionstore.progress import progress_bar
+from frictionstore.store.gather import gather
 from frictionstore.store.reader import Store, open_store
 from frictionstore.text import listed, printable
 
@@ -436,14 +437,8 @@ def diff(
 
 
 def _request_differences(a: Store, b: Store) -> list[str]:
-    mine, theirs = dict(leaves(a.request)), dict(leaves(b.request))
-    phrases = []
-    for key in sorted(mine.keys() | theirs.keys()):
-        left = printable(mine[key], 60) if key in mine else "absent"
-        right = printable(theirs[key], 60) if key in theirs else "absent"
-        if (key in mine) != (key in theirs) or mine[key] != theirs[key]:
-            phrases.append(f"{printable(key, 60)}: {left} and {right}")
-    return phrases
+    found = differing(a.request, b.request)
+    return [f"{key}: {left} and {right}" for key, left, right in found]
 
 
 def _maps_without_match(a: Store, b: Store) -> list[str]:
@@ -480,19 +475,7 @@ def _pairs(
         keep = np.flatnonzero(other >= 0)
         if not keep.size:
             continue
-        wanted = other[keep]
-        order = np.argsort(wanted, kind="stable")
-        parts = np.empty((keep.size, *arrays[name].shape[1:]), dtype=arrays[name].dtype)
-        block = b.header.arrays[name].chunk_images
-        ascending = wanted[order]
-        ends = np.flatnonzero(np.diff(ascending // block)) + 1
-        done = 0
-        for some in np.split(ascending, ends):
-            start = int(some[0])
-            found = b.read(name, slice(start, int(some[-1]) + 1))[some - start]
-            parts[order[done : done + some.size]] = found
-            done += some.size
-        yield (keep + rows.start).tolist(), arrays[name][keep], parts
+        yield (keep + rows.start).tolist(), arrays[name][keep], gather(b, name, other[keep])
 
 
 def describe_difference(found: Difference) -> str:

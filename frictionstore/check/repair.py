@@ -43,7 +43,7 @@ def what_to_keep(target: Path, plan: StorePlan) -> Keep:
     evidence = _evidence(target, plan)
     try:
         report = verify(target)
-        if report.ok:
+        if report.content_ok:
             return Keep(True, {})
         damaged = set(report.units)
     except StoreError:

@@ -18,9 +18,9 @@ from frictionstore.errors import StoreError
 from frictionstore.format import schema
 from frictionstore.format.shards import CRC_BYTES, MISSING, Read, crc32c, read_index
 from frictionstore.io.base import Location
+from frictionstore.io.pieces import pieces
 from frictionstore.text import printable
 
-PIECE_BYTES = 8 << 20  # one read; a slow link moves this much before a request times out
 WHOLE_FILE_BYTES = 128 << 20  # larger files are read twice instead of being held in memory
 
 
@@ -156,12 +156,14 @@ def _fetch(place: Location, key: str, size: int) -> tuple[str, Read]:
         return data
 
     digest = hashlib.sha256()
-    held = bytearray()
-    for start in range(0, size, PIECE_BYTES):
-        data = piece(start, min(PIECE_BYTES, size - start))
+    held, done = bytearray(), 0
+    for data in pieces(place, key, size):
         digest.update(data)
+        done += len(data)
         if size <= WHOLE_FILE_BYTES:
             held += data
+    if done != size:
+        raise StoreError("became shorter while it was read")
     if size > WHOLE_FILE_BYTES:
         return digest.hexdigest(), piece
     view = memoryview(held).toreadonly()

@@ -18,7 +18,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from frictionstore.check.shard import PIECE_BYTES, Damage, ShardCheck, check_shard
+from frictionstore.check.shard import Damage, ShardCheck, check_shard
+from frictionstore.cores import cores
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
@@ -26,6 +27,7 @@ from frictionstore.format.header import Header, parse_manifest, read_header
 from frictionstore.format.schema import APART
 from frictionstore.io.base import Location
 from frictionstore.io.locate import locate
+from frictionstore.io.pieces import same
 from frictionstore.progress import progress_bar
 from frictionstore.text import byte_count, listed, printable
 
@@ -45,6 +47,8 @@ class Report:
         What was read: files compared, bytes hashed, chunks decoded.
     strays_checked : bool
         Whether the place can list its files, so that files too many were looked for.
+    strays : list of str
+        Files that do not belong to the store; they are among the damage.
     damage : list of Damage
     units : list of int
         Units (rows of one shard) to make again.
@@ -58,6 +62,7 @@ class Report:
     bytes: int = 0
     chunks: int = 0
     strays_checked: bool = False
+    strays: list[str] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     units: list[int] = field(default_factory=list)
     seconds: float = 0.0
@@ -65,6 +70,11 @@ class Report:
     @property
     def ok(self) -> bool:
         return not self.damage
+
+    @property
+    def content_ok(self) -> bool:
+        """Whether the store itself is sound, whatever else lies in its folder."""
+        return all(d.file in self.strays for d in self.damage)
 
     @property
     def sentence(self) -> str:
@@ -152,7 +162,7 @@ def verify(
     started = time.monotonic()
     place = locate(location)
     if threads is None:
-        threads = min(os.cpu_count() or 1, 8)
+        threads = cores(8)
     if threads < 1:
         raise RequestError(f"threads is {threads}: it must be 1 or more")
     try:
@@ -168,14 +178,6 @@ def verify(
     report.units = sorted({unit for d in report.damage for unit in _unit_of(d.file)})
     report.seconds = time.monotonic() - started
     return report
-
-
-def damaged_units(location: str | os.PathLike[str], threads: int | None = None) -> list[int]:
-    """Numbers of the units (rows of one shard) that must be made again; empty for a sound store.
-
-    A store can be damaged and yet have no damaged unit: where only metadata is.
-    """
-    return verify(location, threads=threads).units
 
 
 def _unit_of(key: str) -> Iterator[int]:
@@ -202,18 +204,10 @@ def _without_header(place: Location, why: str, quick: bool) -> Report:
             report.damage.append(Damage(key, None, None, "is missing"))
         elif not quick:
             report.bytes += size
-            if key != "zarr.json" and _sha256(place, key, size) != digest:
+            if key != "zarr.json" and not same(place, key, size, digest):
                 report.damage.append(Damage(key, None, None, "is not the file that was written"))
     _check_strays(place, set(manifest), report)
     return report
-
-
-def _sha256(place: Location, key: str, size: int) -> str:
-    digest = hashlib.sha256()
-    for start in range(0, size, PIECE_BYTES):
-        piece = place.read_range(key, start, PIECE_BYTES)
-        digest.update(piece if piece is not None else b"")
-    return digest.hexdigest()
 
 
 def _check_metadata(header: Header, report: Report) -> None:
@@ -263,7 +257,8 @@ def _check_strays(place: Location, content: set[str], report: Report) -> None:
     if files is None:
         return
     report.strays_checked = True
-    for key in sorted(set(files) - content - APART):
+    report.strays = sorted(set(files) - content - APART)
+    for key in report.strays:
         report.damage.append(Damage(key, None, None, "does not belong to the store"))
 
 
@@ -289,9 +284,9 @@ def _check_shards(header: Header, report: Report, threads: int, show_progress: b
             for job in jobs:
                 running[pool.submit(check, job)] = job[1]
                 if len(running) >= 2 * threads:
-                    advance(_collect(running, report, ids, 1))
+                    advance(_collect(running, report, ids))
             while running:
-                advance(_collect(running, report, ids, 1))
+                advance(_collect(running, report, ids))
         finally:
             for future in running:
                 future.cancel()
@@ -299,27 +294,19 @@ def _check_shards(header: Header, report: Report, threads: int, show_progress: b
 
 
 def _collect(
-    running: dict[Future[ShardCheck], int],
-    report: Report,
-    ids: dict[int, NDArray[Any]],
-    count: int,
+    running: dict[Future[ShardCheck], int], report: Report, ids: dict[int, NDArray[Any]]
 ) -> int:
-    """Take `count` finished checks out of `running`; how many bytes they were."""
-    done = 0
-    for future in as_completed(list(running)):
-        unit = running.pop(future)
-        found = future.result()
-        report.files += 1
-        report.bytes += found.bytes
-        report.chunks += found.chunks
-        report.damage += found.damage
-        if found.ids is not None:
-            ids[unit] = found.ids
-        done += found.bytes
-        count -= 1
-        if not count:
-            break
-    return done
+    """Take a finished check out of `running`; how many bytes it was."""
+    future = next(as_completed(list(running)))
+    unit = running.pop(future)
+    found = future.result()
+    report.files += 1
+    report.bytes += found.bytes
+    report.chunks += found.chunks
+    report.damage += found.damage
+    if found.ids is not None:
+        ids[unit] = found.ids
+    return found.bytes
 
 
 def _check_ids(ids: dict[int, NDArray[Any]], header: Header, report: Report) -> None:

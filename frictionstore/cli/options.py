@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,31 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 json_option: Decorator = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON and nothing else on standard output."
 )
-quiet_option: Decorator = click.option("--quiet", is_flag=True, help="No progress, no remarks.")
+
+
+def _tell(context: click.Context, parameter: click.Parameter, verbose: bool) -> None:
+    if verbose:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        for name in ("frictionstore", "huggingface_hub"):
+            logger = logging.getLogger(name)
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            context.call_on_close(lambda logger=logger: logger.removeHandler(handler))
+
+
+verbose_option: Decorator = click.option(
+    "--verbose", is_flag=True, callback=_tell, expose_value=False,
+    help="Say what was asked again, taken up or left out, and why.",
+)  # fmt: skip
+
+
+def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """How much a command says: ``--quiet`` and ``--verbose``."""
+    quiet = click.option("--quiet", is_flag=True, help="No progress, no remarks.")
+    return quiet(verbose_option(command))
+
+
 store_argument: Decorator = click.argument("store", metavar="STORE")
 
 

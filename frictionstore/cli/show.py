@@ -45,6 +45,7 @@ def view(
     store: str, port: int, no_browser: bool, folder: Path | None, store_url: str | None
 ) -> None:
     """Look at a store's maps in the browser."""
+    from frictionstore.share.copy import copy_store
     from frictionstore.show.view import ViewServer, export
     from frictionstore.store.reader import open_store
 
@@ -52,7 +53,7 @@ def view(
         raise click.UsageError("--store-url goes with --export")
     opened = open_store(store)
     if folder is not None:
-        click.echo(export(opened, folder, store_url=store_url))
+        click.echo(export(opened, folder, copy_store, store_url=store_url))
         return
     with ViewServer(opened, port) as server:
         click.echo(server.url)

@@ -6,7 +6,6 @@ before that.
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 import time
@@ -16,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frictionstore.cores import cores
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
 from frictionstore.extract.given import expanded
@@ -371,7 +371,7 @@ class _Run:
     def _workers(self, dataset: Dataset) -> int:
         if self.job.workers is not None:
             return self.job.workers
-        return 0 if dataset.in_memory else min(os.cpu_count() or 1, 8)
+        return 0 if dataset.in_memory else cores(8)
 
     @staticmethod
     def _describe_run(engine: Engine) -> dict[str, Any]:

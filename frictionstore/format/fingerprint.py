@@ -15,7 +15,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from frictionstore.text import printable
+
 JSON = dict[str, Any]
+ABSENT = "absent"
 
 
 def canonical_json(value: object) -> bytes:
@@ -61,16 +64,22 @@ def as_json(value: object) -> Any:
 
 def differences(there: JSON, asked: JSON) -> list[str]:
     """One phrase for every leaf that differs: `dataset.count is 100 there, 200 was asked for`."""
-    old, new = dict(leaves(there)), dict(leaves(asked))
-    phrases = []
-    for key in sorted(old.keys() | new.keys()):
-        if key not in new:
-            phrases.append(f"{key} is {_short(old[key])} there, and was not asked for")
-        elif key not in old:
-            phrases.append(f"{key} is absent there, {_short(new[key])} was asked for")
-        elif old[key] != new[key] or type(old[key]) is not type(new[key]):
-            phrases.append(f"{key} is {_short(old[key])} there, {_short(new[key])} was asked for")
-    return phrases
+    return [
+        f"{key} is {old} there, and was not asked for"
+        if new == ABSENT
+        else f"{key} is {old} there, {new} was asked for"
+        for key, old, new in differing(there, asked)
+    ]
+
+
+def differing(a: JSON, b: JSON) -> Iterator[tuple[str, str, str]]:
+    """Every leaf that differs: its path and both values, printable and short, or ``absent``."""
+    sides = dict(leaves(a)), dict(leaves(b))
+    for key in sorted(sides[0].keys() | sides[1].keys()):
+        one, two = (canonical_json(side[key]) if key in side else b"" for side in sides)
+        if one != two:
+            left, right = (_short(side[key]) if key in side else ABSENT for side in sides)
+            yield printable(key, 60), left, right
 
 
 def _short(value: object) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from frictionstore.errors import RequestError
+from frictionstore.io.base import TOKEN
 from frictionstore.text import did_you_mean
 
 FORMAT = 1
@@ -29,7 +30,7 @@ THUMBNAIL_SIDE = 128  # a thumbnail has at most this many pixels a side
 
 
 CARD = "README.md"
-APART = frozenset({MANIFEST, PROVENANCE, CARD})  # beside the content, in no manifest
+APART = frozenset({MANIFEST, PROVENANCE, CARD, TOKEN})  # beside the content, in no manifest
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from frictionstore.text import printable
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
 
+TOKEN = ".frictionstore"  # in a folder that is ours: what it is for (`owned.py`)
 SMALL_FILE_BYTES = 64 << 20  # no metadata file is larger; what claims to be is not read
 
 

@@ -1,43 +1,48 @@
-"""Files that survive a crash: atomic replacement, flushing to disk, one writer at a time.
+"""Files that survive a crash: atomic replacement, flushing to disk.
 
-Nothing here knows what a store is.
+Nothing here knows what a store is, nor what may be replaced (`owned.py`).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
-import json
 import os
+import secrets
 import shutil
-import socket
+import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 
-from frictionstore.errors import BusyError, StoreError
+from frictionstore.errors import StoreError
 from frictionstore.text import printable
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2  # of Linux's renameat2
 
 
 def fsync_path(path: Path) -> None:
     """Flush a file, or a directory's entries, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        os.fsync(descriptor)
+        fsync_descriptor(descriptor)
     finally:
         os.close(descriptor)
 
 
+def fsync_descriptor(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # some file systems flush a folder's entries by themselves, and say that one cannot ask
+        unasked = error.errno in (errno.EINVAL, errno.ENOTSUP)
+        if not (unasked and stat.S_ISDIR(os.fstat(descriptor).st_mode)):
+            raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` so that `path` holds either what it held before or all of `data`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with open(temporary, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -56,16 +61,6 @@ def link_or_copy(source: Path, path: Path) -> None:
         shutil.copyfile(source, path)
         fsync_path(path)
     fsync_path(path.parent)
-
-
-def exchange(a: Path, b: Path) -> bool:
-    """Swap the names of two folders in one step; False where the system cannot."""
-    try:
-        swap = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
-        return False
-    result = swap(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
-    return int(result) == 0
 
 
 @contextmanager
@@ -91,78 +86,3 @@ def explain_os_errors(what: str, kept: str) -> Iterator[None]:
         else:
             reason = error.strerror or type(error).__name__
         raise StoreError(f"{reason} while writing {printable(what)}: {kept}") from error
-
-
-@contextmanager
-def exclusive(target: Path) -> Iterator[None]:
-    """Hold the right to write `target`; the lock file ``<target>.lock`` says who does.
-
-    The lock is the operating system's (`flock`), so it ends with its process, however that ends.
-
-    Raises
-    ------
-    BusyError
-        Another process holds it.
-    """
-    path = target.with_name(target.name + ".lock")
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _read_holder(descriptor)
-            os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise BusyError(
-                f"{printable(target)} is being written by {holder}: wait until it has ended, "
-                "or choose another target"
-            ) from None
-        try:
-            same = os.path.samestat(os.fstat(descriptor), os.stat(path))
-        except FileNotFoundError:
-            same = False
-        if same:
-            break
-        os.close(descriptor)  # the former holder removed the file between our open and our lock
-    try:
-        entry = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(entry).encode(), 0)
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-@contextmanager
-def claimed(target: Path) -> Iterator[None]:
-    """`exclusive`, in a folder that is made where it is missing.
-
-    Raises
-    ------
-    StoreError
-        The folder cannot be written, or its disk is full.
-    BusyError
-        Another process holds the target.
-    """
-    with ExitStack() as stack:
-        with explain_os_errors(str(target), "choose a folder that can be written"):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive(target))
-        yield
-
-
-def _read_holder(descriptor: int) -> str:
-    try:
-        entry = json.loads(os.pread(descriptor, 4096, 0))
-        return (
-            f"process {int(entry['pid'])} on {printable(entry['host'])} "
-            f"since {printable(entry['since'])}"
-        )
-    except (ValueError, KeyError, TypeError):
-        return "another process"

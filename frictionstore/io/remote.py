@@ -7,6 +7,7 @@ repeats more of an address than host and path.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,11 +18,14 @@ from urllib.parse import quote, unquote, urlsplit
 
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.installed import install_command
+from frictionstore.io import relay
 from frictionstore.io.base import SMALL_FILE_BYTES, Location, too_large
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
+
+logger = logging.getLogger(__name__)
 
 SCHEMES = ("http", "https", "s3", "hf")
 TIMEOUT_VARIABLE = "FRICTIONSTORE_TIMEOUT"
@@ -141,7 +145,9 @@ def locate_remote(address: str) -> Location:
         from frictionstore.io.zipped import ZipLocation
 
         folder, _, name = clean.rpartition("/")
-        return ZipLocation(_folder(folder), unquote(name))
+        # in a key of S3 or a path on the Hub, a percent sign is one
+        quoted = clean.lower().startswith("http")
+        return ZipLocation(_folder(folder), unquote(name) if quoted else name)
     return _folder(clean)
 
 
@@ -279,9 +285,14 @@ class RemoteLocation:
                 if attempt == BODY_TRIES or not _broke_off(error):
                     # the original may quote a whole request; it is not passed on
                     raise self._explained(key, error) from None
+                where = printable(f"{self.text}/{key}")
+                logger.info("%s: the answer broke off, asked again (%d)", where, attempt)
         raise AssertionError("the loop returns or raises")
 
     def read(self, key: str) -> bytes | None:
+        if relay.needed():
+            return relay.ask(self.text, "read", key)
+
         def request(path: str) -> bytes:
             answer = self.obstore.get(self.store, path)
             if answer.meta["size"] > SMALL_FILE_BYTES:
@@ -291,11 +302,15 @@ class RemoteLocation:
         return self._ask(key, request)
 
     def size(self, key: str) -> int | None:
+        if relay.needed():
+            return relay.ask(self.text, "size", key)
         return self._ask(key, lambda path: int(self.obstore.head(self.store, path)["size"]))
 
     def read_range(self, key: str, start: int, count: int) -> bytes | None:
         if count <= 0:
             return b""
+        if relay.needed():
+            return relay.ask(self.text, "read_range", key, start, count)
         return self._ask(
             key,
             lambda path: bytes(self.obstore.get_range(self.store, path, start=start, length=count)),
@@ -304,6 +319,8 @@ class RemoteLocation:
     def files(self) -> Iterator[str] | None:
         if not self.can_list:
             return None
+        if relay.needed():
+            return relay.ask(self.text, "files")
         folder = self.prefix + "/" if self.prefix else ""
 
         def request(_: str) -> list[str]:

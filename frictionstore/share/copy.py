@@ -7,36 +7,40 @@ names are written, under the paths it names, so nothing lands outside the target
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from frictionstore.check.shard import PIECE_BYTES
 from frictionstore.check.verify import verify
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import file_sha256
 from frictionstore.format.header import Header, damaged, read_header
-from frictionstore.format.plan import document_bytes
 from frictionstore.format.schema import CARD
-from frictionstore.io.base import Location
-from frictionstore.io.durable import (
-    claimed,
-    explain_os_errors,
-    fsync_path,
-    link_or_copy,
-    write_atomic,
-)
+from frictionstore.io.base import TOKEN, Location
+from frictionstore.io.durable import explain_os_errors, fsync_path, link_or_copy, write_atomic
+from frictionstore.io.owned import claimed, prune, unmark
+from frictionstore.io.pieces import feed, for_each, same
 from frictionstore.progress import progress_bar
-from frictionstore.store.writer import is_store, partial_path, publish, restore_replaced
+from frictionstore.store.place import (
+    belongs,
+    check_replaceable,
+    is_store,
+    partial_path,
+    publish,
+    restore_replaced,
+    take,
+)
 from frictionstore.text import byte_count, printable
 
-MARKER = "transfer.json"  # tells the remains of a transfer from those of an extraction
+logger = logging.getLogger(__name__)
+
+TRANSFER = "transfer"  # what the mark in a folder of ours says it is
 THREADS = 4
 AGAIN = "what has arrived is kept, run the same command again"
 
@@ -61,9 +65,10 @@ class Copied:
 
 def store_name(text: str) -> str:
     """Name of the folder for a store at `text`: its last part, ending in ``.zarr``."""
-    name = unquote(text.rstrip("/").rsplit("/", 1)[-1])
-    name = name.removesuffix(".zip")
-    stem = name.removesuffix(".zarr")
+    name = text.rstrip("/").rsplit("/", 1)[-1]
+    if text.lower().startswith(("http://", "https://")):
+        name = unquote(name)  # in a path or a key, a percent sign is one
+    stem = name.removesuffix(".zip").removesuffix(".zarr")
     if stem in ("", ".", "..") or "/" in stem or "\0" in stem:
         raise RequestError(f"{printable(text)} has no name for a store: name the target")
     return stem + ".zarr"
@@ -107,16 +112,17 @@ def copy_store(
         Another process writes `target`.
     """
     header = read_header(place)
-    with claimed(target):
+    with claimed(target) as target, explain_os_errors(str(target), AGAIN):
         restore_replaced(target)
         if _already_there(header, target, overwrite):
+            unmark(target, target)
             return Copied(str(target), header.digest, 0, 0)
+        check_replaceable(target)
         partial = partial_path(target)
-        with explain_os_errors(str(target), AGAIN):
-            _prepare(partial, header)
-            moved = _fetch_all(header, partial, target, show_progress)
-            _finish(header, partial, target, extras)
-            publish(partial, target)
+        _prepare(target, header)
+        moved = _fetch_all(header, partial, target, show_progress)
+        _finish(header, partial, extras)
+        publish(target)
     return Copied(str(target), header.digest, *moved)
 
 
@@ -126,7 +132,7 @@ def _already_there(header: Header, target: Path, overwrite: bool) -> bool:
     try:
         there = read_header(str(target))
         if there.digest == header.digest:
-            return verify(target).ok  # a damaged copy is mended from the source
+            return verify(target).content_ok  # a damaged copy is mended from the source
         problem = f"holds another store (digest {there.digest[:12]}, not {header.digest[:12]})"
     except StoreError as error:
         if not is_store(target):
@@ -142,14 +148,13 @@ def _already_there(header: Header, target: Path, overwrite: bool) -> bool:
     return False
 
 
-def _prepare(partial: Path, header: Header) -> None:
-    if partial.exists() and not _left_by_us(partial, header):
+def _prepare(target: Path, header: Header) -> None:
+    partial = partial_path(target)
+    if take(target, TRANSFER) not in (None, TRANSFER):
         raise StoreError(
             f"{printable(partial)} is the unfinished rest of something else: finish that, or "
             "remove the folder"
         )
-    partial.mkdir(exist_ok=True)
-    write_atomic(partial / MARKER, document_bytes({"digest": header.digest}))
     there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     needed = sum(header.shard_bytes.values()) - there
     free = shutil.disk_usage(partial).free
@@ -158,19 +163,6 @@ def _prepare(partial: Path, header: Header) -> None:
             f"{printable(partial.parent)} has {byte_count(free)} free, the rest of the store "
             f"needs {byte_count(needed)}: choose another target"
         )
-
-
-def _left_by_us(partial: Path, header: Header) -> bool:
-    """Whether an earlier transfer left this folder, at whatever step it ended."""
-    if (partial / MARKER).is_file():
-        return True
-    names = os.listdir(partial) if partial.is_dir() else ["a file"]
-    if all(name.endswith(".tmp") for name in names):
-        return True  # before its first step was done
-    try:
-        return (partial / "zarr.json").read_bytes() == header.document  # after its last but one
-    except OSError:
-        return False
 
 
 def _fetch_all(header: Header, partial: Path, donor: Path, show_progress: bool) -> tuple[int, int]:
@@ -182,34 +174,19 @@ def _fetch_all(header: Header, partial: Path, donor: Path, show_progress: bool) 
     moved = {"files": 0, "bytes": 0}
     lock = threading.Lock()
     keys = [key for key in header.manifest if key != "zarr.json"]
-    with (
-        progress_bar(total, "copying", unit="bytes", show=show_progress) as advance,
-        ThreadPoolExecutor(THREADS, "frictionstore-copy") as pool,
-    ):
-        stop = threading.Event()
-        failures: list[BaseException] = []
+    with progress_bar(total, "copying", unit="bytes", show=show_progress) as advance:
 
         def count(piece: int, fetched: bool) -> None:
             with lock:
                 advance(piece)
                 moved["bytes"] += piece if fetched else 0
 
-        def fetch(key: str) -> None:
-            if stop.is_set():
-                return
-            try:
-                if _fetch(header, key, partial, donor, count, stop):
-                    with lock:
-                        moved["files"] += 1
-            except BaseException as error:
+        def fetch(key: str, stop: threading.Event) -> None:
+            if _fetch(header, key, partial, donor, count, stop):
                 with lock:
-                    failures.append(error)
-                stop.set()
+                    moved["files"] += 1
 
-        list(pool.map(fetch, keys))
-        # Those after the first only say that they were stopped, wherever they stand among the keys.
-        if failures:
-            raise failures[0]
+        for_each(keys, fetch, THREADS, "frictionstore-copy")
     return moved["files"], moved["bytes"]
 
 
@@ -246,10 +223,12 @@ def _fetch(
     resumed = part.exists()
     if not _receive(header, key, part, count, stop):
         part.unlink()
+        logger.info("%s: what has arrived is not what was written", key)
         # what an earlier run left may have been of another store: once more, from the start
         if not resumed or not _receive(header, key, part, count, stop):
             part.unlink(missing_ok=True)
-            raise damaged(header, key)
+            gone = header.location.size(key) is None
+            raise _missing(header, key) if gone else damaged(header, key)
     os.replace(part, path)
     fsync_path(path.parent)
     return True
@@ -265,37 +244,32 @@ def _receive(
     """Append what `part` lacks of a shard; whether it then is what the manifest says."""
     size = header.shard_bytes[key]
     digest = hashlib.sha256()
-    with open(part, "a+b") as file:
-        file.seek(0)
-        while old := file.read(PIECE_BYTES):
-            digest.update(old)
-        done = file.tell()
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(part, flags, 0o666), "r+b") as file:
+        done = feed(digest, file)
         count(min(done, size), False)
-        while done < size:
+        if done:
+            logger.info("%s: %s are here already, goes on there", key, byte_count(done))
+
+        def keep(data: bytes) -> None:
             if stop.is_set():
                 raise StoreError(f"the transfer of {key} was stopped: {AGAIN}")
-            wanted = min(PIECE_BYTES, size - done)
-            data = header.location.read_range(key, done, wanted)
-            if data is None:
-                raise _missing(header, key)
-            if len(data) != wanted:
-                raise damaged(header, key)
             file.write(data)
-            digest.update(data)
-            done += wanted
-            count(wanted, True)
+            count(len(data), True)
+
+        sound = same(
+            header.location, key, size, header.manifest[key], keep, start=done, begun=digest
+        )
         file.flush()
         os.fsync(file.fileno())
-    return done == size and digest.hexdigest() == header.manifest[key]
+    return sound
 
 
 def _missing(header: Header, key: str) -> StoreError:
     return StoreError(f"{printable(header.location.text)} is damaged: {key} is missing")
 
 
-def _finish(
-    header: Header, partial: Path, target: Path, extras: Mapping[str, bytes] | None
-) -> None:
+def _finish(header: Header, partial: Path, extras: Mapping[str, bytes] | None) -> None:
     """Metadata, what lies beside the content, and the manifest last."""
     beside = dict(extras if extras is not None else {})
     for name in (schema.PROVENANCE, CARD):
@@ -303,18 +277,10 @@ def _finish(
             data = header.location.read(name)
             if data is not None:
                 beside[name] = data
-    keep = {*header.manifest, *beside}
-    for folder, _, names in os.walk(partial):
-        for name in names:
-            path = Path(folder) / name
-            key = path.relative_to(partial).as_posix()
-            if key not in keep and key != MARKER:
-                path.unlink()
-    for folder, _, _ in os.walk(partial, topdown=False):
-        if folder != str(partial) and not os.listdir(folder):
-            os.rmdir(folder)
+    keep = {*header.manifest, *beside, TOKEN}
+    ours = belongs(partial)
+    prune(partial, lambda key: key not in keep and ours(key))
     write_atomic(partial / "zarr.json", header.document)
     for name, data in beside.items():
         write_atomic(partial / name, data)
-    (partial / MARKER).unlink(missing_ok=True)
     write_atomic(partial / schema.MANIFEST, header.listing)

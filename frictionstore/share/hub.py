@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from frictionstore.io.local import LocalLocation
 from frictionstore.io.remote import remote_module, split_hub
 from frictionstore.progress import progress_bar
 from frictionstore.text import printable
+
+logger = logging.getLogger(__name__)
 
 # The Hub's own advice: commits of 50 to 100 files, under 10,000 files in a folder.
 COMMIT_FILES = 50
@@ -94,15 +98,16 @@ def push_to_hub(
         api.create_commit(operations=operations, commit_message=message, **asked)
 
     folder: Path = header.location.path
-    try:
+    with _explained(rest):
         if not api.repo_exists(name, repo_type=repo_type):
             api.create_repo(name, repo_type=repo_type, private=True, exist_ok=True)
         present = _hashes(api, [at(key) for key in header.manifest], asked)
         missing = [key for key, sha in header.manifest.items() if present.get(at(key)) != sha]
+        logger.info("%d of %d files are to be sent", len(missing), len(header.manifest))
         if there is not None or _exists(api, at(schema.MANIFEST), asked):
             # from here until the last commit, readers are told that the store is not complete
-            gone = hub.CommitOperationDelete(path_in_repo=at(schema.MANIFEST))
-            commit([gone], f"Replace {Path(path).name or name}: begin")
+            begin = hub.CommitOperationDelete(path_in_repo=at(schema.MANIFEST))
+            commit([begin], f"Replace {Path(path).name or name}: begin")
         moved = 0
         total = sum(header.shard_bytes.get(key, 0) for key in missing)
         with progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance:
@@ -110,28 +115,41 @@ def push_to_hub(
                 for key in batch:
                     if file_sha256(folder / key) != header.manifest[key]:
                         raise damaged(header, key)
+                logger.info("a commit of %d files", len(batch))
                 commit(
-                    [_add(hub, at(key), folder / key) for key in batch],
+                    [
+                        hub.CommitOperationAdd(
+                            path_in_repo=at(key), path_or_fileobj=str(folder / key)
+                        )
+                        for key in batch
+                    ],
                     f"{len(batch)} files of {Path(path).name or name}",
                 )
                 count = sum(header.shard_bytes.get(key, 0) for key in batch)
                 moved += count
                 advance(count)
-        last = [hub.CommitOperationAdd(path_in_repo=at(CARD), path_or_fileobj=card)]
+        last: list[tuple[str, bytes | str]] = [(at(CARD), card)]
         if path and not _exists(api, CARD, asked):
             # the Hub shows the card at the top of a repository; one that is there is left alone
-            last.append(hub.CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=card))
+            last.append((CARD, card))
         if (folder / schema.PROVENANCE).is_file():
-            last.append(_add(hub, at(schema.PROVENANCE), folder / schema.PROVENANCE))
-        last.append(
-            hub.CommitOperationAdd(path_in_repo=at(schema.MANIFEST), path_or_fileobj=header.listing)
+            last.append((at(schema.PROVENANCE), str(folder / schema.PROVENANCE)))
+        last.append((at(schema.MANIFEST), header.listing))
+        gone = sorted(there.manifest.keys() - header.manifest.keys()) if there is not None else []
+        commit(
+            [
+                *(hub.CommitOperationAdd(path_in_repo=to, path_or_fileobj=of) for to, of in last),
+                *(hub.CommitOperationDelete(path_in_repo=at(key)) for key in gone),
+            ],
+            f"{Path(path).name or name}: complete, digest {header.digest[:12]}",
         )
-        if there is not None:
-            last += [
-                hub.CommitOperationDelete(path_in_repo=at(key))
-                for key in sorted(there.manifest.keys() - header.manifest.keys())
-            ]
-        commit(last, f"{Path(path).name or name}: complete, digest {header.digest[:12]}")
+    return len(missing), moved
+
+
+@contextmanager
+def _explained(rest: str) -> Iterator[None]:
+    try:
+        yield
     except StoreError:
         raise
     except Exception as error:
@@ -141,11 +159,6 @@ def push_to_hub(
         raise StoreError(
             f"hf://{printable(rest)} cannot be written ({answered}){hint or ': run it again'}"
         ) from None
-    return len(missing), moved
-
-
-def _add(hub: Any, path_in_repo: str, file: Path) -> Any:
-    return hub.CommitOperationAdd(path_in_repo=path_in_repo, path_or_fileobj=str(file))
 
 
 def _exists(api: Any, path: str, asked: dict[str, Any]) -> bool:

@@ -10,21 +10,25 @@ import hashlib
 import os
 import zipfile
 from pathlib import Path
+from typing import IO
 
-from frictionstore.check.shard import PIECE_BYTES
 from frictionstore.check.verify import verify
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.header import Header, damaged, read_header
 from frictionstore.format.schema import APART, CARD
 from frictionstore.io.base import Location
-from frictionstore.io.durable import claimed, explain_os_errors, fsync_path
+from frictionstore.io.durable import explain_os_errors, fsync_path
 from frictionstore.io.locate import locate
+from frictionstore.io.owned import claimed, not_ours, refuse_strangers, remove, rename_new, take
+from frictionstore.io.pieces import same
 from frictionstore.io.zipped import ZipLocation
 from frictionstore.progress import progress_bar
 from frictionstore.share.copy import Copied, copy_store, store_name
+from frictionstore.store.place import partial_path
 from frictionstore.text import listed, printable
 
+_PACKING, _UNFINISHED = "packing", "unfinished.zip"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can say
 _UNIX = 3
 _PLAIN_FILE = 0o100644 << 16
@@ -66,7 +70,7 @@ def pack(
     target = _zip_path(place, store) if out is None else Path(out)
     if target.suffix != ".zip":
         raise RequestError(f"{printable(target)} does not end in .zip: readers go by the ending")
-    with claimed(target):
+    with claimed(target) as target:
         if target.exists():
             if _is_pack_of(header, target):
                 return Copied(str(target), header.digest, 0, 0)
@@ -75,15 +79,31 @@ def pack(
                 if target.is_dir():
                     raise StoreError(taken)
                 raise StoreError(f"{taken}, or replace it with", option="overwrite=True")
-        partial = target.with_name(target.name + ".partial")
         with explain_os_errors(str(target), "free some and run the same command again"):
-            try:
-                _write(header, partial, show_progress)
-                os.replace(partial, target)
-                fsync_path(target.parent)
-            finally:
-                partial.unlink(missing_ok=True)
+            _make(header, target, show_progress)
     return Copied(str(target), header.digest, len(header.manifest), target.stat().st_size)
+
+
+def _make(header: Header, target: Path, show_progress: bool) -> None:
+    """Write the zip in a folder of ours, and give it its name."""
+    folder = partial_path(target)
+
+    def ours(key: str) -> bool:
+        return key == _UNFINISHED
+
+    if take(folder, target, _PACKING) not in (None, _PACKING):
+        raise not_ours(folder, target)
+    refuse_strangers(folder, ours)
+    try:
+        (folder / _UNFINISHED).unlink(missing_ok=True)  # of a run that was killed
+        _write(header, folder / _UNFINISHED, show_progress)
+        if target.exists():
+            os.replace(folder / _UNFINISHED, target)
+        else:
+            rename_new(folder / _UNFINISHED, target)
+        fsync_path(target.parent)
+    finally:
+        remove(folder, ours, _UNFINISHED)
 
 
 def _zip_path(place: Location, store: str | os.PathLike[str]) -> Path:
@@ -107,27 +127,23 @@ def _write(header: Header, path: Path, show_progress: bool) -> None:
     documents = sorted(header.manifest.keys() - header.shard_bytes.keys() - {"zarr.json"})
     with (
         progress_bar(total, "packing", unit="bytes", show=show_progress) as advance,
-        open(path, "wb") as file,
+        open(path, "xb") as file,
     ):
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for key in sorted(header.shard_bytes):
                 with archive.open(_entry(key, header.shard_bytes[key]), "w") as entry:
-                    digest = hashlib.sha256()
-                    done = 0
-                    while done < header.shard_bytes[key]:
-                        data = header.location.read_range(key, done, PIECE_BYTES)
-                        if not data:
-                            break
+
+                    def put(data: bytes, entry: IO[bytes] = entry) -> None:
                         entry.write(data)
-                        digest.update(data)
-                        done += len(data)
                         advance(len(data))
-                _check(header, key, done == header.shard_bytes[key], digest.hexdigest())
+
+                    size, digest = header.shard_bytes[key], header.manifest[key]
+                    if not same(header.location, key, size, digest, put):
+                        raise damaged(header, key)
             for key in documents:
                 data = header.location.read(key)
-                found = hashlib.sha256(data if data is not None else b"").hexdigest()
-                _check(header, key, data is not None, found)
-                assert data is not None
+                if data is None or hashlib.sha256(data).hexdigest() != header.manifest[key]:
+                    raise damaged(header, key)
                 archive.writestr(_entry(key, len(data)), data)
             archive.writestr(_entry("zarr.json", len(header.document)), header.document)
             for name in (schema.PROVENANCE, CARD):
@@ -138,11 +154,6 @@ def _write(header: Header, path: Path, show_progress: bool) -> None:
             archive.writestr(_entry(schema.MANIFEST, len(listing)), listing)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _check(header: Header, key: str, whole: bool, digest: str) -> None:
-    if not whole or digest != header.manifest[key]:
-        raise damaged(header, key)
 
 
 def _entry(key: str, size: int) -> zipfile.ZipInfo:

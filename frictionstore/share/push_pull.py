@@ -10,19 +10,19 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BytesIO
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
-from frictionstore.check.shard import PIECE_BYTES, WHOLE_FILE_BYTES
+from frictionstore.check.shard import WHOLE_FILE_BYTES
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.header import Header, damaged, read_header
 from frictionstore.format.schema import CARD
 from frictionstore.io.base import Location
 from frictionstore.io.locate import locate
+from frictionstore.io.pieces import for_each, same
 from frictionstore.io.remote import RemoteLocation, locate_remote
 from frictionstore.progress import progress_bar
 from frictionstore.share.card import card
@@ -164,30 +164,20 @@ def _push_to_s3(
     moved = {"files": 0, "bytes": 0}
     lock = threading.Lock()
     total = sum(header.shard_bytes.values())
-    with (
-        progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance,
-        ThreadPoolExecutor(THREADS, "frictionstore-push") as pool,
-    ):
-        stop = threading.Event()
+    with progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance:
 
-        def send(key: str) -> None:
-            if stop.is_set():
-                return
+        def send(key: str, stop: threading.Event) -> None:
             size = header.shard_bytes[key]
-            try:
-                fresh = target.noted(key) != (size, header.manifest[key])
-                if fresh:
-                    with _checked(header, key) as data:
-                        target.write(key, data, header.manifest[key])
-            except BaseException:
-                stop.set()
-                raise
+            fresh = target.noted(key) != (size, header.manifest[key])
+            if fresh:
+                with _checked(header, key) as data:
+                    target.write(key, data, header.manifest[key])
             with lock:
                 advance(size)
                 moved["files"] += fresh
                 moved["bytes"] += size if fresh else 0
 
-        list(pool.map(send, header.shard_bytes))
+        for_each(header.shard_bytes, send, THREADS, "frictionstore-push")
     documents = {key: _document(header, key) for key in header.manifest.keys() - header.shard_bytes}
     documents[CARD] = text
     provenance = header.location.read(schema.PROVENANCE)
@@ -217,14 +207,7 @@ def _document(header: Header, key: str) -> bytes:
 def _checked(header: Header, key: str) -> Iterator[bytes | BinaryIO]:
     """A shard whose bytes are what the manifest says; a large one lies in a temporary file."""
     size = header.shard_bytes[key]
-    digest = hashlib.sha256()
     with BytesIO() if size <= WHOLE_FILE_BYTES else TemporaryFile() as held:
-        for start in range(0, size, PIECE_BYTES):
-            data = header.location.read_range(key, start, min(PIECE_BYTES, size - start))
-            if not data:
-                break
-            digest.update(data)
-            held.write(data)
-        if digest.hexdigest() != header.manifest[key]:
+        if not same(header.location, key, size, header.manifest[key], held.write):
             raise damaged(header, key)
         yield held.getvalue() if isinstance(held, BytesIO) else held

@@ -7,22 +7,22 @@ names.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import re
-import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit
 
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
-from frictionstore.format.header import Header, read_header
+from frictionstore.format.header import Header
 from frictionstore.installed import ROOT, checkout
+from frictionstore.io.base import Location
 from frictionstore.io.durable import explain_os_errors, write_atomic
 from frictionstore.show.page import PAGE, build_page
 from frictionstore.store.reader import Store
@@ -228,7 +228,13 @@ class ViewServer(ThreadingHTTPServer):
         super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def export(store: Store, folder: Path, *, store_url: str | None = None) -> Path:
+class Copy(Protocol):
+    """What writes a copy of a store: `share.copy.copy_store`, which `show` does not know."""
+
+    def __call__(self, place: Location, target: Path, /) -> object: ...
+
+
+def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = None) -> Path:
     """Write the page, and the store beside it, for any static host with range requests.
 
     Parameters
@@ -236,6 +242,8 @@ def export(store: Store, folder: Path, *, store_url: str | None = None) -> Path:
     store : Store
     folder : Path
         Made where it is missing. A page there is replaced; a store there must be the same one.
+    copy : callable
+        Writes the copy (`share.copy.copy_store`), or completes one that is there.
     store_url : str, optional
         Where the store is already, absolute or relative to the page: it is not copied then.
 
@@ -248,61 +256,31 @@ def export(store: Store, folder: Path, *, store_url: str | None = None) -> Path:
     ------
     StoreError
         `folder` holds another page or store, or a file of the store is damaged.
+    BusyError
+        Another process exports the store to `folder`.
     """
     target = folder / "index.html"
     name = store_folder(store)
     page = explorer_page(store_url if store_url is not None else quote(name))
     with explain_os_errors(str(folder), "choose a folder that can be written"):
-        if target.exists() and b'name="frictionstore-store"' not in target.read_bytes():
+        ours = target.is_file() and b'name="frictionstore-store"' in target.read_bytes()
+        if target.is_symlink() or (target.exists() and not ours):
             raise StoreError(
                 f"{printable(target)} is another page: choose another folder, or remove it"
             )
         folder.mkdir(parents=True, exist_ok=True)
         if store_url is None:
-            _copy_store(store, folder / name)
+            _copy_store(store, folder / name, copy)
         write_atomic(target, page)
     return target
 
 
-def _copy_store(store: Store, target: Path) -> None:
-    """Copy, checking every file against the manifest; the name appears when all is there."""
-    if target.exists():
-        if read_header(target).digest != store.digest:
-            raise StoreError(
-                f"{printable(target)} is another store: choose another folder, or remove it"
-            )
-        return
-    partial = target.with_name(target.name + ".copying")
-    if partial.exists():
-        shutil.rmtree(partial)  # what an interrupted copy left
-    location = store.header.location
-    for key, expected in store.header.manifest.items():
-        path = partial / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.sha256()
-        with path.open("wb") as file:
-            for piece in _pieces(store.header, key):
-                digest.update(piece)
-                file.write(piece)
-        if digest.hexdigest() != expected:
-            raise StoreError(
-                f"{printable(location.text)} is damaged: {key} is not the file that "
-                f"{schema.MANIFEST} names; nothing was exported"
-            )
-    for key in (schema.PROVENANCE, schema.MANIFEST):
-        data = location.read(key)
-        if data is not None:
-            (partial / key).write_bytes(data)
-    partial.rename(target)
-
-
-def _pieces(header: Header, key: str) -> Iterator[bytes]:
-    start = 0
-    while True:
-        piece = header.location.read_range(key, start, PIECE)
-        if piece is None:
-            raise StoreError(f"{printable(header.location.text)} is damaged: {key} is missing")
-        if not piece:
-            return
-        yield piece
-        start += len(piece)
+def _copy_store(store: Store, target: Path, copy: Copy) -> None:
+    try:
+        copy(store.header.location, target)
+    except StoreError as error:
+        if error.option is None:
+            raise
+        raise StoreError(
+            f"{printable(target)} is another store: choose another folder, or remove it"
+        ) from error

@@ -7,7 +7,7 @@ fingerprint and digest. Values are copied, nothing is measured again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import RequestError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import canonical_json, leaves
+from frictionstore.format.fingerprint import differing
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
+from frictionstore.store.gather import gather
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.writer import StoreWriter
 from frictionstore.text import did_you_mean, listed, printable
@@ -220,12 +221,9 @@ def _check_alike(parents: list[Store]) -> None:
 
 def _differences(first: Store, other: Store) -> list[str]:
     """One phrase for everything in which two stores were measured differently."""
-    mine, theirs = (dict(leaves(measurement(store.request))) for store in (first, other))
+    mine, theirs = (measurement(store.request) for store in (first, other))
     phrases = [
-        f"{printable(key, 60)} is {_shown(mine, key)} in one and {_shown(theirs, key)} in the other"
-        for key in sorted(mine.keys() | theirs.keys())
-        if (key in mine) != (key in theirs)
-        or canonical_json(mine[key]) != canonical_json(theirs[key])
+        f"{key} is {one} in one and {two} in the other" for key, one, two in differing(mine, theirs)
     ]
     if first.maps != other.maps:
         phrases.append(f"one has maps {', '.join(first.maps)}, the other {', '.join(other.maps)}")
@@ -235,13 +233,6 @@ def _differences(first: Store, other: Store) -> list[str]:
             if a != b:
                 phrases.append(f"{name} of one image has shape {a} in one and {b} in the other")
     return phrases
-
-
-def _shown(values: dict[str, object], key: str) -> str:
-    if key not in values:
-        return "absent"
-    text = canonical_json(values[key]).decode("utf-8", "replace")
-    return printable(text if len(text) <= 40 else f"{text[:18]}…{text[-18:]}")
 
 
 def _named_pieces(
@@ -437,18 +428,4 @@ def _taken(segment: _Segment, name: str, part: slice) -> NDArray[Any]:
     if name == "image_id":
         ids = segment.store.image_ids[rows]
         return np.array([f"{segment.prefix}{text}" for text in ids.tolist()], dtype=object)
-    block = segment.store.header.arrays[name].chunk_images
-    return np.concatenate([array for array in _blocks(segment.store.read, name, rows, block)])
-
-
-def _blocks(
-    read: Callable[[str, slice], NDArray[Any]],
-    name: str,
-    rows: NDArray[np.int64],
-    block: int,
-) -> Iterator[NDArray[Any]]:
-    """The ascending `rows` of an array, one of its chunks at a time."""
-    ends = np.flatnonzero(np.diff(rows // block)) + 1
-    for some in np.split(rows, ends):
-        first = int(some[0])
-        yield read(name, slice(first, int(some[-1]) + 1))[some - first]
+    return gather(segment.store, name, rows)

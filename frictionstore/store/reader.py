@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from frictionstore.cores import cores
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
@@ -46,6 +47,16 @@ def open_store(location: str | os.PathLike[str]) -> Store:
     return Store(read_header(location), os.fspath(location))
 
 
+def _opened_again(location: str, digest: str) -> Store:
+    store = open_store(location)
+    if store.digest != digest:
+        raise StoreError(
+            f"{printable(location)} is another store by now (digest {store.digest[:12]}, not "
+            f"{digest[:12]}): open it anew"
+        )
+    return store
+
+
 class Store:
     """A complete store, read-only.
 
@@ -58,6 +69,11 @@ class Store:
     def __init__(self, header: Header, location: str) -> None:
         self.header = header
         self.location = location
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its address: opened again where it is needed, and the same one or an error."""
+        here = self.location if "://" in self.location else os.path.abspath(self.location)
+        return _opened_again, (here, self.digest)
 
     # ---- what it says about itself ----------------------------------------------------------
 
@@ -285,7 +301,7 @@ class Store:
         if batch is not None and batch < 1:
             raise RequestError(f"batch is {batch}: it must be 1 or more")
         if threads is None:
-            threads = min(os.cpu_count() or 1, 8)
+            threads = cores(8)
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
         n = self.n_images

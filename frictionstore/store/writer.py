@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,27 +29,26 @@ from frictionstore.format.plan import (
     group_document,
     manifest_bytes,
 )
-from frictionstore.io.durable import (
-    claimed,
-    exchange,
-    explain_os_errors,
-    fsync_path,
-    link_or_copy,
-    write_atomic,
+from frictionstore.io.base import TOKEN
+from frictionstore.io.durable import explain_os_errors, fsync_path, link_or_copy, write_atomic
+from frictionstore.io.owned import claimed, prune, unmark
+from frictionstore.store.place import (
+    JOURNAL,
+    PLAN_FILE,
+    belongs,
+    check_replaceable,
+    discard,
+    discard_partial,
+    is_store,
+    partial_path,
+    publish,
+    restore_replaced,
+    take,
 )
 from frictionstore.text import listed, printable
 
-PLAN_FILE = "plan.json"
-JOURNAL = "journal"
+UNFINISHED = "unfinished store"  # what the mark in a folder of ours says it is
 KEPT = "what is complete is kept, run the same command again"
-
-
-def partial_path(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
-
-
-def replaced_path(target: Path) -> Path:
-    return target.with_name(target.name + ".replaced")
 
 
 def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
@@ -158,22 +156,26 @@ class StoreWriter:
         from contextlib import ExitStack
 
         with ExitStack() as stack:
-            stack.enter_context(claimed(self.target))
-            restore_replaced(self.target)
+            self.target = target = stack.enter_context(claimed(self.target))
+            self.partial = partial_path(target)
+            with explain_os_errors(str(target), KEPT):
+                restore_replaced(target)
             keep: dict[int, dict[str, Any]] = {}
-            if self.repair is not None and self.target.is_dir():
-                found = self.repair(self.target, self.plan)
+            if self.repair is not None and target.is_dir():
+                found = self.repair(target, self.plan)
                 self.already_complete, keep = found.sound, found.units
             else:
                 try:
-                    self.already_complete = up_to_date(self.target, self.plan.request)
+                    self.already_complete = up_to_date(target, self.plan.request)
                 except StoreError:
-                    if not self.overwrite or not is_store(self.target):
+                    if not self.overwrite or not is_store(target):
                         raise
-            if self.already_complete:
-                remove_tree(self.partial)
-            else:
-                with explain_os_errors(str(self.partial), KEPT):
+            with explain_os_errors(str(self.partial), KEPT):
+                if self.already_complete:
+                    discard_partial(target)
+                    unmark(target, target)
+                else:
+                    check_replaceable(target)
                     self._prepare()
                     self._link_kept(keep)
             self._stack = stack.pop_all()
@@ -181,16 +183,16 @@ class StoreWriter:
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if self.partial.exists() and self._nothing_recorded():
-                remove_tree(self.partial)  # a run that ended before its first unit leaves nothing
+            if self._nothing_recorded():
+                discard_partial(self.target)  # one that ended before its first unit leaves nothing
         finally:
             self._stack.close()
 
     def _prepare(self) -> None:
-        if self.partial.exists() and not self._resumable():
-            remove_tree(self.partial)
-        if not self.partial.exists():
-            self.partial.mkdir()
+        found = take(self.target, UNFINISHED)
+        if found is not None and not self._resumable(found):
+            discard(self.partial)
+            take(self.target, UNFINISHED)
         if (self.partial / schema.MANIFEST).exists():
             return  # everything but the rename was done
         (self.partial / JOURNAL).mkdir(exist_ok=True)
@@ -203,8 +205,16 @@ class StoreWriter:
             write_atomic(self.partial / name / "zarr.json", document_bytes(array_document(array)))
         self._read_journal()
 
-    def _resumable(self) -> bool:
+    def _resumable(self, found: str) -> bool:
         """Whether the remains are of this plan; False where they hold nothing worth keeping."""
+        if found != UNFINISHED:
+            if self.overwrite:
+                return False
+            raise StoreError(
+                f"{printable(self.partial)} is an unfinished {printable(found, 20)}: finish that, "
+                "remove the folder, or run with",
+                option="overwrite=True",
+            )
         try:
             if (self.partial / schema.MANIFEST).exists():
                 there = read_json(self.partial / "zarr.json")["attributes"]
@@ -226,10 +236,10 @@ class StoreWriter:
             return True
         if self.overwrite or self._nothing_recorded():
             return False
-        found = differences(there_request, self.plan.request)
+        changed = differences(there_request, self.plan.request)
         raise StoreError(
             f"{printable(self.partial)} is the unfinished rest of another run "
-            f"({'; '.join(found[:3]) if found else 'its plan differs'}): finish that run, remove "
+            f"({'; '.join(changed[:3]) if changed else 'its plan differs'}): finish that, remove "
             "the folder, or run with",
             option="overwrite=True",
         )
@@ -238,7 +248,7 @@ class StoreWriter:
         """An interruption before the first recorded unit leaves only what we would write again."""
         if (self.partial / schema.MANIFEST).exists() or not self.partial.is_dir():
             return False
-        expected = {PLAN_FILE, JOURNAL, "zarr.json", *self.plan.arrays, *schema.ARRAYS}
+        expected = {TOKEN, PLAN_FILE, JOURNAL, "zarr.json", *self.plan.arrays, *schema.ARRAYS}
         strange = [
             entry.name
             for entry in self.partial.iterdir()
@@ -285,7 +295,7 @@ class StoreWriter:
                 path = self.partial / key
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.unlink(missing_ok=True)
-                link_or_copy((self.target / key).resolve(), path)
+                link_or_copy(self.target / key, path)
                 self._flush(path)
             write_atomic(self._record_path(number), document_bytes(entry))
             self.recorded[number] = entry
@@ -369,10 +379,10 @@ class StoreWriter:
         with explain_os_errors(str(self.target), KEPT):
             if not (self.partial / schema.MANIFEST).exists():
                 self._complete(provenance)
-            remove_tree(self.partial / JOURNAL)
-            (self.partial / PLAN_FILE).unlink(missing_ok=True)
+            ours = belongs(self.partial)
+            prune(self.partial, lambda key: key.startswith((JOURNAL, PLAN_FILE)) and ours(key))
             fsync_path(self.partial)
-            publish(self.partial, self.target)
+            publish(self.target)
 
     def _complete(self, provenance: Mapping[str, Any]) -> None:
         shards, digests = {}, {}
@@ -380,9 +390,16 @@ class StoreWriter:
             for key, said in entry["files"].items():
                 shards[key] = Shard(said["bytes"], said["crc32c"])
                 digests[key] = said["sha256"]
-        self._remove_strays({*digests, PLAN_FILE})
+        metadata = {"zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)}
+        kept = {*digests, *metadata, PLAN_FILE, TOKEN}
+        ours = belongs(self.partial)
+        # temporary files and what else an interruption left behind, nothing we recorded
+        prune(
+            self.partial,
+            lambda key: key not in kept and not key.startswith(f"{JOURNAL}/") and ours(key),
+        )
         write_atomic(self.partial / "zarr.json", document_bytes(group_document(self.plan, shards)))
-        for key in ("zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)):
+        for key in sorted(metadata):
             digests[key] = hashlib.sha256((self.partial / key).read_bytes()).hexdigest()
         runs: list[dict[str, Any]] = []
         for number in sorted(self.recorded):
@@ -391,16 +408,6 @@ class StoreWriter:
                 runs.append(run)
         write_atomic(self.partial / schema.PROVENANCE, document_bytes({**provenance, "runs": runs}))
         write_atomic(self.partial / schema.MANIFEST, manifest_bytes(digests))
-
-    def _remove_strays(self, content: set[str]) -> None:
-        """Remove what an interruption left behind: temporary files, nothing we recorded."""
-        metadata = {"zarr.json", *(f"{name}/zarr.json" for name in self.plan.arrays)}
-        for folder, _, names in os.walk(self.partial):
-            for name in names:
-                path = Path(folder) / name
-                key = path.relative_to(self.partial).as_posix()
-                if key not in content | metadata and not key.startswith(f"{JOURNAL}/"):
-                    path.unlink()
 
 
 def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
@@ -414,47 +421,3 @@ def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any
             size, plan.shard_chunks, plan.unit_chunks(unit),
         )  # fmt: skip
     return {"bytes": size, "sha256": file_sha256(path), "crc32c": row}
-
-
-def publish(partial: Path, target: Path) -> None:
-    """Give a finished folder its name; a store that has the name is removed after that."""
-    if target.exists():
-        old = replaced_path(target)
-        remove_tree(old)
-        if exchange(partial, target):  # readers find a whole store under the name all the time
-            os.rename(partial, old)
-        else:
-            os.rename(target, old)
-            os.rename(partial, target)
-        fsync_path(target.parent)
-        remove_tree(old)
-    else:
-        os.rename(partial, target)
-        fsync_path(target.parent)
-
-
-def restore_replaced(target: Path) -> None:
-    """Undo a replacement that was interrupted between its two renames."""
-    old = replaced_path(target)
-    if (old / schema.MANIFEST).exists() and not target.exists():
-        os.rename(old, target)
-        fsync_path(target.parent)
-    elif old.exists():
-        remove_tree(old)
-
-
-def is_store(path: Path) -> bool:
-    """Whether replacing `path` would replace a store of ours and nothing else."""
-    try:
-        attributes = read_json(path / "zarr.json")["attributes"]
-        return isinstance(attributes[schema.ATTRIBUTES_KEY], dict)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder; interrupted, it leaves nothing that could be taken for a whole store."""
-    if path.exists():
-        (path / schema.MANIFEST).unlink(missing_ok=True)
-        fsync_path(path)
-        shutil.rmtree(path)

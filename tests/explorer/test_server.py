@@ -24,6 +24,7 @@ import frictionstore as fs
 from frictionstore.cli.main import cli
 from frictionstore.cli.show import open_browser
 from frictionstore.errors import RequestError, StoreError
+from frictionstore.share.copy import copy_store
 from frictionstore.show.view import ViewServer, explorer_page, export, parse_range
 from tests.browser import READY, opened
 from tests.explorer.conftest import plane, serving, smooth_maps
@@ -137,15 +138,15 @@ def test_page_names_its_store_as_data():
 
 def test_export_twice_and_over_other_things(store: fs.Store, tmp_path: Path):
     folder = tmp_path / "site"
-    page = export(store, folder)
+    page = export(store, folder, copy_store)
     assert fs.open(folder / "a b.zarr").digest == store.digest
-    assert export(store, folder) == page
+    assert export(store, folder, copy_store) == page
     other = fs.from_arrays(tmp_path / "other" / "a b.zarr", smooth_maps(5, seed=1))
     with pytest.raises(StoreError, match="is another store"):
-        export(other, folder)
+        export(other, folder, copy_store)
     page.write_text("<h1>my home page</h1>")
     with pytest.raises(StoreError, match="is another page"):
-        export(store, folder)
+        export(store, folder, copy_store)
     assert page.read_text() == "<h1>my home page</h1>"
 
 
@@ -155,7 +156,7 @@ def test_export_refuses_a_damaged_store(store: fs.Store, tmp_path: Path):
     data[50] ^= 1
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"friction/c/0/0/0/0 is not the file"):
-        export(store, tmp_path / "site")
+        export(store, tmp_path / "site", copy_store)
     assert not (tmp_path / "site" / "a b.zarr").exists()
     assert not (tmp_path / "site" / "index.html").exists()
 
@@ -250,7 +251,7 @@ def test_a_packed_store_is_served_as_a_folder_is(visit: Any, digits: fs.Store, t
 def test_an_export_works_on_a_static_host(
     visit: Any, digits: fs.Store, tmp_path: Path, handler: type[BaseHTTPRequestHandler]
 ):
-    export(digits, tmp_path / "site")
+    export(digits, tmp_path / "site", copy_store)
     with (
         static_host(tmp_path, handler) as url,
         visit(url, "site/#image=900&mode=3&patch=5,6") as (page, _),
@@ -262,7 +263,7 @@ def test_an_export_works_on_a_static_host(
 def test_a_page_opens_a_store_of_another_host_that_allows_it(
     browser: Any, digits: fs.Store, tmp_path: Path
 ):
-    export(digits, tmp_path / "site", store_url="unused.zarr")
+    export(digits, tmp_path / "site", copy_store, store_url="unused.zarr")
     folder = Path(digits.location).parent
     with static_host(tmp_path / "site", RangeHandler) as here, opened(browser) as (page, _):
         with static_host(folder, ForeignHandler) as there:
@@ -290,7 +291,7 @@ def test_a_page_opens_a_store_of_another_host_that_allows_it(
 def test_what_is_no_store_is_one_sentence(
     visit: Any, digits: fs.Store, tmp_path: Path, query: str, says: str
 ):
-    export(digits, tmp_path, store_url="unused.zarr")
+    export(digits, tmp_path, copy_store, store_url="unused.zarr")
     for name, text in ("plain", '{"zarr_format": 3, "attributes": {}}'), ("broken", "<html>"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "zarr.json").write_text(text)

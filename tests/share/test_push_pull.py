@@ -17,6 +17,7 @@ from frictionstore.check.verify import verify
 from frictionstore.cli.main import cli
 from frictionstore.errors import BusyError, RequestError, StoreError
 from frictionstore.format.header import read_header
+from frictionstore.io import owned
 from frictionstore.io.base import Location
 from frictionstore.io.locate import locate
 from frictionstore.io.remote import RemoteLocation, split_hub
@@ -98,7 +99,7 @@ def test_half_a_file_is_continued_not_fetched_again(
     part = tmp_path / "x.zarr.partial/S/c/0/0/0/0.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(data[:700])
-    (tmp_path / "x.zarr.partial/transfer.json").write_text("{}")
+    owned.mark(tmp_path / "x.zarr.partial", tmp_path / "x.zarr", "transfer")
     pull(f"{url}/x.zarr", tmp_path)
     (line,) = [line for line in how.requests if "/S/c/0/" in line]
     assert line.endswith(f"bytes=700-{len(data) - 1}")
@@ -110,7 +111,7 @@ def test_a_wrong_half_is_thrown_away(server: Server, whole: Path, tmp_path: Path
     part = tmp_path / "x.zarr.partial/S/c/0/0/0/0.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(b"other bytes")
-    (tmp_path / "x.zarr.partial/transfer.json").write_text("{}")
+    owned.mark(tmp_path / "x.zarr.partial", tmp_path / "x.zarr", "transfer")
     pull(f"{url}/x.zarr", tmp_path)
     assert making.content(tmp_path / "x.zarr") == making.content(whole)
 
@@ -166,14 +167,15 @@ def test_an_unfinished_extraction_is_not_touched(server: Server, tmp_path: Path)
     assert making.write(tmp_path / "x.zarr", plan) == [1, 2]
 
 
-@pytest.mark.parametrize("names", [[], [".transfer.json.12.tmp"], ["transfer.json"]])
+@pytest.mark.parametrize("names", [[], [".frictionstore"], ["transfer.json"]])
 def test_remains_of_the_first_step_do_not_stop_a_pull(
     server: Server, whole: Path, tmp_path: Path, names: list[str]
 ) -> None:
     url, _ = server
     (tmp_path / "x.zarr.partial").mkdir()
     for name in names:
-        (tmp_path / "x.zarr.partial" / name).write_text("{")
+        text = json.dumps({"digest": "0" * 64}) if name == "transfer.json" else ""
+        (tmp_path / "x.zarr.partial" / name).write_text(text)
     pull(f"{url}/x.zarr", tmp_path)
     assert making.content(tmp_path / "x.zarr") == making.content(whole)
 
@@ -185,7 +187,7 @@ def test_an_extraction_does_not_take_the_rest_of_a_pull_for_its_own(
     how.status = {"friction/c/1/0/0/0": 500}
     with pytest.raises(StoreError):
         pull(f"{url}/x.zarr", tmp_path)
-    with pytest.raises(StoreError, match="not what an interrupted run leaves"):
+    with pytest.raises(StoreError, match="is an unfinished transfer: finish that"):
         making.write(tmp_path / "x.zarr", making.plan())
 
 

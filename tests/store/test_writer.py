@@ -16,7 +16,8 @@ import frictionstore as fs
 from frictionstore.errors import BusyError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.plan import StorePlan
-from frictionstore.io.durable import exclusive
+from frictionstore.io import owned
+from frictionstore.io.owned import exclusive
 from frictionstore.store.writer import StoreWriter, partial_path, up_to_date
 
 N, SHARD = 11, 4
@@ -148,7 +149,8 @@ def test_killed_between_manifest_and_rename(tmp_path: Path) -> None:
     """The last step alone is left: another run does it without writing a unit."""
     write(tmp_path / "a.zarr")
     expected = content(tmp_path / "a.zarr")
-    (tmp_path / "a.zarr").rename(partial_path(tmp_path / "a.zarr"))
+    partial = (tmp_path / "a.zarr").rename(partial_path(tmp_path / "a.zarr"))
+    owned.mark(partial, tmp_path / "a.zarr", "unfinished store")
     with StoreWriter(tmp_path / "a.zarr", plan()) as writer:
         assert writer.pending == []
         writer.finalise({})
@@ -187,6 +189,7 @@ def test_killed_between_the_two_renames_of_a_replacement(tmp_path: Path) -> None
     target = tmp_path / "a.zarr"
     write(target)
     before = content(target)
+    owned.mark(target, target, "replaced")
     target.rename(tmp_path / "a.zarr.replaced")
     with StoreWriter(target, plan()) as writer:
         assert writer.already_complete
@@ -207,7 +210,7 @@ def test_something_else_in_the_place_of_the_partial_folder(tmp_path: Path) -> No
     partial = partial_path(tmp_path / "a.zarr")
     partial.mkdir()
     (partial / "notes.txt").write_text("precious")
-    with pytest.raises(StoreError, match="is not what an interrupted run leaves"):
+    with pytest.raises(StoreError, match="is not what an interrupted run left"):
         StoreWriter(tmp_path / "a.zarr", plan()).__enter__()
     assert (partial / "notes.txt").read_text() == "precious"
 

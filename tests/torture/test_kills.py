@@ -15,7 +15,7 @@ import frictionstore as fs
 from frictionstore.check.verify import verify
 from frictionstore.errors import StoreError
 from frictionstore.share.pack import pack
-from frictionstore.store.writer import partial_path, replaced_path
+from frictionstore.store.place import partial_path, replaced_path
 from tests import making
 from tests.torture.processes import Work, Zygote, command
 

@@ -50,7 +50,27 @@ def copy(arguments: list[str]) -> int:
     from frictionstore.share.push_pull import pull
 
     what, source, target = arguments
-    {"pull": pull, "unpack": unpack, "pack": pack}[what](source, target, overwrite=True)
+    try:
+        {"pull": pull, "unpack": unpack, "pack": pack}[what](source, target, overwrite=True)
+    except FrictionstoreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(arguments: list[str]) -> int:
+    """Export SOURCE to FOLDER, with a page that need not be built."""
+    from frictionstore.share.copy import copy_store
+    from frictionstore.show import view
+    from frictionstore.store.reader import open_store
+
+    source, folder = arguments
+    view.explorer_page = lambda url: b'<meta name="frictionstore-store" content="">'
+    try:
+        view.export(open_store(source), Path(folder), copy_store)
+    except FrictionstoreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

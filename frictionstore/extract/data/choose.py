@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.cores import cores
 from frictionstore.errors import DatasetError
 from frictionstore.extract.data.base import ChangedError, Dataset, DatasetOptions
 from frictionstore.extract.data.bundled import Digits, Noise, Photos
@@ -88,6 +88,6 @@ def unreadable(dataset: Dataset, size: int, threads: int | None = None) -> list[
             return True
         return False
 
-    with ThreadPoolExecutor(threads or min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(threads or cores(8)) as pool:
         failed = pool.map(fails, range(len(dataset.ids)), chunksize=16)
         return [index for index, bad in enumerate(failed) if bad]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.cores import cores
 from frictionstore.errors import DatasetError
 from frictionstore.extract.data.base import (
     REMOVE_OR_SKIP,
@@ -22,7 +23,9 @@ from frictionstore.extract.data.base import (
 )
 from frictionstore.extract.given import read_whole
 from frictionstore.format import schema
+from frictionstore.io.base import TOKEN
 from frictionstore.progress import Report
+from frictionstore.store.place import is_store
 from frictionstore.text import listed, printable
 
 UNREADABLE = b""  # in place of a file's SHA-256
@@ -121,7 +124,7 @@ class Folder:
                 raise DatasetError(f"{said}; {REMOVE_OR_SKIP}") from None
             return hashlib.sha256(data).digest(), rules_met(data)
 
-        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        with ThreadPoolExecutor(cores(8)) as pool:
             seen = list(pool.map(look, range(len(self.files))))
         self._digests = [digest for digest, _ in seen]
         parts = [name.encode() for name in self.class_names]
@@ -167,11 +170,14 @@ def _as_text(name: str) -> str:
 
 
 def _class_folders(path: Path) -> tuple[_Found, list[Path]]:
-    """What lies in the folder itself, and its sub-folders, linked ones among them."""
+    """What lies in the folder itself, and its sub-folders, linked ones among them.
+
+    A store that was extracted into the folder, whole or not, is no class.
+    """
     classes: list[Path] = []
     found = _Found()
     _list(path, found, classes, classes)
-    return found, sorted(classes)
+    return found, sorted(p for p in classes if not (is_store(p) or (p / TOKEN).exists()))
 
 
 def _walk(folder: Path) -> _Found:

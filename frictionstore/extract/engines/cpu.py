@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from frictionstore.cores import cores
 from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.data.images import thumbnails
 from frictionstore.extract.encoder.onednn import Encode, pack
@@ -56,7 +56,7 @@ class CpuEngine(NativeEngine):
         **options: Any,
     ) -> None:
         super().__init__(model, maps, device, **options)
-        self.threads = (os.cpu_count() or 1) if threads is None else threads
+        self.threads = cores() if threads is None else threads
         self.fused = kernel_name(model.config.D, "cpu") == "fused-cpu"
         self._encoders: dict[int, Encode | None] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frictionstore-encode")

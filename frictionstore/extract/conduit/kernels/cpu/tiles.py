@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +21,7 @@ from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
+from frictionstore.cores import cores
 from frictionstore.extract.conduit.kernels.cpu import lanes
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 8192  # matrices a thread takes at a time
@@ -191,7 +191,7 @@ def in_chunks(
 
     `smallest` is the least that a thread takes at a time, SMALLEST_CHUNK by default.
     """
-    workers = available_cores() if threads is None else threads
+    workers = cores() if threads is None else threads
     least = SMALLEST_CHUNK if smallest is None else smallest
     chunk = min(max(-(-count // (4 * workers)), least), LARGEST_CHUNK)
     starts = range(0, count, chunk)
@@ -200,10 +200,3 @@ def in_chunks(
         return
     with ThreadPoolExecutor(min(workers, len(starts))) as pool:
         list(pool.map(lambda first: task(first, min(first + chunk, count)), starts))
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

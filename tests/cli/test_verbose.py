@@ -1,0 +1,37 @@
+"""`--verbose` says what was asked again or taken up, and nothing is said without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from frictionstore.cli.main import cli
+from tests import making
+from tests.servers.http import serve
+
+
+def test_what_was_asked_again(tmp_path: Path) -> None:
+    making.write(tmp_path / "x.zarr", making.plan())
+    for number, options in enumerate([["--verbose"], [], ["--verbose", "--quiet"]]):
+        with serve(tmp_path) as (url, how):
+            how.truncate, how.truncate_times = 300, 1
+            to = str(tmp_path / f"to{number}")
+            run = CliRunner().invoke(cli, ["pull", f"{url}/x.zarr", to, *options])
+        assert run.exit_code == 0, run.output
+        assert ("asked again" in run.stderr) == ("--verbose" in options)
+        assert ("up to date" in run.stderr or "pulled" in run.stderr) == ("--quiet" not in options)
+
+
+def test_what_was_taken_up(tmp_path: Path) -> None:
+    from frictionstore.io import owned
+
+    making.write(tmp_path / "x.zarr", making.plan())
+    part = tmp_path / "to/x.zarr.partial/S/c/0/0/0/0.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes((tmp_path / "x.zarr/S/c/0/0/0/0").read_bytes()[:700])
+    owned.mark(tmp_path / "to/x.zarr.partial", tmp_path / "to/x.zarr", "transfer")
+    arguments = ["pull", str(tmp_path / "x.zarr"), str(tmp_path / "to"), "--verbose"]
+    run = CliRunner().invoke(cli, arguments)
+    assert run.exit_code == 0, run.output
+    assert "S/c/0/0/0/0: 700 B are here already" in run.stderr
