@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.errors import StoreError
+from frictionstore.errors import StoreError, UnreachableError
 from frictionstore.format import schema
 from frictionstore.format.shards import CRC_BYTES, MISSING, Read, crc32c, read_index
 from frictionstore.io.base import Location
@@ -99,17 +99,19 @@ def check_shard(
         result.damage.append(Damage(key, rows[0], rows[1], what))
         return result
 
-    found = place.size(key)
-    if found is None:
-        return wrong("is missing")
-    if found != size:
-        return wrong(f"has {found:,} bytes, expected {size:,}")
-    if quick:
-        return result
     try:
+        found = place.size(key)
+        if found is None:
+            return wrong("is missing")
+        if found != size:
+            return wrong(f"has {found:,} bytes, expected {size:,}")
+        if quick:
+            return result
         digest, read = _fetch(place, key, size)
         result.bytes = size
         index = read_index(read, size, plan.shard_chunks)
+    except UnreachableError:
+        raise  # that says nothing about the file
     except StoreError as error:
         return wrong(str(error))
     parts = []

@@ -19,7 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from frictionstore.check.shard import PIECE_BYTES, Damage, ShardCheck, check_shard
-from frictionstore.errors import RequestError, StoreError
+from frictionstore.errors import RequestError, StoreError, UnreachableError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
 from frictionstore.format.header import Header, parse_manifest, read_header
@@ -157,6 +157,8 @@ def verify(
         raise RequestError(f"threads is {threads}: it must be 1 or more")
     try:
         header = read_header(place)
+    except UnreachableError:
+        raise
     except StoreError as error:
         report = _without_header(place, str(error), quick)
     else:
