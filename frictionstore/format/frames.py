@@ -1,4 +1,4 @@
-"""What compressed bytes say of themselves, held against the bytes there are, before they are decoded.
+"""What compressed bytes say of themselves, compared with what there is before they are decoded.
 
 Decoders believe their frame: a length in it that is not true makes them read beyond the frame or
 take any amount of memory. Only the two frames that stores are written with are known here (blosc

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
 
 from frictionstore.errors import StoreError
 from frictionstore.text import printable

@@ -399,7 +399,9 @@ class RemoteLocation:
                 "the store's present address"
             )
         if "without LOCATION" in text:
-            return UnreachableError(f"{where}: the bucket is in another region: set AWS_REGION to it")
+            return UnreachableError(
+                f"{where}: the bucket is in another region: set AWS_REGION to it"
+            )
         status = re.search(r"status code: (\d{3}[ A-Za-z-]*)", text)
         if status:
             return UnreachableError(f"{where}: the server answered {status[1].strip()}")

@@ -22,6 +22,7 @@ import numpy as np
 from frictionstore.errors import StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import differences, file_sha256, fingerprint, read_json
+from frictionstore.format.header import check_readable
 from frictionstore.format.plan import (
     Shard,
     StorePlan,
@@ -143,6 +144,7 @@ class StoreWriter:
         overwrite: bool = False,
         repair: Callable[[Path, StorePlan], Keep] | None = None,
     ) -> None:
+        check_readable(plan, printable(target))
         self.target = target
         self.plan = plan
         self.overwrite = overwrite
