@@ -440,7 +440,8 @@ def _first_difference(found: Any, expected: Any) -> tuple[str, Any, Any]:
     """Where two values differ, as deep as their shapes agree."""
     pairs: list[tuple[str, Any, Any]] = []
     if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
-        pairs = [(f".{key}", found[key], expected[key]) for key in sorted(found)]
+        keys = sorted(found, key=lambda key: (key != "name", key))  # a codec's name says most
+        pairs = [(f".{key}", found[key], expected[key]) for key in keys]
     elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
         pairs = [(f"[{k}]", a, b) for k, (a, b) in enumerate(zip(found, expected, strict=True))]
     for where, a, b in pairs:
