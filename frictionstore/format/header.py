@@ -330,16 +330,22 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
 def _check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPlan]:
     consolidated = group.get("consolidated_metadata")
     documents = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    if not isinstance(documents, dict):
+    if not isinstance(consolidated, dict) or not isinstance(documents, dict):
         raise StoreError(f"{where} is damaged: zarr.json has no consolidated metadata")
 
     def fail(what: str) -> StoreError:
         return StoreError(f"{where}: its group has {what}")
 
-    own = group["attributes"]
-    plain = group_of(own[schema.ATTRIBUTES_KEY], documents)
-    _check_same(own, plain["attributes"], fail, "the attribute ")
-    _check_same(group, plain, fail)
+    # without what is compared by itself, which can be megabytes
+    attributes = {**group["attributes"], schema.ATTRIBUTES_KEY: {}}
+    bare = {
+        **group,
+        "attributes": attributes,
+        "consolidated_metadata": {**consolidated, "metadata": {}},
+    }
+    plain = group_of({}, {})
+    _check_same(attributes, plain["attributes"], fail, "the attribute ")
+    _check_same(bare, plain, fail)
     unknown = sorted(set(documents) - set(schema.ARRAYS))
     if unknown:
         raise StoreError(
@@ -425,6 +431,8 @@ def _check_same(
     kind: str = "",
 ) -> None:
     """Metadata are what the writer writes and no more: a reader of Zarr acts on all of them."""
+    if json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True):
+        return  # text tells 3 from 3.0 and true
     for key in sorted(found.keys() | expected.keys()):
         shown = kind + printable(key, 60)
         if key not in expected:

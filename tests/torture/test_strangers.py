@@ -25,6 +25,7 @@ import frictionstore as fs
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from tests import making
 from tests.servers.http import serve
+from tests.support import DATA
 from tests.torture.forging import blosc, crc, packed, plant, reseal, sealed_shard, zstd_frame
 from tests.torture.test_damage import patience, run
 
@@ -646,16 +647,17 @@ def test_files_whose_names_become_one_id(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from PIL import Image
 
+    from frictionstore.extract.job import run_job
+    from frictionstore.extract.request import Job
+
     for name in (b"a\xff.png", b"a\\xff.png"):
         with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
             Image.new("RGB", (64, 64)).save(file, "PNG")
-    (tmp_path / "out").mkdir()
-    code = run(
-        "extract", "--dataset", f"folder:{tmp_path}", "--encoder", "random", "--device", "cpu",
-        "--out", str(tmp_path / "out/x.zarr"),
-    )  # fmt: skip
-    assert code == 2
-    assert not list((tmp_path / "out").iterdir())
+    job = Job(
+        f"folder:{tmp_path}", str(DATA / "svae/svae_d4.pt"), tmp_path / "out/x.zarr", device="cpu"
+    )
+    assert "twice" in sentence(lambda: run_job(job))
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_two_classes_of_one_name_stay_two(tmp_path: Path) -> None:
