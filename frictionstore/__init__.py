@@ -17,6 +17,7 @@ from frictionstore.version import __version__
 
 if TYPE_CHECKING:
     from frictionstore.check.diff import diff
+    from frictionstore.check.opening import open_store as open
     from frictionstore.check.verify import verify
     from frictionstore.errors import FrictionstoreError
     from frictionstore.share.pack import pack, unpack
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from frictionstore.store.combine import merge, subset
     from frictionstore.store.importing import from_arrays
     from frictionstore.store.reader import Store
-    from frictionstore.store.reader import open_store as open
 
 __all__ = [
     "FrictionstoreError",
@@ -49,7 +49,7 @@ _PUBLIC = {
     "diff": ("frictionstore.check.diff", "diff"),
     "from_arrays": ("frictionstore.store.importing", "from_arrays"),
     "merge": ("frictionstore.store.combine", "merge"),
-    "open": ("frictionstore.store.reader", "open_store"),
+    "open": ("frictionstore.check.opening", "open_store"),
     "pack": ("frictionstore.share.pack", "pack"),
     "pull": ("frictionstore.share.push_pull", "pull"),
     "push": ("frictionstore.share.push_pull", "push"),

@@ -56,5 +56,9 @@ class StoreError(FrictionstoreError):
     """A store is missing, incomplete, damaged or of another format."""
 
 
+class UnreachableError(StoreError):
+    """A server or the network failed: nothing is known of the store behind it."""
+
+
 class BusyError(StoreError):
     """Another process is writing the same store."""

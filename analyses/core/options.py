@@ -29,6 +29,7 @@ class Target:
     out: Path | None
     as_json: bool
     draw: bool
+    verify: bool = False
 
     @functools.cached_property
     def opened(self) -> MapStore:
@@ -36,7 +37,7 @@ class Target:
         import frictionstore
         from frictionstore.analyses.core.source import SelectedClasses
 
-        store: MapStore = frictionstore.open(self.store)
+        store: MapStore = frictionstore.open(self.store, verify="full" if self.verify else None)
         return store if self.classes is None else SelectedClasses(store, self.classes)
 
     def open(self) -> MapStore:
@@ -121,6 +122,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Save tables, arrays and figures in this folder.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+    @click.option("--verify", is_flag=True, help="Check all of the store by SHA-256 first.")
     @click.option("--figures/--no-figures", "draw", default=True, help="Draw figures with --out.")
     @functools.wraps(function)
     def command(
@@ -129,9 +131,10 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         out: Path | None,
         as_json: bool,
         draw: bool,
+        verify: bool,
         **kwargs: Any,
     ) -> Any:
-        return function(target=Target(store, classes, out, as_json, draw), **kwargs)
+        return function(target=Target(store, classes, out, as_json, draw, verify), **kwargs)
 
     return command
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.errors import StoreError
+from frictionstore.errors import StoreError, UnreachableError
 from frictionstore.format import schema
+from frictionstore.format.frames import check_frame, check_texts
 from frictionstore.format.shards import CRC_BYTES, MISSING, Read, crc32c, read_index
 from frictionstore.io.base import Location
 from frictionstore.io.pieces import pieces
@@ -99,17 +100,19 @@ def check_shard(
         result.damage.append(Damage(key, rows[0], rows[1], what))
         return result
 
-    found = place.size(key)
-    if found is None:
-        return wrong("is missing")
-    if found != size:
-        return wrong(f"has {found:,} bytes, expected {size:,}")
-    if quick:
-        return result
     try:
+        found = place.size(key)
+        if found is None:
+            return wrong("is missing")
+        if found != size:
+            return wrong(f"has {found:,} bytes, expected {size:,}")
+        if quick:
+            return result
         digest, read = _fetch(place, key, size)
         result.bytes = size
         index = read_index(read, size, plan.shard_chunks)
+    except UnreachableError:
+        raise  # that says nothing about the file
     except StoreError as error:
         return wrong(str(error))
     parts = []
@@ -180,16 +183,13 @@ def decode_chunk(plan: schema.ArrayPlan, data: bytes | memoryview) -> NDArray[An
     """
     from numcodecs import VLenUTF8, blosc, zstd  # type: ignore[import-untyped]
 
-    size = schema.row_bytes(plan.spec, plan.chunk_shape)
+    check_frame(plan, data)
     try:
         if plan.spec.dtype == "string":
-            texts: NDArray[Any] = VLenUTF8().decode(zstd.decompress(data))
-            if texts.shape != plan.chunk_shape:
-                raise StoreError(f"a chunk holds {texts.size:,} texts")
+            raw = zstd.decompress(data)
+            check_texts(plan, raw)
+            texts: NDArray[Any] = VLenUTF8().decode(raw)
             return texts
-        said = int.from_bytes(data[4:8], "little")  # blosc's header: bytes when decompressed
-        if said != size:
-            raise StoreError(f"a chunk holds {said:,} bytes, expected {size:,}")
         raw = blosc.decompress(data)
         dtype = np.dtype(plan.spec.dtype).newbyteorder("<")
         return np.frombuffer(raw, dtype).reshape(plan.chunk_shape)

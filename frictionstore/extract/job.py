@@ -260,6 +260,7 @@ class _Run:
     ) -> tuple[StorePlan, Dataset]:
         from frictionstore.extract.data.base import Part, whole
         from frictionstore.extract.data.choose import unreadable
+        from frictionstore.format.ids import check_ids
 
         attributes: dict[str, Any] = {}
         kept = dataset
@@ -273,6 +274,7 @@ class _Run:
                     self.report(f"{count:,} {what} cannot be read and are left out")
             if not kept.ids:
                 raise RequestError("none of the images can be read: there is nothing to extract")
+        check_ids(kept.ids)
         return (
             StorePlan(request, len(kept.ids), rows, shard_images, kept.class_names, attributes),
             kept,

@@ -9,14 +9,23 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
-from frictionstore.errors import StoreError
+from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import fingerprint, parse_json
+from frictionstore.format.plan import (
+    Shard,
+    StorePlan,
+    array_document,
+    document_bytes,
+    group_document,
+    group_of,
+)
 from frictionstore.format.shards import CRC_BYTES, index_size
-from frictionstore.io.base import Location
+from frictionstore.io.base import SMALL_FILE_BYTES, Location
 from frictionstore.io.locate import locate
 from frictionstore.text import listed, printable
 
@@ -24,7 +33,11 @@ _MANIFEST_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
 _HEX = re.compile(r"[0-9a-f]{64}")
 _CHECKSUMS = re.compile(r"(?:[0-9a-f]{8}){2,}")
 LARGEST_FILE_BYTES = 1 << 50
-LARGEST_CHUNK_BYTES = 1 << 28  # more in one chunk is a mistake or an attack on the reader's memory
+# What a store may claim of its decoded size: more is a mistake or an attack on a reader's memory.
+LARGEST_CHUNK_BYTES = 1 << 28  # of one chunk; beyond schema.CHUNK_BYTES for one image only
+LARGEST_UNIT_BYTES = 1 << 30  # of one shard, where it is more than one image
+LARGEST_RATIO = 1 << 15  # decoded to stored: zstd's own limit, 128 KiB in 4 bytes
+MOST_IDS_IN_A_BYTE = 16  # ids differ, so they do not shrink to nothing; counting ones reach 2.4
 
 
 def parse_manifest(data: bytes, where: str) -> dict[str, str]:
@@ -188,7 +201,38 @@ def read_group(document: bytes, where: str) -> tuple[dict[str, Any], dict[str, s
     """
     group = _parse_object(document, where)
     attributes = _check_attributes(group, where)
-    return attributes, schema.described(_check_arrays(group, where), attributes["mode_order"])
+    arrays = schema.described(_check_arrays(group, where), attributes["mode_order"])
+    _check_splits(attributes, arrays["label"].shape[0], where)
+    return attributes, arrays
+
+
+def check_readable(plan: StorePlan, where: str) -> None:
+    """Refuse to start on a store that would be refused when it is read.
+
+    Raises
+    ------
+    RequestError
+        It is too large in what a reader bounds: metadata, one image of a map, one shard.
+    """
+    units = range(len(plan.units))
+    shards = {
+        array.shard_key(unit): Shard(
+            LARGEST_FILE_BYTES - 1, "00" * CRC_BYTES * (array.unit_chunks(unit) + 1)
+        )
+        for array in plan.arrays.values()
+        for unit in units
+    }
+    document = document_bytes(group_document(plan, shards))
+    if len(document) > SMALL_FILE_BYTES:
+        raise RequestError(
+            f"{where} would have {len(document):,} bytes of metadata, and readers take up to "
+            f"{SMALL_FILE_BYTES:,}: it has {len(plan.class_names):,} class names and "
+            f"{len(shards):,} shards"
+        )
+    try:
+        read_group(document, where)
+    except StoreError as error:
+        raise RequestError(f"no reader would take that store: {error}") from None
 
 
 def _explain_without_manifest(document: bytes, where: str) -> None:
@@ -286,8 +330,22 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
 def _check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPlan]:
     consolidated = group.get("consolidated_metadata")
     documents = consolidated.get("metadata") if isinstance(consolidated, dict) else None
-    if not isinstance(documents, dict):
+    if not isinstance(consolidated, dict) or not isinstance(documents, dict):
         raise StoreError(f"{where} is damaged: zarr.json has no consolidated metadata")
+
+    def fail(what: str) -> StoreError:
+        return StoreError(f"{where}: its group has {what}")
+
+    # without what is compared by itself, which can be megabytes
+    attributes = {**group["attributes"], schema.ATTRIBUTES_KEY: {}}
+    bare = {
+        **group,
+        "attributes": attributes,
+        "consolidated_metadata": {**consolidated, "metadata": {}},
+    }
+    plain = group_of({}, {})
+    _check_same(attributes, plain["attributes"], fail, "the attribute ")
+    _check_same(bare, plain, fail)
     unknown = sorted(set(documents) - set(schema.ARRAYS))
     if unknown:
         raise StoreError(
@@ -349,18 +407,80 @@ def _check_array(spec: schema.MapSpec, document: object, where: str) -> schema.A
         raise fail(f"chunks of {printable(chunk, 60)}, more than {LARGEST_CHUNK_BYTES:,} bytes")
     if shard[0] % chunk[0]:
         raise fail(f"shards of {shard[0]:,} images, no multiple of its chunks of {chunk[0]:,}")
-    for key, expected in (
-        ("zarr_format", 3),
-        ("node_type", "array"),
-        ("data_type", spec.dtype),
-        ("fill_value", spec.zarr_fill),
-        ("dimension_names", list(spec.dims)),
-        ("chunk_key_encoding", {"name": "default", "configuration": {"separator": "/"}}),
-    ):
-        if document.get(key) != expected:
-            found = printable(json.dumps(document.get(key)), 60)
-            raise fail(f"{key} {found}, expected {json.dumps(expected)}")
-    return schema.ArrayPlan(spec, tuple(shape), chunk[0], shard[0])
+    if chunk[0] > 1 and schema.row_bytes(spec, tuple(chunk)) > schema.CHUNK_BYTES:
+        raise fail(f"chunks of {printable(chunk, 60)}, more than {schema.CHUNK_BYTES:,} bytes")
+    images = min(shard[0], shape[0])
+    if images > 1 and schema.row_bytes(spec, (images, *shape[1:])) > LARGEST_UNIT_BYTES:
+        raise fail(f"shards of {printable(shard, 60)}, more than {LARGEST_UNIT_BYTES:,} bytes")
+    plan = schema.ArrayPlan(spec, tuple(shape), chunk[0], shard[0])
+    expected = array_document(plan)
+    words = document.get("attributes")
+    if not isinstance(words, dict) or not isinstance(words.get("description"), str):
+        raise fail("no description and units in its attributes")
+    # the one difference between versions: a description may say the same in other words
+    said = {**document, "attributes": {**words, "description": plan.spec.description}}
+    _check_same(said["attributes"], expected["attributes"], fail, "the attribute ")
+    _check_same(said, expected, fail)
+    return plan
+
+
+def _check_same(
+    found: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    fail: Callable[[str], StoreError],
+    kind: str = "",
+) -> None:
+    """Metadata are what the writer writes and no more: a reader of Zarr acts on all of them."""
+    if json.dumps(found, sort_keys=True) == json.dumps(expected, sort_keys=True):
+        return  # text tells 3 from 3.0 and true
+    for key in sorted(found.keys() | expected.keys()):
+        shown = kind + printable(key, 60)
+        if key not in expected:
+            raise fail(f"{shown} {_short(found[key])}, which no store has")
+        if key not in found:
+            raise fail(f"no {shown}, expected {_short(expected[key])}")
+        if json.dumps(found[key], sort_keys=True) != json.dumps(expected[key], sort_keys=True):
+            where, there, due = _first_difference(found[key], expected[key])
+            raise fail(f"{shown}{where} {_short(there)}, expected {_short(due)}")
+
+
+def _first_difference(found: Any, expected: Any) -> tuple[str, Any, Any]:
+    """Where two values differ, as deep as their shapes agree."""
+    pairs: list[tuple[str, Any, Any]] = []
+    if isinstance(found, dict) and isinstance(expected, dict) and found.keys() == expected.keys():
+        keys = sorted(found, key=lambda key: (key != "name", key))  # a codec's name says most
+        pairs = [(f".{key}", found[key], expected[key]) for key in keys]
+    elif isinstance(found, list) and isinstance(expected, list) and len(found) == len(expected):
+        pairs = [(f"[{k}]", a, b) for k, (a, b) in enumerate(zip(found, expected, strict=True))]
+    for where, a, b in pairs:
+        if json.dumps(a, sort_keys=True) != json.dumps(b, sort_keys=True):
+            inner, there, due = _first_difference(a, b)
+            return where + inner, there, due
+    return "", found, expected
+
+
+def _short(value: object) -> str:
+    return printable(json.dumps(value), 160)
+
+
+def _check_splits(attributes: dict[str, Any], n_images: int, where: str) -> None:
+    """Splits divide the images in order."""
+    first, names = 0, set()
+    try:
+        for entry in attributes.get("splits", []):
+            name, start, count = entry["name"], entry["first"], entry["count"]
+            if type(start) is not int or type(count) is not int or not isinstance(name, str):
+                raise ValueError
+            if start != first or count < 1 or name in names:
+                raise ValueError
+            names.add(name)
+            first += count
+        if names and first != n_images:
+            raise ValueError
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(
+            f"{where}: attribute splits does not divide its {n_images:,} images"
+        ) from None
 
 
 def _positive_ints(value: object) -> TypeGuard[list[int]]:
@@ -393,10 +513,21 @@ def _check_manifest(
         for unit in range(units):
             key = plan.shard_key(unit)
             count = len(sums[key]) // (2 * CRC_BYTES) - 1
-            if count != plan.unit_chunks(unit) or sizes[key] < index_size(plan.shard_chunks):
+            chunks, size = plan.unit_chunks(unit), sizes[key]
+            if count != chunks or size < index_size(plan.shard_chunks):
                 raise StoreError(
-                    f"{where}: attributes give {key} {sizes[key]:,} bytes and {count:,} chunks, "
-                    f"which does not fit its {plan.unit_chunks(unit):,} chunks"
+                    f"{where}: attributes give {key} {size:,} bytes and {count:,} chunks, "
+                    f"which does not fit its {chunks:,} chunks"
+                )
+            images = min(plan.shard_images, plan.shape[0] - unit * plan.shard_images)
+            if plan.spec.dtype == "string":
+                least = -(-images // MOST_IDS_IN_A_BYTE)
+            else:
+                least = chunks * schema.row_bytes(plan.spec, plan.chunk_shape) // LARGEST_RATIO
+            if size < least:
+                raise StoreError(
+                    f"{where}: {key} has {size:,} bytes, in which {plan.spec.name} of {images:,} "
+                    f"images cannot be: it takes {least:,} or more"
                 )
     if set(manifest) != expected:
         odd = sorted(set(manifest) ^ expected)

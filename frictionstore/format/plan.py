@@ -130,15 +130,17 @@ def array_document(plan: schema.ArrayPlan) -> dict[str, Any]:
 
 def group_document(plan: StorePlan, shards: Mapping[str, Shard] | None) -> dict[str, Any]:
     """Zarr v3 metadata of the store's group, that of its arrays consolidated into it."""
+    arrays = {name: array_document(array) for name, array in plan.arrays.items()}
+    return group_of(plan.group_attributes(shards), arrays)
+
+
+def group_of(attributes: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """A group's metadata with these attributes of a store and the documents of its arrays."""
     return {
         "zarr_format": 3,
         "node_type": "group",
-        "attributes": {schema.ATTRIBUTES_KEY: plan.group_attributes(shards)},
-        "consolidated_metadata": {
-            "kind": "inline",
-            "must_understand": False,
-            "metadata": {name: array_document(array) for name, array in plan.arrays.items()},
-        },
+        "attributes": {schema.ATTRIBUTES_KEY: attributes},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": arrays},
     }
 
 

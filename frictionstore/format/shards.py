@@ -43,7 +43,7 @@ def read_index(read: Read, size: int, n_chunks: int) -> NDArray[np.uint64]:
     Raises
     ------
     StoreError
-        The index does not match its checksum, or points outside the chunks.
+        The index does not match its checksum, or points outside the chunks or to bytes twice.
     """
     import numpy as np
 
@@ -60,7 +60,27 @@ def read_index(read: Read, size: int, n_chunks: int) -> NDArray[np.uint64]:
     good = (count > CRC_BYTES) & (offset <= room) & (count <= room - np.minimum(offset, room))
     if not good[written].all():
         raise StoreError("its index points outside the file")
+    order = np.argsort(offset[written], kind="stable")
+    starts, counts = offset[written][order], count[written][order]
+    if (starts[1:] - starts[:-1] < counts[:-1]).any():
+        raise StoreError("its index names bytes of the file for more than one chunk")
     return index
+
+
+def written_chunks(read: Read, size: int, n_chunks: int, n_written: int) -> list[list[int]]:
+    """Offset and length of the chunks that hold images, which are there and no others.
+
+    Raises
+    ------
+    StoreError
+        The index is damaged, a chunk was never written, or there is one too many.
+    """
+    index = read_index(read, size, n_chunks).tolist()
+    for number, (offset, _) in enumerate(index):
+        if (offset == MISSING) == (number < n_written):
+            what = "was never written" if offset == MISSING else "lies beyond the last image"
+            raise StoreError(f"its chunk {number} {what}")
+    return index[:n_written]
 
 
 def checksums(read: Read, size: int, n_chunks: int, n_written: int) -> str:
@@ -81,15 +101,10 @@ def checksums(read: Read, size: int, n_chunks: int, n_written: int) -> str:
     StoreError
         The index is damaged or a chunk was never written.
     """
-    index = read_index(read, size, n_chunks)
-    row = []
-    for number, (offset, count) in enumerate(index.tolist()):
-        if (offset == MISSING) == (number < n_written):
-            what = "was never written" if offset == MISSING else "lies beyond the last image"
-            raise StoreError(f"its chunk {number} {what}")
-        if offset == MISSING:
-            break
-        row.append(read(offset + count - CRC_BYTES, CRC_BYTES))
+    row = [
+        read(offset + count - CRC_BYTES, CRC_BYTES)
+        for offset, count in written_chunks(read, size, n_chunks, n_written)
+    ]
     row.append(read(size - CRC_BYTES, CRC_BYTES))
     return b"".join(row).hex()
 

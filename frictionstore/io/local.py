@@ -1,18 +1,21 @@
-"""A store in a folder."""
+"""A store in a folder: plain files, no links (`regular.py`)."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from frictionstore.errors import StoreError
 from frictionstore.io.base import SMALL_FILE_BYTES, too_large
+from frictionstore.io.regular import open_regular
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store as ZarrStore
+
+T = TypeVar("T")
 
 
 class LocalLocation:
@@ -29,40 +32,36 @@ class LocalLocation:
         return data
 
     def size(self, key: str) -> int | None:
-        try:
-            return (self.path / key).stat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise self._unreadable(key, error) from error
+        return self._with(key, lambda descriptor: os.fstat(descriptor).st_size)
 
     def read_range(self, key: str, start: int, count: int) -> bytes | None:
+        return self._with(key, lambda descriptor: _pread(descriptor, start, count))
+
+    def _with(self, key: str, use: Callable[[int], T]) -> T | None:
+        """What `use` makes of a file's descriptor; None where there is no such file."""
         try:
-            # a named pipe in place of a file must not make us wait for its other end
-            descriptor = os.open(self.path / key, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_regular(self.path, key)
+            try:
+                return use(descriptor)
+            finally:
+                os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise self._unreadable(key, error) from error
-        try:
-            return _pread(descriptor, start, count)
-        except OSError as error:
-            raise self._unreadable(key, error) from error
-        finally:
-            os.close(descriptor)
-
-    def _unreadable(self, key: str, error: OSError) -> StoreError:
-        return StoreError(f"{printable(self.path / key)} cannot be read: {error.strerror}")
+            raise StoreError(
+                f"{printable(self.path / key)} cannot be read: {error.strerror}"
+            ) from error
 
     def files(self) -> Iterator[str]:
-        for folder, _, names in os.walk(self.path):
-            for name in names:
-                yield (Path(folder) / name).relative_to(self.path).as_posix()
+        for folder, folders, names in os.walk(self.path):
+            here = Path(folder)
+            for name in [*names, *(name for name in folders if (here / name).is_symlink())]:
+                yield (here / name).relative_to(self.path).as_posix()
 
     def zarr_store(self) -> ZarrStore:
-        from zarr.storage import LocalStore
+        from frictionstore.io.ranged import RangedStore
 
-        return LocalStore(self.path, read_only=True)
+        return RangedStore(self)
 
 
 def _pread(descriptor: int, start: int, count: int) -> bytes:

@@ -49,7 +49,10 @@ def _locate_local(path: Path) -> Location:
             if path.suffix == ".zip" and path.is_file():
                 from frictionstore.io.zipped import ZipLocation
 
-                return ZipLocation(LocalLocation(path.parent), path.name)
+                real = path.resolve()  # the zip itself may be a link
+                made = ZipLocation(LocalLocation(real.parent), real.name)
+                made.text = str(path)
+                return made
             raise StoreError(
                 f"{shown} is a file, not a store: a store is a folder, or a .zip made by "
                 "frictionstore pack"

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from frictionstore.errors import RequestError, StoreError
+from frictionstore.errors import RequestError, StoreError, UnreachableError
 from frictionstore.installed import install_command
 from frictionstore.io import relay
 from frictionstore.io.base import SMALL_FILE_BYTES, Location, too_large
@@ -297,7 +297,7 @@ class RemoteLocation:
             answer = self.obstore.get(self.store, path)
             if answer.meta["size"] > SMALL_FILE_BYTES:
                 raise too_large(self.text, key)
-            return bytes(answer.bytes())
+            return self._body(key, answer, answer.meta["size"])
 
         return self._ask(key, request)
 
@@ -311,10 +311,26 @@ class RemoteLocation:
             return b""
         if relay.needed():
             return relay.ask(self.text, "read_range", key, start, count)
+        options = {"range": (start, start + count)}
         return self._ask(
             key,
-            lambda path: bytes(self.obstore.get_range(self.store, path, start=start, length=count)),
+            lambda path: self._body(
+                key, self.obstore.get(self.store, path, options=options), count
+            ),
         )
+
+    def _body(self, key: str, answer: Any, limit: int) -> bytes:
+        """The answer's bytes; more than `limit` are not taken in, whatever the server sends."""
+        parts, have = [], 0
+        for part in answer.stream():
+            parts.append(part)
+            have += len(part)
+            if have > limit:
+                raise UnreachableError(
+                    f"{printable(f'{self.text}/{key}')}: the server sends more than the "
+                    f"{limit:,} bytes that were asked for: it does not answer as a web server must"
+                )
+        return b"".join(parts)
 
     def files(self) -> Iterator[str] | None:
         if not self.can_list:
@@ -362,38 +378,51 @@ class RemoteLocation:
 
     # ---- explaining ---------------------------------------------------------------------------
 
-    def _explained(self, key: str, error: Exception) -> StoreError:
+    def _explained(self, key: str, error: Exception) -> UnreachableError:
         """One sentence for what a server or the network did."""
         where = printable(f"{self.text}/{key}".rstrip("/"))
         kind = type(error).__name__
         text = " ".join(str(error).split())
         if kind in ("PermissionDeniedError", "UnauthenticatedError"):
             hint = f" ({self.hint})" if self.hint else ""
-            return StoreError(f"no permission for {where}, or there is nothing{hint}")
+            return UnreachableError(f"no permission for {where}, or there is nothing{hint}")
         if "RangeNotSupported" in text:
-            return StoreError(
+            return UnreachableError(
                 f"{where}: the server does not answer requests for parts of a file, which "
                 "reading a store in place needs: copy the store's files with another program "
                 "and read the copy"
             )
         if "kind: Timeout" in text or "TimedOut" in text:
-            return StoreError(
+            return UnreachableError(
                 f"{where}: no answer within {timeout_seconds():g} s: try again later, or allow "
                 f"more seconds with {TIMEOUT_VARIABLE}"
             )
         if "kind: Connect" in text:
             reason = "its name is not known" if "dns error" in text else "there is no connection"
-            return StoreError(f"{where} cannot be reached: {reason}")
+            return UnreachableError(f"{where} cannot be reached: {reason}")
         if _broke_off(error):
-            return StoreError(
+            return UnreachableError(
                 f"{where}: the transfer broke off {BODY_TRIES} times: run the same command again"
             )
+        if "MissingContentLength" in text:
+            return UnreachableError(
+                f"{where}: the server does not say how long its answer is (Content-Length), which "
+                "reading a store in place needs: copy the store's files with another program and "
+                "read the copy"
+            )
+        if "following redirect" in text:
+            return UnreachableError(
+                f"{where}: the server sends on from address to address without an end: ask for "
+                "the store's present address"
+            )
         if "without LOCATION" in text:
-            return StoreError(f"{where}: the bucket is in another region: set AWS_REGION to it")
+            return UnreachableError(
+                f"{where}: the bucket is in another region: set AWS_REGION to it"
+            )
         status = re.search(r"status code: (\d{3}[ A-Za-z-]*)", text)
         if status:
-            return StoreError(f"{where}: the server answered {status[1].strip()}")
-        return StoreError(f"{where}: the request failed ({kind})")
+            return UnreachableError(f"{where}: the server answered {status[1].strip()}")
+        return UnreachableError(f"{where}: the request failed ({kind})")
 
 
 def _broke_off(error: Exception) -> bool:

@@ -1,7 +1,8 @@
 """A store in one zip file: read in place by byte ranges.
 
 Only what `pack` writes is read: entries that are stored, not compressed, under plain relative
-names. Anything else in a zip (links, absolute paths, encryption) is refused before use.
+names, each with bytes of its own and the same name in both places where a zip has it. Anything
+else in a zip (links, absolute paths, encryption) is refused before use.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 TAIL_BYTES = 1 << 20  # pack puts metadata last, so one read gives it and the zip's directory
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra
+_UTF8 = 0x800  # the flag of a name in UTF-8
 MOST_ENTRIES = 1_000_000
 
 
@@ -104,6 +106,7 @@ class ZipLocation:
         self.outer, self.key = outer, key
         self.text = f"{outer.text.rstrip('/')}/{key}" if outer.text != "." else key
         self._starts: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
 
     @cached_property
     def _reader(self) -> _Reader:
@@ -119,7 +122,7 @@ class ZipLocation:
         reader = self._reader
         try:
             with zipfile.ZipFile(reader) as archive:
-                infos = archive.infolist()
+                infos, directory = archive.infolist(), archive.start_dir
         except FrictionstoreError:
             raise
         except Exception as error:
@@ -130,13 +133,18 @@ class ZipLocation:
         if len(infos) > MOST_ENTRIES:
             raise StoreError(f"{where} has {len(infos):,} entries, which no store has")
         found: dict[str, zipfile.ZipInfo] = {}
-        for info in infos:
+        end = directory
+        for info in sorted(infos, key=lambda info: info.header_offset, reverse=True):
             check_entry(info, where)
-            if info.is_dir():
-                continue
-            if info.filename in found:
+            if info.filename in self._ends:
                 raise StoreError(f"{where} has two entries {printable(info.filename, 60)!r}")
-            found[info.filename] = info
+            if not 0 <= info.header_offset <= end - _LOCAL_HEADER.size - info.file_size:
+                raise StoreError(
+                    f"{where}: entry {printable(info.filename, 60)!r} shares bytes with the next"
+                )
+            self._ends[info.filename], end = end, info.header_offset
+            if not info.is_dir():
+                found[info.filename] = info
         if "zarr.json" not in found:
             inner = sorted(name for name in found if name.endswith(".zarr/zarr.json"))
             if inner:
@@ -149,13 +157,19 @@ class ZipLocation:
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Where the entry's bytes start; its local header has its own lengths."""
         if info.filename not in self._starts:
-            head = self._reader.range(info.header_offset, _LOCAL_HEADER.size)
+            name = info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437")
+            head = self._reader.range(info.header_offset, _LOCAL_HEADER.size + len(name))
             if len(head) < _LOCAL_HEADER.size:
                 raise self._damaged(info)
-            signature, name_length, extra_length = _LOCAL_HEADER.unpack(head)
+            signature, name_length, extra_length = _LOCAL_HEADER.unpack_from(head)
             start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-            if signature != b"PK\3\4" or start + info.file_size > self._reader.size:
+            if signature != b"PK\3\4" or start + info.file_size > self._ends[info.filename]:
                 raise self._damaged(info)
+            if name_length != len(name) or head[_LOCAL_HEADER.size :] != name:
+                raise StoreError(
+                    f"{printable(self.text)} is damaged: entry {printable(info.filename, 60)!r} "
+                    "has another name where its bytes are"
+                )
             self._starts[info.filename] = start
         return self._starts[info.filename]
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from frictionstore.errors import RequestError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import differing
+from frictionstore.format.ids import check_ids
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
 from frictionstore.store.gather import gather
@@ -303,11 +304,10 @@ def _only_classes(
             + did_you_mean(unknown[0], parent.class_names)
         )
     chosen = set(classes)
-    names = [name for name in parent.class_names if name in chosen]
+    kept = [number for number, name in enumerate(parent.class_names) if name in chosen]
+    names = [parent.class_names[number] for number in kept]  # two of one name stay two
     table = np.full(len(parent.class_names) + 1, schema.NO_LABEL, dtype=np.int32)
-    for number, name in enumerate(parent.class_names):
-        if name in chosen:
-            table[number] = names.index(name)
+    table[kept] = np.arange(len(kept))
     labels = table[parent.labels]
     return labels, names, labels != schema.NO_LABEL
 
@@ -361,6 +361,7 @@ def _write(
         "shard_images": shard_images,
     }
     plan = StorePlan(request, count, rows, shard_images, classes, _attributes(segments))
+    check_ids(text for segment in segments for text in _ids(segment, segment.rows))
     with StoreWriter(target, plan, overwrite=overwrite) as writer:
         pending = writer.pending
         total = sum(len(plan.units[number]) for number in pending)
@@ -426,6 +427,9 @@ def _taken(segment: _Segment, name: str, part: slice) -> NDArray[Any]:
     if name == "label":
         return segment.labels[part]
     if name == "image_id":
-        ids = segment.store.image_ids[rows]
-        return np.array([f"{segment.prefix}{text}" for text in ids.tolist()], dtype=object)
+        return np.array(_ids(segment, rows), dtype=object)
     return gather(segment.store, name, rows)
+
+
+def _ids(segment: _Segment, rows: NDArray[np.int64]) -> list[str]:
+    return [f"{segment.prefix}{text}" for text in segment.store.image_ids[rows].tolist()]

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import RequestError
 from frictionstore.format import schema
+from frictionstore.format.ids import check_ids, check_text
 from frictionstore.format.plan import StorePlan
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.writer import StoreWriter
 from frictionstore.text import did_you_mean, listed, printable
 from frictionstore.version import __version__
 
+MOST_UNNAMED_CLASSES = 1_000_000
 VISIBLE_ORDER = 0.9  # share of neighbouring modes that must agree for an order to be seen
 
 
@@ -86,6 +88,8 @@ def from_arrays(
         if schema.MAPS[name].modes:
             arrays[name] = _largest_first(name, arrays[name], mode_order)
     labels, classes = _labels(label, class_names, n)
+    for name in classes:
+        check_text(name, f"class name {printable(name, 60)!r}")
     index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
     rows = {name: array.shape[1:] for name, array in arrays.items()}
     if shard_images is None:
@@ -193,6 +197,11 @@ def _labels(
             f"label has shape {labels.shape} and dtype {labels.dtype}: expected {n} whole numbers"
         )
     lowest, highest = int(labels.min()), int(labels.max())
+    if class_names is None and highest >= MOST_UNNAMED_CLASSES:
+        raise RequestError(
+            f"label has the value {highest:,}, which without class_names makes as many classes: "
+            f"number the classes from 0 (at most {MOST_UNNAMED_CLASSES:,}), or give class_names"
+        )
     classes = [str(k) for k in range(highest + 1)] if class_names is None else list(class_names)
     if not all(isinstance(name, str) for name in classes):
         raise RequestError("class_names holds something that is not a string")
@@ -209,12 +218,7 @@ def _image_ids(image_id: Sequence[str] | None, n: int) -> NDArray[Any]:
     ids = [str(k) for k in range(n)] if image_id is None else [str(name) for name in image_id]
     if len(ids) != n:
         raise RequestError(f"image_id has {len(ids):,} names, but there are {n:,} images")
-    if len(set(ids)) != n:
-        seen: set[str] = set()
-        for name in ids:
-            if name in seen:
-                raise RequestError(f"image_id names {printable(name)!r} twice: ids must differ")
-            seen.add(name)
+    check_ids(ids)
     return np.asarray(ids, dtype=object)
 
 

@@ -18,8 +18,10 @@ from frictionstore.cores import cores
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
-from frictionstore.format.header import Header, read_header
+from frictionstore.format.header import LARGEST_CHUNK_BYTES, Header, read_header
 from frictionstore.text import byte_count, did_you_mean, listed, printable
+
+WIDE_IDS_BYTES = 64 << 20
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,26 +129,10 @@ class Store:
     @cached_property
     def splits(self) -> dict[str, slice]:
         """Rows of each split of a merged store, in order; empty for other stores."""
-        entries = self.attributes.get("splits", [])
-        splits: dict[str, slice] = {}
-        first = 0
-        try:
-            for entry in entries:
-                name, start, count = entry["name"], entry["first"], entry["count"]
-                if type(start) is not int or type(count) is not int or not isinstance(name, str):
-                    raise ValueError
-                if start != first or count < 1 or name in splits:
-                    raise ValueError
-                splits[name] = slice(start, start + count)
-                first += count
-            if splits and first != self.n_images:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise StoreError(
-                f"{printable(self.location)}: attribute splits does not divide its "
-                f"{self.n_images:,} images"
-            ) from None
-        return splits
+        return {
+            entry["name"]: slice(entry["first"], entry["first"] + entry["count"])
+            for entry in self.attributes.get("splits", [])
+        }
 
     @property
     def n_images(self) -> int:
@@ -242,12 +228,23 @@ class Store:
         return labels
 
     @cached_property
-    def image_ids(self) -> NDArray[np.str_]:
-        """The data set's own name of each image, shape (n_images,)."""
+    def image_ids(self) -> NDArray[np.str_ | np.object_]:
+        """The data set's own name of each image, shape (n_images,).
+
+        Text of one width, or Python strings where one long id would widen all the others (more
+        than `WIDE_IDS_BYTES` and four times what they need).
+        """
         import numpy as np
 
         ids = self.read("image_id", slice(0, self.n_images))
-        return np.array([str(text) for text in ids], dtype=np.str_)
+        texts = [str(text) for text in ids]
+        lengths = [len(text) for text in texts]
+        wide = 4 * max(lengths) * len(texts)
+        explodes = wide > WIDE_IDS_BYTES and wide > 16 * sum(lengths)
+        # text of one width drops a NUL at its end
+        if explodes or any(text.endswith("\0") for text in texts):
+            return np.array(texts, dtype=object)
+        return np.array(texts, dtype=np.str_)
 
     def read(self, name: str, rows: slice) -> NDArray[Any]:
         """One range of images of one array.
@@ -285,8 +282,9 @@ class Store:
         batch : int, optional
             Images per step; by default whole chunks. The last one may be shorter.
         threads : int, optional
-            Blocks decoded at once; by default one per core, at most 8. Memory is that of
-            ``threads + 2`` blocks, whatever the number of images.
+            Blocks decoded at once; by default one per core, at most 8, and fewer where they
+            would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks, whatever the
+            number of images.
 
         Yields
         ------
@@ -306,6 +304,9 @@ class Store:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
         n = self.n_images
         block = max((self.header.arrays[name].chunk_images for name in names), default=n)
+        plans = [self.header.arrays[name] for name in names]
+        largest = sum(schema.row_bytes(p.spec, (block, *p.shape[1:])) for p in plans)
+        threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(largest, 1)))
         step = block if batch is None else batch
 
         held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}

@@ -21,6 +21,7 @@ import numpy as np
 from frictionstore.errors import StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import differences, file_sha256, fingerprint, read_json
+from frictionstore.format.header import check_readable
 from frictionstore.format.plan import (
     Shard,
     StorePlan,
@@ -141,6 +142,7 @@ class StoreWriter:
         overwrite: bool = False,
         repair: Callable[[Path, StorePlan], Keep] | None = None,
     ) -> None:
+        check_readable(plan, printable(target))
         self.target = target
         self.plan = plan
         self.overwrite = overwrite

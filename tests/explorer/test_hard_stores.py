@@ -17,7 +17,7 @@ HOSTILE = [
     "<img src=x onerror=\"document.title='owned'\">",
     "</script><script>document.title='owned'</script>",
     "\u202egnp.exe\u2066",
-    "a" * 5000,
+    "a" * 4000,
     "javascript:alert(1)",
     "'\"`${1}&amp;\0",
     "",

@@ -19,6 +19,7 @@ from frictionstore.errors import RequestError, StoreError
 from frictionstore.store.combine import merge, subset
 from frictionstore.store.writer import StoreWriter
 from tests import making
+from tests.torture.forging import reseal
 
 ALL = ("S", "friction", "settle")
 
@@ -289,8 +290,10 @@ def test_commands(pair: tuple[Path, Path], tmp_path: Path) -> None:
         7,
     ],
 )
-def test_wrong_splits_of_a_store_are_refused(whole: Path, splits: object) -> None:
-    store = fs.open(whole)
-    store.header.attributes["splits"] = splits
+def test_wrong_splits_of_a_store_are_refused(copy: Path, splits: object) -> None:
+    def change(document: dict[str, Any]) -> None:
+        document["attributes"]["frictionstore"]["splits"] = splits
+
+    reseal(copy, change)
     with pytest.raises(StoreError, match="splits does not divide"):
-        _ = store.splits
+        fs.open(copy)
