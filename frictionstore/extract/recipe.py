@@ -17,7 +17,7 @@ GRAMS = ("coordinated", "original")
 
 _TYPES: dict[str, type] = {
     "description": str, "dataset": str, "encoder": str, "out": str, "image_size": int,
-    "maps": list, "engine": str, "device": str, "precision": str, "gram": str,
+    "maps": list, "repeats": int, "engine": str, "device": str, "precision": str, "gram": str,
     "split": str,
     "count": int, "seed": int,
     "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool,
@@ -81,7 +81,7 @@ def read_recipe(name: str) -> dict[str, Any]:
         if (
             isinstance(value, int)
             and kind is int
-            and value < (0 if key in ("seed", "workers") else 1)
+            and value < (0 if key in ("seed", "workers", "repeats") else 1)
         ):
             raise RequestError(f"recipe {printable(name)}: {key} is {value}, which is too small")
     for key, choices in (
