@@ -2,7 +2,7 @@
 
 Repeat k = 1, 2, .. measures `G + E`: E is symmetric, and each entry of its upper triangle is
 `e ulp(G_ij)` with e drawn from {-1, 0, 1}. The draws come from Philox4x32-10 (Salmon, Moraes, Dror
-and Shaw, SC11, 2011), a function of key and counter, so that batch, order and device change nothing:
+and Shaw, SC11, 2011), a function of key and counter: batch, order and device change nothing.
 
 - key: the seed, low word first;
 - counter: the block, the repeat k, the patch (row by row on the grid), the image's row in its data
