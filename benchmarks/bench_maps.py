@@ -64,7 +64,7 @@ def main() -> None:
             for name, taken in seconds.items()
         ],
         f"complete stores of {arguments.images} noise images of 64 x 64, hidden 384, depth 4, "
-        f"random weights, {device}; one after the other in each of {arguments.rounds} rounds, medians",
+        f"random weights, {device}; medians of {arguments.rounds} rounds of one after the other",
     )
     for engine in engines.values():
         engine.close()

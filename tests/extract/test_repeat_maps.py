@@ -58,6 +58,21 @@ def model(name: str) -> Any:
     return build_encoder(read_checkpoint(Source(DATA / f"svae/{name}.pt", "file")), name)
 
 
+def checkpoint(folder: Path, **changes: int) -> str:
+    """A file with random weights."""
+    from frictionstore.extract.encoder.config import SVAEConfig
+    from frictionstore.extract.encoder.svae import PatchSVAE
+
+    config = {
+        "patch_size": 4, "hidden": 8, "depth": 1, "n_cross_layers": 0, "n_heads": 1,
+        "smooth_mid": 4, **changes,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    state = PatchSVAE(SVAEConfig.from_mapping(config, "here")).state_dict()
+    torch.save({"config": config, "model_state_dict": state}, folder / "random.pt")
+    return str(folder / "random.pt")
+
+
 @pytest.mark.parametrize(
     ("name", "size", "which"),
     [("svae_d4", 16, "coordinated"), ("svae_d4", 16, "original"), ("svae_d16", 32, "coordinated")],
@@ -275,7 +290,8 @@ def test_from_arrays_turns_the_modes_and_not_the_repeats(tmp_path: Path) -> None
 
 def test_friction_that_is_noise_is_said(tmp_path: Path, made: Path) -> None:
     said: list[str] = []
-    d16 = {"encoder": str(DATA / "svae/svae_d16.pt"), "image_size": 32, "count": 4}
+    flat = checkpoint(tmp_path, V=256, D=16)  # as the published encoders with D = 16 are
+    d16 = {"encoder": flat, "image_size": 8, "count": 12}
     run_job(job(tmp_path / "a.zarr", maps=None, **d16), report=said.append)
     store = fs.open(tmp_path / "a.zarr")
     friction, exact = store["friction"][:], store["friction_exact"][:]
@@ -294,17 +310,8 @@ def test_friction_that_is_noise_is_said(tmp_path: Path, made: Path) -> None:
 
 
 def test_an_encoder_too_large_for_the_exact_maps(tmp_path: Path) -> None:
-    from frictionstore.extract.encoder.config import SVAEConfig
-    from frictionstore.extract.encoder.svae import PatchSVAE
-
-    config = {
-        "V": 66, "D": 66, "patch_size": 4, "hidden": 8, "depth": 1, "n_cross_layers": 0,
-        "n_heads": 1, "smooth_mid": 4,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    net = PatchSVAE(SVAEConfig.from_mapping(config, "here"))
-    torch.save({"config": config, "model_state_dict": net.state_dict()}, tmp_path / "wide.pt")
-    wide = {"encoder": str(tmp_path / "wide.pt"), "image_size": 4, "count": 1, "repeats": 0}
+    encoder = checkpoint(tmp_path, V=66, D=66)
+    wide = {"encoder": encoder, "image_size": 4, "count": 1, "repeats": 0}
     said: list[str] = []
     # Here the rounded friction cannot be measured either; the sentence comes before that.
     with pytest.raises(MeasurementError, match="friction of image gaussian-0"):
