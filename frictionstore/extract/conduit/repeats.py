@@ -17,7 +17,6 @@ Numba and PyTorch, on every device.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,55 +46,15 @@ def philox(counter: Any, key: tuple[int, int]) -> Any:
     return a, b, c, d
 
 
-def moved(
-    A: Tensor,
-    repeats: range,
-    patch: Tensor,
-    row: Tensor,
-    *,
-    S: Tensor | None = None,
-    seed: int = SEED,
-    threads: int | None = None,
-) -> Tensor:
-    """`G + E` of some repeats.
-
-    Parameters
-    ----------
-    A : Tensor of shape (B, n, n), float32
-        G, of which both triangles are moved alike; with `S`, the matrices V of `V diag(S^2) V'`.
-    repeats : range
-        Their numbers; the first is 1.
-    patch, row : Tensor of shape (B,), int64, on the device of `A`
-        Of each matrix: its place on the grid, and its image's row in the data set.
-    S : Tensor of shape (B, n), float32, optional
-        Singular values: G is what `gram_from_spectrum` gives.
-    seed : int in [0, 2**64)
-    threads : int, optional
-        On a CPU; all cores by default. No value depends on it.
-
-    Returns
-    -------
-    Tensor of shape (repeats, B, n, n), float32
-    """
-    if A.device.type == "cpu" and importlib.util.find_spec("numba") is not None:
-        import torch
-
-        from frictionstore.extract.conduit.kernels.cpu import repeats as compiled
-
-        given = (A.numpy(), repeats, patch.numpy(), row.numpy())
-        spectrum = None if S is None else S.numpy()
-        return torch.from_numpy(compiled.moved(*given, spectrum, key_of(seed), threads))
-    return moved_by_torch(A, repeats, patch, row, S, key_of(seed))
-
-
 def key_of(seed: int) -> tuple[int, int]:
+    """The low and the high word of a seed."""
     return seed & WORD, seed >> 32
 
 
 def moved_by_torch(
     A: Tensor, repeats: range, patch: Tensor, row: Tensor, S: Tensor | None, key: tuple[int, int]
 ) -> Tensor:
-    """`moved` on any device, in operations of PyTorch's."""
+    """`dispatch.moved` on any device, in operations of PyTorch's."""
     import torch
 
     n = A.shape[-1]

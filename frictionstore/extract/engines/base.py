@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.errors import DeviceError
-from frictionstore.extract.conduit import ConduitConstants, repeats
+from frictionstore.extract.conduit import ConduitConstants, dispatch, repeats
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum
 from frictionstore.extract.engines.devices import check_precision, device_name
 from frictionstore.format import schema
@@ -271,7 +271,7 @@ def repeated_maps(
     Parameters
     ----------
     A, S : Tensor of shapes (images, patches, n, n) and (images, patches, n)
-        See `repeats.moved`.
+        See `dispatch.moved`.
     rows : Tensor of shape (images,), int64, on the device of `A`
     measured : callable
         Takes matrices of shape (B, n, n) and gives fields of shape (B, n).
@@ -283,7 +283,7 @@ def repeated_maps(
     for first in range(1, count + 1, repeats.AT_ONCE):
         numbers = range(first, min(first + repeats.AT_ONCE, count + 1))
         spectrum = None if S is None else S.flatten(0, 1)
-        moved = repeats.moved(A.flatten(0, 1), numbers, patch, row, S=spectrum)
+        moved = dispatch.moved(A.flatten(0, 1), numbers, patch, row, S=spectrum)
         for name, x in measured(moved.flatten(0, 1)).items():
             made = x.view(len(numbers), images, patches, n)
             parts.setdefault(f"{name}_repeats", []).append(made)

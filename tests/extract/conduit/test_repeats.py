@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from frictionstore.extract.conduit import repeats  # noqa: E402
+from frictionstore.extract.conduit import dispatch, repeats  # noqa: E402
 from frictionstore.extract.conduit.kernels.cpu import repeats as compiled  # noqa: E402
 from frictionstore.extract.conduit.kernels.cpu.gram import gram_from_spectrum  # noqa: E402
 
@@ -68,7 +68,7 @@ def matrices(n: int, count: int = 40) -> np.ndarray:
 def moved(G: np.ndarray, numbers: range, patch: np.ndarray, row: np.ndarray, **more: object):
     """By both implementations, which agree to the bit."""
     given = (torch.from_numpy(G), numbers, torch.from_numpy(patch), torch.from_numpy(row))
-    made = repeats.moved(*given, **more).numpy()  # type: ignore[arg-type]
+    made = dispatch.moved(*given, **more).numpy()  # type: ignore[arg-type]
     seed = int(more.get("seed", 0))  # type: ignore[call-overload]
     by_torch = repeats.moved_by_torch(*given, more.get("S"), repeats.key_of(seed))  # type: ignore[arg-type]
     np.testing.assert_array_equal(made.view(np.uint32), by_torch.numpy().view(np.uint32))

@@ -95,7 +95,7 @@ def moved(
     key: tuple[int, int],
     threads: int | None = None,
 ) -> np.ndarray:
-    """`repeats.moved` of arrays, with its bits."""
+    """`repeats.moved_by_torch` of arrays, with its bits."""
     B, n = A.shape[:2]
     result = np.empty((len(repeats), B, n, n), np.float32)
     kernel = _kernel(n, S is not None)
