@@ -143,6 +143,8 @@ export class Store {
     for (const [name, document] of Object.entries<any>(documents)) {
       const info = this.mapInfo(name, document, where);
       if (name === "label") this.n = info.shape[0];
+      // Repeats of a measurement are not maps of their own: the analyses judge them.
+      if (document?.dimension_names?.includes?.("repeat")) continue;
       if (name === "image") this.thumbnails = info;
       else if (info.shape.length > 1) this.maps.set(name, info);
       else this.index.set(name, info);
@@ -151,7 +153,10 @@ export class Store {
     if (!first) throw new ReadError(`${where} has no map on the patch grid`);
     this.grid = [first.shape[1], first.shape[2]];
     // In the order people look for them, whatever the order of the metadata.
-    const order = ["friction", "settle", "S", "S_orig", "recon_error", "refinement_residual"];
+    const order = [
+      ...["friction", "settle", "friction_exact", "settle_exact"],
+      ...["S", "S_orig", "recon_error", "refinement_residual"],
+    ];
     const rank = (name: string) => (order.includes(name) ? order.indexOf(name) : order.length);
     const sorted = [...this.maps].sort((a, b) => rank(a[0]) - rank(b[0]));
     this.maps.clear();

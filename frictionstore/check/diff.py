@@ -13,11 +13,12 @@ The bounds are those of the measurement's definition (docs/measurement.md) where
 what a store does not have:
 
 - ``S``, ``S_orig``: `singular_value_bound`, on the squares, so that it holds for values near 0.
-- ``friction``: `friction_bound`.
+- ``friction``, ``friction_exact`` and repeats of either: `friction_bound`.
 - ``recon_error``: `recon_error_bound`, derived there.
 - ``refinement_residual``: `residual_bound`. What is far beyond it comes from eigenvalues that meet,
   where the residual is noise up to 1 and clusters in images; the 99 % alone decide.
-- ``settle``: a threshold on a number near rounding; a tenth of a mode's values may differ.
+- ``settle``, ``settle_exact`` and repeats: a threshold on a number near rounding; a tenth of a
+  mode's values may differ.
 - ``slot``: eigenvalues that all but meet change places; a hundredth of a mode's values may differ.
 - ``image``: computed without the encoder; no value may differ.
 
@@ -139,6 +140,11 @@ RULES: dict[str, Rule] = {
     "slot": Rule(share=0.01, mode_share=0.01, far=False),
     "image": Rule(share=0.0, far=False),
 }
+RULES |= {
+    f"{name}{kind}": RULES[name]
+    for name in ("friction", "settle")
+    for kind in ("_exact", "_repeats", "_exact_repeats")
+}
 
 
 @dataclass
@@ -211,6 +217,10 @@ class MapDifference:
     def add(self, a: NDArray[Any], b: NDArray[Any], ids: list[str]) -> None:
         """Count one block of images, arrays of one shape with `ids` along the first axis."""
         spec, rule = schema.MAPS[self.name], RULES[self.name]
+        dims = spec.dims
+        if spec.modes:  # repeats, where there are any, before the modes
+            a, b = (np.moveaxis(values, spec.mode_axis, -1) for values in (a, b))
+            dims = (*(dim for dim in dims if dim != "mode"), "mode")
         x, y = a.astype(np.float64), b.astype(np.float64)
         same = (a == b) | (np.isnan(x) & np.isnan(y))
         self.values += a.size
@@ -235,8 +245,8 @@ class MapDifference:
             self.beyond_per_mode = _added(self.beyond_per_mode, beyond)
         if rule.far:
             self._add_far(beyond & ~(size <= FAR_BEYOND * bound), ids)
-        self.absolute.offer(size, a, b, ids, spec.dims)
-        self.relative.offer(relative, a, b, ids, spec.dims)
+        self.absolute.offer(size, a, b, ids, dims)
+        self.relative.offer(relative, a, b, ids, dims)
         decades = np.log10(np.clip(relative[~same], 10.0**_LOWEST_DECADE, 9.0))
         bins = ((decades - _LOWEST_DECADE) * _BINS).astype(int)
         self.histogram += np.bincount(bins, minlength=self.histogram.size)

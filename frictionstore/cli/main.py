@@ -62,7 +62,16 @@ def cli() -> None:
     type=click.IntRange(min=1),
     help="Shorter side is resized to this, then cropped.",
 )
-@click.option("--maps", help="Comma-separated maps.  [default: S,friction,settle]")
+@click.option(
+    "--maps",
+    help="Comma-separated maps.  [default: S,friction,settle,friction_exact,settle_exact]",
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(min=0, max=255),
+    help="Measurements of every matrix moved by its last bits, stored beside friction and "
+    "settle; 0 for none.  [default: 2]",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The store to make.")
 @click.option("--engine", type=Choice(["native", "geolip"]), help="Who computes.")
 @click.option("--device", help="auto, cpu, cuda or cuda:K.  [default: auto]")

@@ -10,6 +10,7 @@ import platform
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 
 from frictionstore.cores import cores
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
+from frictionstore.extract.conduit.constants import LARGEST_EXACT_N
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
 from frictionstore.extract.given import expanded
 from frictionstore.extract.recorded import Recorded, asked, version_of
 from frictionstore.extract.request import EncoderIdentity, Job, build_request
+from frictionstore.extract.rounding import Rounding
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import as_json
 from frictionstore.format.plan import StorePlan
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.store.writer import StoreWriter, up_to_date
-from frictionstore.text import printable
+from frictionstore.text import listed, printable
 from frictionstore.version import __version__
 
 if TYPE_CHECKING:
@@ -107,6 +110,7 @@ class _Run:
         self.dataset_read: dict[str, Any] | None = None
         self.identity: EncoderIdentity | None = None
         self.upstream: Any = None
+        self.rounding = Rounding()
 
     def go(self) -> dict[str, Any]:
         from frictionstore.extract.data.base import whole
@@ -116,6 +120,7 @@ class _Run:
         job = self.job
         self._require_packages()
         self.identity = identity = self._identify_encoder()
+        job = self.job = self._possible(identity)
         dataset = self._find_dataset()
         rows = self._row_shapes(identity)
         shard_images = job.shard_images
@@ -247,9 +252,30 @@ class _Run:
         from frictionstore.extract.encoder.config import SVAEConfig
 
         config = SVAEConfig.from_mapping(identity.config, self.job.encoder)
+        job = self.job
         return schema.map_row_shapes(
-            self.job.maps, self.job.image_size, config.patch_size, config.D
+            job.measured_maps, job.image_size, config.patch_size, config.D, job.repeats
         )
+
+    def _possible(self, identity: EncoderIdentity) -> Job:
+        """The job; where its default maps are not made for this encoder, without those."""
+        from frictionstore.extract.encoder.config import SVAEConfig
+
+        job = self.job
+        modes = SVAEConfig.from_mapping(identity.config, job.encoder).D
+        exact = [name for name in job.maps if "_exact" in name]
+        if modes <= LARGEST_EXACT_N or not exact:
+            return job
+        left = tuple(name for name in job.maps if name not in exact)
+        why = (
+            f"{listed(exact)} are made for encoders up to D = {LARGEST_EXACT_N}, and "
+            f"{printable(job.encoder)} has D = {modes}"
+        )
+        if job.maps != schema.DEFAULT_MAPS:
+            others = ",".join(left or ("S", "friction", "settle"))
+            raise RequestError(f"{why}: leave them out, with --maps {others}")
+        self.report(f"{why}: they are left out")
+        return replace(job, maps=left)
 
     def _plan(
         self,
@@ -322,6 +348,7 @@ class _Run:
                             workers=workers,
                             run=run,
                             progress=progress,
+                            seen=self.rounding.add,
                         )
                     seconds = time.monotonic() - began
             writer.finalise(self._provenance(measured, seconds))
@@ -329,6 +356,8 @@ class _Run:
             f"{printable(job.out)} is complete: {plan.n_images:,} images"
             + (f" in {seconds:.1f} s ({measured / seconds:,.0f} images/s)" if measured else "")
         )
+        if self.rounding.is_noise:
+            self.report(self.rounding.sentence)
         return measured
 
     def _engine(self, dataset: Dataset) -> Engine:
@@ -344,7 +373,12 @@ class _Run:
             if job.precision != "float32":
                 raise RequestError("the engine geolip computes in float32: leave --precision out")
             return GeolipEngine(
-                upstream, job.maps, device, value_range=dataset.value_range, gram=job.gram
+                upstream,
+                job.measured_maps,
+                device,
+                value_range=dataset.value_range,
+                gram=job.gram,
+                repeats=job.repeats,
             )
         from frictionstore.extract.encoder.checkpoints import build_encoder, read_checkpoint
 
@@ -362,11 +396,12 @@ class _Run:
         model = build_encoder(checkpoint, self.source.path.name)
         return native_engine(
             model,
-            job.maps,
+            job.measured_maps,
             device,
             value_range=dataset.value_range,
             precision=job.precision,
             gram=job.gram,
+            repeats=job.repeats,
             report=self.report,
         )
 
@@ -405,6 +440,7 @@ class _Run:
             "dataset_read": self.dataset_read,
             "encoder": encoder,
             "measured_images": measured,
+            "friction_against_exact": self.rounding.as_json(),
             "seconds": round(seconds, 3),
             "images_per_second": round(measured / seconds, 2) if measured and seconds else None,
         }

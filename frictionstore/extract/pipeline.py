@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.errors import DatasetError, MeasurementError
-from frictionstore.extract.data.base import Dataset
+from frictionstore.extract.data.base import Dataset, rows_in_whole
 from frictionstore.extract.engines.base import Engine, Maps, Started
 from frictionstore.extract.loading import Batch, BatchLoader, loaded
 from frictionstore.format import schema
@@ -37,9 +37,11 @@ def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
 
 
 def measured(
-    source: Iterator[Batch], engine: Engine
+    source: Iterator[Batch], engine: Engine, dataset: Dataset | None = None
 ) -> Iterator[tuple[Batch, Maps, dict[str, Any]]]:
     """Each batch, its maps and what measured it, in order.
+
+    Rows of a batch are those of `dataset`, or without it those of the whole set.
 
     Raises
     ------
@@ -57,7 +59,8 @@ def measured(
             while under_way:
                 yield finish()
             raise DatasetError(batch.failure or "")
-        under_way.append((batch, engine.start(batch.images)))
+        rows = np.array(batch.rows) if dataset is None else rows_in_whole(dataset, batch.rows)
+        under_way.append((batch, engine.start(batch.images, rows)))
         if len(under_way) > engine.ahead:
             yield finish()
     while under_way:
@@ -99,6 +102,7 @@ def extract_units(
     workers: int,
     run: dict[str, Any],
     progress: Progress = lambda images: None,
+    seen: Callable[[Maps], None] = lambda maps: None,
 ) -> int:
     """Measure and write every unit that is not recorded yet.
 
@@ -113,6 +117,8 @@ def extract_units(
         Recorded with each unit.
     progress : callable
         Told the number of images each time some were measured.
+    seen : callable
+        Given the maps of these.
 
     Returns
     -------
@@ -132,7 +138,7 @@ def extract_units(
     units = [writer.plan.units[number] for number in numbers]
     batches = plan_batches(units, batch_size, engine.tile_images(image_size))
     source = loaded(BatchLoader(dataset, batches, image_size, engine.channels), workers)
-    results = measured(source, engine)
+    results = measured(source, engine, dataset)
     count = 0
     with ThreadPoolExecutor(1, thread_name_prefix="frictionstore-write") as pool:
         writing: Future[None] | None = None
@@ -146,6 +152,7 @@ def extract_units(
                     check_finite(maps, dataset.ids[rows.start : rows.stop], rows.start)
                     for name, values in maps.items():
                         arrays[name][rows.start - unit.start : rows.stop - unit.start] = values
+                    seen(maps)
                     done = rows.stop
                     count += len(rows)
                     progress(len(rows))

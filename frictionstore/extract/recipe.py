@@ -18,7 +18,7 @@ LARGEST = 1 << 53  # of whole numbers
 
 _TYPES: dict[str, type] = {
     "description": str, "dataset": str, "encoder": str, "out": str, "image_size": int,
-    "maps": list, "engine": str, "device": str, "precision": str, "gram": str,
+    "maps": list, "repeats": int, "engine": str, "device": str, "precision": str, "gram": str,
     "split": str,
     "count": int, "seed": int,
     "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool,
@@ -89,9 +89,8 @@ def read_recipe(name: str) -> dict[str, Any]:
                 f"recipe {printable(name)} has an unknown key {printable(key)!r}: "
                 f"the keys are {', '.join(_TYPES)}{did_you_mean(key, _TYPES)}"
             )
-        _check_value(
-            f"recipe {printable(name)}: {key}", value, kind, 0 if key in ("seed", "workers") else 1
-        )
+        least = 0 if key in ("seed", "workers", "repeats") else 1
+        _check_value(f"recipe {printable(name)}: {key}", value, kind, least)
     for key, choices in (
         ("engine", ("native", "geolip")),
         ("precision", PRECISIONS),

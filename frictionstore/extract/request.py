@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frictionstore.errors import RequestError
 from frictionstore.extract.conduit.constants import ConduitConstants
+from frictionstore.extract.conduit.repeats import SEED as REPEATS_SEED
 from frictionstore.extract.recipe import DEFAULT_RECIPE, GRAMS, read_recipe
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import leaves
@@ -33,6 +34,7 @@ class Job:
     device: str = "auto"
     precision: str = "float32"
     gram: str = "coordinated"
+    repeats: int = 2
     split: str | None = None
     count: int | None = None
     seed: int | None = None
@@ -44,6 +46,11 @@ class Job:
     workers: int | None = None
     shard_images: int | None = None
     recipe: str | None = None
+
+    @property
+    def measured_maps(self) -> tuple[str, ...]:
+        """The maps, and the repeats that are stored beside them."""
+        return schema.with_repeats(self.maps, self.repeats)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Job:
@@ -70,7 +77,9 @@ class Job:
         for key in ("out", "data_root"):
             if key in merged:
                 merged[key] = Path(merged[key])
-        return cls(**merged)
+        job = cls(**merged)
+        _ = job.measured_maps  # refuses what does not go together
+        return job
 
 
 @dataclass(frozen=True)
@@ -107,6 +116,7 @@ def build_request(
     described = {**dataset.describe(), "count": len(dataset.ids)}
     if job.skip_unreadable:
         described["skip_unreadable"] = True
+    maps = job.measured_maps
     low, high = dataset.value_range
     resize = (
         "none, drawn at this size" if described["name"] == "noise" else "shorter side, bilinear"
@@ -129,9 +139,11 @@ def build_request(
         },
         "conduit": conduit,
         "precision": job.precision,
-        "maps": {name: schema.MAPS[name].dtype for name in job.maps},
+        "maps": {name: schema.MAPS[name].dtype for name in maps},
         "shard_images": shard_images,
     }
+    if not set(maps).isdisjoint(schema.REPEATS):
+        request["repeats"] = {"count": job.repeats, "seed": REPEATS_SEED}
     for key, value in leaves(request):
         private = any(part.startswith("_") for part in key.split("."))
         if private or (isinstance(value, str) and os.path.isabs(value)):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from frictionstore.errors import RequestError
+from frictionstore.extract.conduit import repeats
 from frictionstore.extract.conduit.constants import (
     DEFAULTS,
     EXACT_FIELDS,
@@ -190,6 +191,47 @@ def conduit_maps(
     """
     check_want(want, threads)
     return _measure(A, tuple(want), threads, constants, kernel)
+
+
+def moved(
+    A: Tensor,
+    numbers: range,
+    patch: Tensor,
+    row: Tensor,
+    *,
+    S: Tensor | None = None,
+    seed: int = repeats.SEED,
+    threads: int | None = None,
+) -> Tensor:
+    """`G + E` of some repeats: see `repeats.py`.
+
+    Parameters
+    ----------
+    A : Tensor of shape (B, n, n), float32
+        G, of which both triangles are moved alike; with `S`, the matrices V of `V diag(S^2) V'`.
+    numbers : range
+        Of the repeats; the first is 1.
+    patch, row : Tensor of shape (B,), int64, on the device of `A`
+        Of each matrix: its place on the grid, and its image's row in the data set.
+    S : Tensor of shape (B, n), float32, optional
+        Singular values: G is what `gram_from_spectrum` gives.
+    seed : int in [0, 2**64)
+    threads : int, optional
+        On a CPU; all cores by default. No value depends on it.
+
+    Returns
+    -------
+    Tensor of shape (numbers, B, n, n), float32
+    """
+    if A.device.type == "cpu" and importlib.util.find_spec("numba") is not None:
+        import torch
+
+        from frictionstore.extract.conduit.kernels.cpu import repeats as compiled
+
+        given = (A.numpy(), numbers, patch.numpy(), row.numpy())
+        spectrum = None if S is None else S.numpy()
+        return torch.from_numpy(compiled.moved(*given, spectrum, repeats.key_of(seed), threads))
+    return repeats.moved_by_torch(A, numbers, patch, row, S, repeats.key_of(seed))
 
 
 def _measure(

@@ -107,6 +107,15 @@ class Part:
         return self.whole.load(self.indices[index], size, **({"grey": True} if grey else {}))
 
 
+def rows_in_whole(dataset: Dataset, rows: range) -> NDArray[np.int64]:
+    """Where images of a `Part`, of a part perhaps, are in the set that it is of."""
+    places = list(rows)
+    while isinstance(dataset, Part):
+        places = [dataset.indices[place] for place in places]
+        dataset = dataset.whole
+    return np.array(places, dtype=np.int64)
+
+
 def whole(dataset: Dataset) -> Dataset:
     """The set that a `Part`, of a part perhaps, is of."""
     while isinstance(dataset, Part):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.errors import DeviceError
-from frictionstore.extract.conduit import ConduitConstants
+from frictionstore.extract.conduit import ConduitConstants, dispatch, repeats
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum
 from frictionstore.extract.engines.devices import check_precision, device_name
 from frictionstore.format import schema
@@ -28,7 +28,9 @@ from frictionstore.progress import Report
 
 Maps = dict[str, NDArray[Any]]
 
-CONDUIT_MAPS = ("friction", "settle", "slot", "refinement_residual")
+CONDUIT_MAPS = (
+    "friction", "settle", "friction_exact", "settle_exact", "slot", "refinement_residual",
+)  # fmt: skip
 ENCODER_MAPS = ("S", "S_orig", "recon_error")
 
 
@@ -63,10 +65,11 @@ class Engine(Protocol):
     def tile_images(self, image_size: int) -> int:
         """Images computed at a time; batches are cut at multiples of this."""
 
-    def start(self, images: NDArray[np.float32]) -> Started:
+    def start(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Started:
         """Begin to measure images of shape (count, channels, size, size).
 
-        `count` is the first axis of each map. The array must not change before the end.
+        `count` is the first axis of each map. `rows`, shape (count,), says where each image is in
+        its data set: repeats depend on it. The arrays must not change before the end.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -91,6 +94,8 @@ class NativeEngine(ABC):
     gram : {"coordinated", "original"}
         What the conduit measures: ``V diag(S^2) V'`` with the coordinated S, or ``M'M``.
     constants : ConduitConstants
+    repeats : int
+        What the maps of repeats hold.
     report : callable, optional
         Takes remarks for the user.
     """
@@ -109,6 +114,7 @@ class NativeEngine(ABC):
         precision: str = "float32",
         gram: str = "coordinated",
         constants: ConduitConstants | None = None,
+        repeats: int = 0,
         report: Report = lambda text: None,
     ) -> None:
         check_precision(precision, device)
@@ -119,6 +125,7 @@ class NativeEngine(ABC):
         self.device = device
         self.value_range = value_range
         self.constants = ConduitConstants() if constants is None else constants
+        self.repeats = repeats
         self.report = report
         self._tile: int | None = None
 
@@ -130,6 +137,15 @@ class NativeEngine(ABC):
     def wanted(self) -> tuple[str, ...]:
         """The maps that the conduit gives."""
         return tuple(name for name in CONDUIT_MAPS if name in self.maps)
+
+    @property
+    def repeated(self) -> dict[str, str]:
+        """The maps of repeats, and which maps they repeat."""
+        return {name: of for name, of in schema.REPEATS.items() if name in self.maps}
+
+    def exact_kernel(self, name: str) -> dict[str, str]:
+        """What says in provenance which kernel measures the exact maps, where there are any."""
+        return {"exact_kernel": name} if any("exact" in one for one in self.maps) else {}
 
     @property
     def fused_spectrum(self) -> bool:
@@ -147,7 +163,9 @@ class NativeEngine(ABC):
 
     def row_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
         config = self.model.config
-        return schema.map_row_shapes(self.maps, image_size, config.patch_size, config.D)
+        return schema.map_row_shapes(
+            self.maps, image_size, config.patch_size, config.D, self.repeats
+        )
 
     def tile_images(self, image_size: int) -> int:
         if self._tile is None:
@@ -171,21 +189,23 @@ class NativeEngine(ABC):
             described["tile_images"] = self._tile
         return described
 
-    def measure(self, images: NDArray[np.float32]) -> Maps:
-        """Start and finish in one."""
-        return self.start(images).finish()
+    def measure(self, images: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> Maps:
+        """Start and finish in one; the data set's first images, unless `rows` says otherwise."""
+        return self.start(images, np.arange(len(images)) if rows is None else rows).finish()
 
-    def start(self, images: NDArray[np.float32]) -> Started:
-        finish = self._begin_in_memory(images)
+    def start(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Started:
+        finish = self._begin_in_memory(images, rows)
         return Started(lambda: self._shaped(finish(), images), self.describe())
 
-    def _begin_in_memory(self, images: NDArray[np.float32]) -> Callable[[], Maps]:
+    def _begin_in_memory(
+        self, images: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> Callable[[], Maps]:
         """Begin with tiles that fit, halving them for good where they do not."""
         size = images.shape[-1]
         while True:
             tile = self.tile_images(size)
             try:
-                return self._begin(images, tile)
+                return self._begin(images, rows, tile)
             except torch.cuda.OutOfMemoryError:
                 self._free_memory()
                 if tile == 1:
@@ -199,7 +219,9 @@ class NativeEngine(ABC):
                 )
 
     @abstractmethod
-    def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
+    def _begin(
+        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+    ) -> Callable[[], Maps]:
         """Begin with tiles of so many images; the function returned waits for the maps."""
 
     @abstractmethod
@@ -208,12 +230,64 @@ class NativeEngine(ABC):
 
     def _shaped(self, made: Maps, images: NDArray[np.float32]) -> Maps:
         shapes = self.row_shapes(images.shape[-1])
-        return {name: made[name].reshape(len(images), *shapes[name]) for name in self.maps}
+        return {
+            name: made[name]
+            .reshape(len(images), *shapes[name])
+            .astype(schema.MAPS[name].dtype, copy=False)  # the exact maps' one rounding
+            for name in self.maps
+        }
+
+    @abstractmethod
+    def _measured(self, G: Tensor, want: Sequence[str]) -> dict[str, Tensor]:
+        """Fields of the conduit of matrices of shape (B, n, n)."""
+
+    def _repeats(self, A: Tensor, S: Tensor | None, rows: Tensor) -> dict[str, Tensor]:
+        """The maps of repeats of G or, with `S`, of `gram(S, V)`; rows of images come first."""
+        if not self.repeated:
+            return {}
+        return repeated_maps(
+            A,
+            rows,
+            self.repeats,
+            lambda G: self._measured(G, tuple(self.repeated.values())),
+            S,
+        )
 
     def _recon_error(self, batch: Tensor, M: Tensor, spectrum: Spectrum, S: Tensor) -> Tensor:
         height, width = batch.shape[-2:]
         made = self.model.decode(self.model.rescale(M, spectrum, S), height, width)
         return self.model.patches((made - batch).square()).mean(dim=-1)
+
+
+def repeated_maps(
+    A: Tensor,
+    rows: Tensor,
+    count: int,
+    measured: Callable[[Tensor], dict[str, Tensor]],
+    S: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Maps of `count` repeats, shape (images, patches, n, count), from what `measured` gives.
+
+    Parameters
+    ----------
+    A, S : Tensor of shapes (images, patches, n, n) and (images, patches, n)
+        See `dispatch.moved`.
+    rows : Tensor of shape (images,), int64, on the device of `A`
+    measured : callable
+        Takes matrices of shape (B, n, n) and gives fields of shape (B, n).
+    """
+    images, patches, n = A.shape[:3]
+    patch = torch.arange(patches, device=A.device).repeat(images)
+    row = rows.repeat_interleave(patches)
+    parts: dict[str, list[Tensor]] = {}
+    for first in range(1, count + 1, repeats.AT_ONCE):
+        numbers = range(first, min(first + repeats.AT_ONCE, count + 1))
+        spectrum = None if S is None else S.flatten(0, 1)
+        moved = dispatch.moved(A.flatten(0, 1), numbers, patch, row, S=spectrum)
+        for name, x in measured(moved.flatten(0, 1)).items():
+            made = x.view(len(numbers), images, patches, n)
+            parts.setdefault(f"{name}_repeats", []).append(made)
+    return {name: torch.cat(some).permute(1, 2, 3, 0) for name, some in parts.items()}
 
 
 def spectrum_or_nan(model: PatchSVAE, M: Tensor) -> Spectrum:

@@ -72,6 +72,7 @@ class CpuEngine(NativeEngine):
         return {
             "encoder_kernel": "onednn" if packed else "torch",
             "conduit_kernel": "fused-cpu" if self.fused else "reference",
+            **self.exact_kernel(kernel_name(self.model.config.D, exact=True)),
             "spectrum_kernel": self.spectrum_kernel("fused-cpu"),
             "attention_kernel": "fused-cpu" if self.fused else "torch",
         }
@@ -83,7 +84,9 @@ class CpuEngine(NativeEngine):
             self._encoders[rows] = pack(self.model, rows, self.precision)
         return self._encoders[rows] or self.model.encode
 
-    def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
+    def _begin(
+        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+    ) -> Callable[[], Maps]:
         parts = [images[first : first + tile] for first in range(0, len(images), tile)]
         with one_thread_each():
             encode = self._encoder(images.shape[-1], tile)
@@ -92,29 +95,34 @@ class CpuEngine(NativeEngine):
         for name in ENCODER_MAPS:
             if name in self.maps:
                 made[name] = torch.cat([part[name] for part in encoded]).numpy()
-        if self.wanted:
+        if self.wanted or self.repeated:
             names = ("gram",) if self.gram == "original" else ("S", "V")
             given = [torch.cat([part[name] for part in encoded]) for name in names]
-            made.update(self._conduit(*given))
+            made.update(self._conduit(torch.from_numpy(rows), *given))
         if "image" in self.maps:
             made["image"] = thumbnails(images, *self.value_range)
         return lambda: made
 
-    def _conduit(self, S: Tensor, V: Tensor | None = None) -> Maps:
+    def _conduit(self, rows: Tensor, S: Tensor, V: Tensor | None = None) -> Maps:
         """Friction and its company, all patches at once: of `gram(S, V)`, or of Gram matrices."""
         if V is not None and self.fused:
             from frictionstore.extract.conduit.kernels.cpu.gram import maps_from_spectrum
 
-            return maps_from_spectrum(
-                S.numpy(), V.numpy(), self.wanted, threads=self.threads, constants=self.constants
-            )
-        fields = conduit_maps(
-            S if V is None else gram(S, V),
-            self.wanted,
-            threads=self.threads,
-            constants=self.constants,
-        )
-        return {name: field.numpy() for name, field in fields.items()}
+            made = {}
+            if self.wanted:
+                made = maps_from_spectrum(
+                    S.numpy(), V.numpy(), self.wanted,
+                    threads=self.threads, constants=self.constants,
+                )  # fmt: skip
+            again = self._repeats(V, S, rows)
+        else:
+            G = S if V is None else gram(S, V)
+            made = {name: x.numpy() for name, x in self._measured(G, self.wanted).items()}
+            again = self._repeats(G, None, rows)
+        return made | {name: x.numpy() for name, x in again.items()}
+
+    def _measured(self, G: Tensor, want: Sequence[str]) -> dict[str, Tensor]:
+        return conduit_maps(G, want, threads=self.threads, constants=self.constants)
 
     def _spectrum(self, M: Tensor) -> Spectrum:
         """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
@@ -144,9 +152,10 @@ class CpuEngine(NativeEngine):
         spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
         made = {"S": S, "S_orig": spectrum.S_orig}
-        if self.wanted and self.gram == "original":
+        measured = self.wanted or self.repeated
+        if measured and self.gram == "original":
             made["gram"] = original_gram(M)
-        elif self.wanted:
+        elif measured:
             made["V"] = spectrum.V
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from frictionstore.errors import CheckpointError, DeviceError, MeasurementError, RequestError
+from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.data.images import thumbnails
 from frictionstore.extract.encoder.checkpoints import (
     Checkpoint,
@@ -30,13 +31,17 @@ from frictionstore.extract.encoder.checkpoints import (
     read_checkpoint,
 )
 from frictionstore.extract.encoder.config import SVAEConfig
-from frictionstore.extract.engines.base import Maps, Started, original_gram
+from frictionstore.extract.engines.base import Maps, Started, original_gram, repeated_maps
 from frictionstore.extract.engines.devices import available_memory, device_name
 from frictionstore.format import schema
 from frictionstore.installed import install_command
 from frictionstore.text import byte_count, printable
 
-GIVEN = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "image")
+EXACT = ("friction_exact", "settle_exact")
+GIVEN = (
+    "S", "friction", "settle", *EXACT, *schema.REPEATS, "S_orig", "recon_error",
+    "refinement_residual", "image",
+)  # fmt: skip
 BATCH = 64
 AGREEMENT = 1e-3  # of the largest value; a config that is overlooked makes a tenth or more
 SPECTRAL = ("eigh", "svd")  # in the names of torch's operations that find singular values
@@ -187,6 +192,7 @@ class GeolipEngine:
         *,
         value_range: tuple[float, float] = (0.0, 1.0),
         gram: str = "coordinated",
+        repeats: int = 0,
     ) -> None:
         missing = [name for name in maps if name not in GIVEN]
         if missing:
@@ -198,6 +204,7 @@ class GeolipEngine:
         self.model = upstream.model
         self.config = SVAEConfig.from_mapping(upstream.config, "given by geolip_svae")
         self.gram = gram
+        self.repeats = repeats
         self.solver = conduit_module.FLEighConduit().to(device)
         self.maps = tuple(maps)
         self.device = device
@@ -241,7 +248,10 @@ class GeolipEngine:
         )
 
     def row_shapes(self, image_size: int) -> dict[str, tuple[int, ...]]:
-        return schema.map_row_shapes(self.maps, image_size, self.config.patch_size, self.config.D)
+        config = self.config
+        return schema.map_row_shapes(
+            self.maps, image_size, config.patch_size, config.D, self.repeats
+        )
 
     def describe(self) -> dict[str, Any]:
         described = {
@@ -253,6 +263,9 @@ class GeolipEngine:
             "conduit_kernel": f"{type(self.solver).__module__}.{type(self.solver).__qualname__}",
             "torch": torch.__version__,
         }
+        if any("exact" in name for name in self.maps):
+            kernel = kernel_name(self.config.D, str(self.device), exact=True)
+            described["exact_kernel"] = kernel
         for key in ("solver", "svd_mode", "svd_method", "svd_compute_dtype"):
             value = getattr(self.model, key, None)
             if isinstance(value, str):
@@ -262,13 +275,14 @@ class GeolipEngine:
             described["spectrum_kernel"] = ", ".join(sorted(self._spectral)) or own
         return described
 
-    def start(self, images: NDArray[np.float32]) -> Started:
-        made = self.measure(images)
+    def start(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Started:
+        made = self.measure(images, rows)
         return Started(lambda: made, self.describe())
 
-    def measure(self, images: NDArray[np.float32]) -> Maps:
+    def measure(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Maps:
+        tiles = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
         try:
-            parts = [self._measure(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+            parts = [self._measure(images[tile], rows[tile]) for tile in tiles]
         except MeasurementError:
             raise
         except Exception as error:  # upstream's code meets what it meets
@@ -291,7 +305,7 @@ class GeolipEngine:
         return out
 
     @torch.inference_mode()
-    def _measure(self, images: NDArray[np.float32]) -> Maps:
+    def _measure(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Maps:
         count, _, size, _ = images.shape
         batch = torch.zeros((BATCH, *images.shape[1:]))
         batch[:count] = torch.from_numpy(images)
@@ -304,11 +318,11 @@ class GeolipEngine:
         else:
             gram = torch.einsum("bnij,bnj,bnjk->bnik", Vt.transpose(-2, -1), S.square(), Vt)
         packet = self.solver(gram.reshape(-1, modes, modes))
-        given: dict[str, Any] = {
-            "S": S,
-            "friction": packet.friction.reshape(S.shape).flip(-1),
-            "settle": packet.settle.reshape(S.shape).flip(-1),
-        }
+        given: dict[str, Any] = {"S": S, **_largest_first(packet)}
+        exact = [name for name in EXACT if name in self.maps]
+        if exact:
+            given |= conduit_maps(gram.float().reshape(-1, modes, modes), exact)
+        given |= self._repeated(gram, rows)
         if "S_orig" in self.maps:
             given["S_orig"] = svd["S_orig"]
         if "refinement_residual" in self.maps:
@@ -327,12 +341,33 @@ class GeolipEngine:
                     f"expected {shape} an image"
                 )
             array = array.reshape(BATCH, *shape)[:count]
-            made[name] = array.astype(np.uint8 if name == "settle" else np.float32)
+            made[name] = array.astype(schema.MAPS[name].dtype)
         return made
+
+    def _repeated(self, gram: torch.Tensor, rows: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+        """The maps of repeats: what the same solver gives for the moved matrices."""
+        wanted = {of for name, of in schema.REPEATS.items() if name in self.maps}
+        if not wanted:
+            return {}
+        exact = [name for name in EXACT if name in wanted]
+
+        def measured(G: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {
+                **(_largest_first(self.solver(G)) if wanted - set(EXACT) else {}),
+                **(conduit_maps(G, exact) if exact else {}),
+            }
+
+        places = torch.zeros(len(gram), dtype=torch.int64)
+        places[: len(rows)] = torch.from_numpy(rows)
+        return repeated_maps(gram.float(), places.to(self.device), self.repeats, measured)
 
     def _recon_error(self, batch: torch.Tensor, recon: torch.Tensor) -> torch.Tensor:
         squared = (recon - batch.to(self.device)).square().mean(dim=1, keepdim=True)
         return torch.nn.functional.avg_pool2d(squared, self.config.patch_size)
+
+
+def _largest_first(packet: Any) -> dict[str, torch.Tensor]:
+    return {"friction": packet.friction.flip(-1), "settle": packet.settle.flip(-1)}
 
 
 class _Watch(TorchDispatchMode):

@@ -99,7 +99,8 @@ class GpuEngine(NativeEngine):
             with self._on_device():
                 M = torch.ones((1, 1, V, D), device=self.device)
                 found = self._spectrum(M)
-                self._conduit(M, self.model.coordinate(found.S_orig, self._attend), found.V)
+                S = self.model.coordinate(found.S_orig, self._attend)
+                self._conduit(M, S, found.V, torch.zeros(1, dtype=torch.int64, device=self.device))
         except torch.cuda.OutOfMemoryError:
             return True  # met again, and dealt with, when images are measured
         except Exception as error:
@@ -120,6 +121,7 @@ class GpuEngine(NativeEngine):
         return {
             "encoder_kernel": "torch",
             "conduit_kernel": "fused-gpu" if self.fused else "reference",
+            **self.exact_kernel("fused-gpu" if self.fused else "reference"),
             "spectrum_kernel": self.spectrum_kernel("fused-gpu"),
             "attention_kernel": "fused-gpu" if self.fused else "torch",
         }
@@ -130,12 +132,15 @@ class GpuEngine(NativeEngine):
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _begin(self, images: NDArray[np.float32], tile: int) -> Callable[[], Maps]:
+    def _begin(
+        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+    ) -> Callable[[], Maps]:
         with self._on_device():
-            parts = [
-                {name: self._transfers.fetch(x) for name, x in self._tile_maps(part, tile).items()}
-                for part in (images[first : first + tile] for first in range(0, len(images), tile))
-            ]
+            parts = []
+            for first in range(0, len(images), tile):
+                part = slice(first, first + tile)
+                queued = self._tile_maps(images[part], rows[part], tile)
+                parts.append({name: self._transfers.fetch(x) for name, x in queued.items()})
             arrived = self._transfers.arrived()
         made: Maps = {}
         if "image" in self.maps:
@@ -149,7 +154,9 @@ class GpuEngine(NativeEngine):
 
         return finish
 
-    def _tile_maps(self, images: NDArray[np.float32], tile: int) -> dict[str, Tensor]:
+    def _tile_maps(
+        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+    ) -> dict[str, Tensor]:
         """Queue what one tile takes; its maps on the device, one row to an image."""
         model, count = self.model, len(images)
         host = torch.from_numpy(images)
@@ -164,8 +171,10 @@ class GpuEngine(NativeEngine):
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
         made = {name: made[name] for name in ENCODER_MAPS if name in self.maps}
-        if self.wanted:
-            made.update(self._conduit(M, S, spectrum.V))
+        if self.wanted or self.repeated:
+            places = torch.zeros(tile, dtype=torch.int64)
+            places[:count] = torch.from_numpy(rows)
+            made.update(self._conduit(M, S, spectrum.V, self._transfers.send(places)))
         return {name: x[:count] for name, x in made.items()}
 
     def _spectrum(self, M: Tensor) -> Spectrum:
@@ -182,22 +191,22 @@ class GpuEngine(NativeEngine):
 
         return fused_attention_gpu.attend(qkv, heads)
 
-    def _conduit(self, M: Tensor, S: Tensor, V: Tensor) -> dict[str, Tensor]:
+    def _conduit(self, M: Tensor, S: Tensor, V: Tensor, rows: Tensor) -> dict[str, Tensor]:
         """Friction and its company from the coordinated spectrum, or from M itself."""
-        original = self.gram == "original"
-        if self.fused:
-            from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
+        A, spectrum = V, S if self.fused and self.gram != "original" else None
+        if spectrum is None:
+            A = original_gram(M) if self.gram == "original" else gram(S, V)
+        fields = self._measured(A.flatten(0, 1), self.wanted, spectrum)
+        made = {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}
+        return made | self._repeats(A, spectrum, rows)
 
-            A = original_gram(M) if original else V  # with S given, V stands for gram(S, V)
-            fields = fused_gpu.measure(
-                A.flatten(0, 1),
-                self.wanted,
-                self.constants,
-                S=None if original else S.flatten(0, 1),
-            )
-        else:
-            A = original_gram(M) if original else gram(S, V)
-            fields = conduit_maps(
-                A.flatten(0, 1), self.wanted, constants=self.constants, kernel="reference"
-            )
-        return {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}
+    def _measured(
+        self, G: Tensor, want: Sequence[str], S: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if not self.fused:
+            return conduit_maps(G, want, constants=self.constants, kernel="reference")
+        from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
+
+        # With S given, G stands for the V of gram(S, V).
+        S = None if S is None else S.flatten(0, 1)
+        return fused_gpu.measure(G, want, self.constants, S=S)

@@ -133,7 +133,7 @@ print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.value
     assert _run(code, tmp_path).split() == ["0", "1"]
     assert _run(code, tmp_path).split() == ["1", "0"]
     edited = code.replace(
-        "fused_cpu.measure", "tiles._source_digest = lambda: 'x'\nfused_cpu.measure"
+        "fused_cpu.measure", "tiles.source_digest = lambda: 'x'\nfused_cpu.measure"
     )
     assert _run(edited, tmp_path).split() == ["0", "1"]
 

@@ -113,7 +113,7 @@ def test_where_it_is_different_torch_s_own_products_are_taken(
         if other:
             monkeypatch.setattr(torch.ops, "mkldnn", Other(kind))
         engine = native_engine(load("speckle"), ("S",), torch.device("cpu"))
-        started = engine.start(images)
+        started = engine.start(images, np.arange(len(images)))
         made.append(started.finish()["S"])
         assert started.described["encoder_kernel"] == ("torch" if other else "onednn")
         engine.close()

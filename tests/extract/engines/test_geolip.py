@@ -359,3 +359,38 @@ def test_an_allocation_that_fails_is_one_sentence(
     monkeypatch.setattr(StandInModel, "forward", other)
     with pytest.raises(MeasurementError, match="geolip_svae or geolip_core failed: KeyError"):
         run_job(job(tmp_path / "a.zarr", count=3))
+
+
+def test_exact_maps_and_repeats_are_of_the_matrices_that_it_measured(
+    tmp_path: Path, stand_ins: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from frictionstore.extract.conduit import conduit_maps
+    from tests.extract.conduit.test_repeats import scalar_moved
+
+    solver = sys.modules["geolip_core.linalg.conduit"].FLEighConduit
+    forward, given = solver.forward, []
+
+    def noted(self: Any, A: Any) -> Any:
+        given.append(A.numpy().copy())
+        return forward(self, A)
+
+    monkeypatch.setattr(solver, "forward", noted)
+    measured = ["friction", "settle", "friction_exact", "settle_exact"]
+    maps = [*measured, *(f"{name}_repeats" for name in measured)]
+    run_job(job(tmp_path / "a.zarr", maps=maps, count=66))
+    store = fs.open(tmp_path / "a.zarr")
+    assert store.provenance["runs"][0]["exact_kernel"] == "fused-cpu"
+    assert len(given) == 4  # two tiles: the matrices, and both repeats of them
+    for row, tile, place in ((0, 0, 0), (63, 0, 63), (65, 1, 1)):
+        first = slice(16 * place, 16 * place + 16)
+        G = given[2 * tile][first]
+        for name, expected in conduit_maps(G, measured).items():
+            found = store[name][row].reshape(16, 4)
+            np.testing.assert_array_equal(found, expected.astype(found.dtype))
+        for repeat in (1, 2):
+            moved = np.stack([scalar_moved(G[patch], repeat, patch, row) for patch in range(16)])
+            theirs = given[2 * tile + 1].reshape(2, 64 * 16, 4, 4)[repeat - 1][first]
+            np.testing.assert_array_equal(theirs, moved)
+            for name, expected in conduit_maps(moved, measured).items():
+                found = store[f"{name}_repeats"][row, ..., repeat - 1].reshape(16, 4)
+                np.testing.assert_array_equal(found, expected.astype(found.dtype))

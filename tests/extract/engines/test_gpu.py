@@ -39,7 +39,8 @@ from pathlib import Path
 
 module.pack = lambda *_: None  # both with torch's own products
 
-maps = ("S", "friction", "settle", "S_orig", "recon_error", "refinement_residual", "slot", "image")
+from frictionstore.format import schema
+maps = tuple(schema.MAPS)
 cpu = torch.device("cpu")
 rng = np.random.default_rng(0)
 for name, size, count in (("svae_d4", 16, 37), ("svae_d16", 32, 3)):
@@ -48,11 +49,11 @@ for name, size, count in (("svae_d4", 16, 37), ("svae_d16", 32, 3)):
     images[1, 0, 0, 0] = np.nan
     GpuEngine.tile_patches = CpuEngine.tile_patches
     made = []
-    for engine in (CpuEngine(model, maps, cpu), GpuEngine(model, maps, cpu)):
+    for engine in (CpuEngine(model, maps, cpu, repeats=3), GpuEngine(model, maps, cpu, repeats=3)):
         tile = engine.tile_images(size)
         with torch.inference_mode():
             torch.set_num_threads(1)
-            made.append(engine.measure(images))
+            made.append(engine.measure(images, 7 + np.arange(count)))
         print(name, engine.kernels(), "tiles", -(-count // tile))
         engine.close()
     for key in maps:
@@ -76,7 +77,8 @@ def test_its_maps_are_those_of_the_cpu_in_the_interpreter() -> None:
     for stage in ("conduit", "spectrum", "attention"):
         assert f"'{stage}_kernel': 'fused-gpu'" in done.stdout
     assert "tiles 2" in done.stdout
-    assert "'conduit_kernel': 'reference', 'spectrum_kernel': 'torch.linalg.eigh'" in done.stdout
+    without = "'conduit_kernel': 'reference', 'exact_kernel': 'reference', "
+    assert without + "'spectrum_kernel': 'torch.linalg.eigh'" in done.stdout
 
 
 def test_where_its_kernels_cannot_run_it_says_so_and_goes_on() -> None:
@@ -91,7 +93,7 @@ def test_where_its_kernels_cannot_run_it_says_so_and_goes_on() -> None:
     assert said[0].startswith("Triton's kernels cannot be used here (")
     assert said[0].endswith("): going on without them, which is slower")
     images = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
-    started = engine.start(images)
+    started = engine.start(images, np.arange(len(images)))
     assert started.described["conduit_kernel"] == "reference"
     assert started.described["spectrum_kernel"] == "torch.linalg.eigh"
     made = started.finish()
@@ -110,7 +112,7 @@ class Recorder:
         self.ahead = ahead
         self.events: list[str] = []
 
-    def start(self, images: np.ndarray) -> Started:
+    def start(self, images: np.ndarray, rows: np.ndarray) -> Started:
         number = int(images[0, 0, 0, 0])
         self.events.append(f"start {number}")
 
@@ -202,7 +204,10 @@ def test_starting_ahead_changes_nothing_on_a_gpu() -> None:
     images = np.random.default_rng(0).random((64, 3, 16, 16)).astype(np.float32)
     halves = [images[:32].copy(), images[32:].copy()]
     one_by_one = [engine.measure(half) for half in halves]
-    together = [started.finish() for started in [engine.start(half) for half in halves]]
+    together = [
+        started.finish()
+        for started in [engine.start(half, np.arange(len(half))) for half in halves]
+    ]
     for a, b in zip(one_by_one, together, strict=True):
         for key, values in a.items():
             np.testing.assert_array_equal(values, b[key], key)

@@ -72,7 +72,7 @@ class Tile:
 
 
 @functools.cache
-def _source_digest() -> str:
+def source_digest() -> str:
     # Part of every cached kernel's identity: Numba itself watches only the file with the loop.
     files = sorted(Path(__file__).parents[2].rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
@@ -81,7 +81,7 @@ def _source_digest() -> str:
 def specification(module: str, **settings: Any) -> str:
     """The literal text that names a tile program: `emit(tile, settings)` of a module here."""
     part = max(1, register_width() // 2)  # float64 numbers in a register
-    named = {"module": module, "source": _source_digest(), "part": part, **settings}
+    named = {"module": module, "source": source_digest(), "part": part, **settings}
     return json.dumps(named, sort_keys=True)
 
 
