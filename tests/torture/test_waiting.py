@@ -104,6 +104,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /
 
 
 @linux
+@pytest.mark.slow
 def test_a_killed_loading_process_is_noticed(
     tmp_path: Path, images: Path, counts: Counter[str]
 ) -> None:
@@ -125,6 +126,7 @@ def test_a_killed_loading_process_is_noticed(
 
 
 @linux
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL", "SIGKILL of all"])
 def test_signals_leave_nobody_behind(
     tmp_path: Path, images: Path, counts: Counter[str], name: str
@@ -153,6 +155,7 @@ def test_signals_leave_nobody_behind(
 
 
 @linux
+@pytest.mark.slow
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path, images: Path) -> None:
     """Under nohup a run outlives its terminal."""
     code = (
@@ -167,6 +170,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path, images: Path) ->
 
 
 @linux
+@pytest.mark.slow
 def test_kills_at_random_instants(
     tmp_path: Path, images: Path, counts: Counter[str], full: bool, seed: int
 ) -> None:
