@@ -112,7 +112,7 @@ def test_hostile_names_are_text(show: Any, tmp_path: Path):
     n = len(HOSTILE)
     store = fs.from_arrays(
         tmp_path / "hostile.zarr", smooth_maps(n), label=np.arange(n), class_names=HOSTILE,
-        image_id=[f"{name}{k}" for k, name in enumerate(HOSTILE)],
+        image_id=[f"{name}{k}".replace("\0", "") for k, name in enumerate(HOSTILE)],
     )  # fmt: skip
     with show(store, "#image=0&mode=1") as (page, _):
         assert page.text_content("#detail-title") == HOSTILE[0] + "0"
