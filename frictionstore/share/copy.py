@@ -61,7 +61,8 @@ class Copied:
 
 def store_name(text: str) -> str:
     """Name of the folder for a store at `text`: its last part, ending in ``.zarr``."""
-    name = unquote(text.rstrip("/").rsplit("/", 1)[-1])
+    name = text.rstrip("/").rsplit("/", 1)[-1]
+    name = unquote(name) if "://" in text else name
     name = name.removesuffix(".zip")
     stem = name.removesuffix(".zarr")
     if stem in ("", ".", "..") or "/" in stem or "\0" in stem:

@@ -139,7 +139,7 @@ def push_to_hub(
         answered = f"the Hub answered {status}" if status is not None else type(error).__name__
         hint = ": check HF_TOKEN or run hf auth login" if status in (401, 403, 404) else ""
         raise StoreError(
-            f"hf://{printable(rest)} cannot be written ({answered}){hint or ': run it again'}"
+            f"{printable(f'hf://{rest}')} cannot be written ({answered}){hint or ': run it again'}"
         ) from None
     return len(missing), moved
 

@@ -26,7 +26,7 @@ from frictionstore.installed import ROOT, checkout
 from frictionstore.io.durable import explain_os_errors, write_atomic
 from frictionstore.show.page import PAGE, build_page
 from frictionstore.store.reader import Store
-from frictionstore.text import printable
+from frictionstore.text import printable, show
 
 LOOPBACK = "127.0.0.1"
 PIECE = 1 << 20  # bytes read and sent at a time
@@ -59,7 +59,7 @@ def explorer_page(store_url: str) -> bytes:
             "Node 20 or newer is there and npm can fetch packages"
         )
     if problem is not None:
-        print(f"the explorer page is older than its sources ({problem})", file=sys.stderr)
+        show(f"the explorer page is older than its sources ({problem})", err=True)
     page = path.read_bytes()
     if page.count(_META) != 1:
         raise RequestError(f"the explorer page is of another version: remove {path} and view again")
