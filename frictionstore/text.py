@@ -20,15 +20,15 @@ from frictionstore.errors import OutputError
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 # A user name in front of a host, or one with a password, which may hold a slash where the text
-# after the colon is no port.
+# after the colon is no port. A path has one slash left of two.
 _CREDENTIALS = re.compile(
-    r"(?<=://)(?:datasets/|spaces/)?(?:[^/\s]{0,2000}@|[^/\s:]{0,200}:(?!\d*(?:[/\s]|$))\S{0,2000}@)"
+    r"(:/{1,2})(?:datasets/|spaces/)?(?:[^/\s]{0,2000}@|[^/\s:]{0,200}:(?!\d*(?:[/\s]|$))\S{0,2000}@)"
 )
 
 
 def without_credentials(text: str) -> str:
     """`text` with the user names and passwords of the addresses in it taken out."""
-    return _CREDENTIALS.sub("***@", text) if "@" in text else text
+    return _CREDENTIALS.sub(r"\1***@", text) if "@" in text else text
 
 
 def show(text: str, *, err: bool = False) -> None:
