@@ -30,7 +30,7 @@ from frictionstore.installed import ROOT, checkout
 from frictionstore.io.durable import explain_os_errors, write_atomic
 from frictionstore.show.page import PAGE, build_page
 from frictionstore.store.reader import Store
-from frictionstore.text import printable, show
+from frictionstore.text import printable, show, without_credentials
 
 LOOPBACK = "127.0.0.1"
 HTTP_PORT = 80
@@ -324,6 +324,8 @@ def export(store: Store, folder: Path, *, store_url: str | None = None) -> Path:
     StoreError
         `folder` holds another page or store, or a file of the store is damaged.
     """
+    if store_url is not None and without_credentials(store_url) != store_url:
+        raise RequestError("the address in store_url holds a user name or password: leave it out")
     target = folder / "index.html"
     name = store_folder(store)
     page = explorer_page(store_url if store_url is not None else quote(name))

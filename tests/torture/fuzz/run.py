@@ -7,17 +7,55 @@ ends in anything but one sentence is written to the working folder and named.
 
 from __future__ import annotations
 
+import json
+import random
 import sys
+from typing import Any
 
 import atheris  # type: ignore[import-not-found]
 
-with atheris.instrument_imports(include=["frictionstore", "zipfile", "json"]):
+with atheris.instrument_imports(include=["frictionstore", "zipfile"]):
     from tests.torture.fuzz import targets
+
+ODD: list[Any] = [
+    None, True, 0, -1, 1, 2**31, 2**63, 2**64, 1e308, 0.5, "", "x", "\x1b[31m\n", "\ud800", "..",
+    "../x", "/", [], {}, [[]], {"": ""}, [None], "9" * 400,
+]  # fmt: skip
+
+
+def change(value: Any, draw: random.Random) -> Any:
+    """A JSON value with one place of it replaced, removed, repeated or renamed."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value or [])
+    places = list(inside) if isinstance(value, dict | list) else []
+    if not places or draw.random() < 0.05:
+        return draw.choice(ODD)
+    key, held = draw.choice(places)
+    what = draw.random()
+    if what < 0.1:
+        del value[key]
+    elif what < 0.2 and isinstance(value, dict):
+        value[str(draw.choice(ODD))] = value.pop(key)
+    elif what < 0.3 and isinstance(value, list):
+        value.append(held)
+    else:
+        value[key] = change(held, draw)
+    return value
+
+
+def mutate(data: bytes, limit: int, seed: int) -> bytes:
+    draw = random.Random(seed)
+    try:
+        text = json.dumps(change(json.loads(data), draw))
+    except (ValueError, RecursionError):
+        return bytes(atheris.Mutate(data, limit))
+    changed = text.encode()
+    return changed if len(changed) <= limit and draw.random() < 0.9 else atheris.Mutate(data, limit)
 
 
 def main() -> None:
     name = sys.argv.pop(1)
-    atheris.Setup(sys.argv, lambda data: targets.fed(name, data))
+    structured = {"custom_mutator": mutate} if name in ("header", "saved", "index") else {}
+    atheris.Setup(sys.argv, lambda data: targets.fed(name, data), **structured)
     atheris.Fuzz()
 
 
