@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from frictionstore.text import printable
+
 JSON = dict[str, Any]
 
 
@@ -64,12 +66,13 @@ def differences(there: JSON, asked: JSON) -> list[str]:
     old, new = dict(leaves(there)), dict(leaves(asked))
     phrases = []
     for key in sorted(old.keys() | new.keys()):
+        shown = printable(key, 60)
         if key not in new:
-            phrases.append(f"{key} is {_short(old[key])} there, and was not asked for")
+            phrases.append(f"{shown} is {_short(old[key])} there, and was not asked for")
         elif key not in old:
-            phrases.append(f"{key} is absent there, {_short(new[key])} was asked for")
+            phrases.append(f"{shown} is absent there, {_short(new[key])} was asked for")
         elif old[key] != new[key] or type(old[key]) is not type(new[key]):
-            phrases.append(f"{key} is {_short(old[key])} there, {_short(new[key])} was asked for")
+            phrases.append(f"{shown} is {_short(old[key])} there, {_short(new[key])} was asked for")
     return phrases
 
 

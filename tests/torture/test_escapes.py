@@ -154,6 +154,8 @@ def test_a_store_whose_free_texts_are_hostile(
         ["merge", hostile, sound, "--out", tmp_path / "m.zarr"],
         ["subset", hostile, "--classes", "x", "--out", tmp_path / "s.zarr"],
         ["subset", hostile, "--limit", 3, "--out", tmp_path / f"{NAME}s.zarr"],
+        ["subset", sound, "--limit", 3, "--out", hostile],  # the requests' keys that differ
+        ["merge", sound, sound, "--names", "a,b", "--out", hostile],
         ["pack", hostile], ["unpack", hostile.with_suffix(".zip"), "--out", tmp_path / "u.zarr"],
         ["pull", hostile, tmp_path / NAME], ["push", hostile, tmp_path / f"p{NAME}"],
         ["analyze", "mode-variance", hostile, "--out", results],

@@ -25,8 +25,9 @@ ODD: list[Any] = [
 
 def change(value: Any, draw: random.Random) -> Any:
     """A JSON value with one place of it replaced, removed, repeated or renamed."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value or [])
-    places = list(inside) if isinstance(value, dict | list) else []
+    places: list[tuple[Any, Any]] = []
+    if isinstance(value, dict | list):
+        places = list(value.items() if isinstance(value, dict) else enumerate(value))
     if not places or draw.random() < 0.05:
         return draw.choice(ODD)
     key, held = draw.choice(places)
