@@ -66,12 +66,13 @@ class Suggesting(click.Group):
 class ExplainingGroup(Suggesting):
     """A group whose commands' errors end in one sentence and an exit status."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+    def main(self, *args: Any, **options: Any) -> Any:
         """As click's, but what it has to say goes through `show` as all else does."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **options)
+        run: Any = super().main
+        if not options.pop("standalone_mode", True):
+            return run(*args, standalone_mode=False, **options)
         try:
-            status = super().main(*args, standalone_mode=False, **options)
+            status = run(*args, standalone_mode=False, **options)
         except click.ClickException as error:
             said = io.StringIO()
             error.show(said)

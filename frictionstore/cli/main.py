@@ -149,11 +149,11 @@ def open_closed_streams() -> None:
         except OSError:
             opened = os.open(os.devnull, flag)  # the lowest number that is free
             os.set_inheritable(opened, True)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
-def warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """A warning of a library, which may quote a stranger's text."""
     show(f"{category.__name__}: {message}", err=True)
 

@@ -68,7 +68,7 @@ SECRET = "pa55word"
 WITH_SECRETS = [
     f"{scheme}://{who}{place}"
     for scheme in ("hf", "http", "https", "s3", "ftp", "HF")
-    for who in (f"user:{SECRET}@", f"{SECRET}@", f"user:{SECRET}/x@", f"user:a@{SECRET}@", f":{SECRET}@")
+    for who in (f"u:{SECRET}@", f"{SECRET}@", f"user:{SECRET}/x@", f"u:a@{SECRET}@", f":{SECRET}@")
     for place in ("owner/name/x.zarr", "owner", "datasets/owner/name")
 ] + [f"hf://datasets/user:{SECRET}@owner/name/x.zarr", f"x hf://u:{SECRET}@a"]  # fmt: skip
 

@@ -63,7 +63,7 @@ def header(data: bytes) -> None:
         own = document["attributes"][schema.ATTRIBUTES_KEY]
         own["fingerprint"] = fingerprint(own["request"])
         keys = [f"{name}/zarr.json" for name in document["consolidated_metadata"]["metadata"]]
-        keys += list(own["shard_bytes"])
+        keys += [str(key) for key in own["shard_bytes"]]
         data = json.dumps(document).encode()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         keys = []
@@ -75,7 +75,7 @@ def header(data: bytes) -> None:
 
 
 def shard(data: bytes) -> None:
-    """A shard, its index with the checksum that fits it; the first two bytes say how many chunks."""
+    """A shard, its index with the checksum that fits it; two bytes before it count its chunks."""
     if len(data) < 2:
         return
     n_chunks, written = data[0] % 32 + 1, data[1]
