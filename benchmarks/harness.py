@@ -89,7 +89,7 @@ def save(name: str, rows: list[dict[str, Any]], notes: str) -> None:
     RESULTS.mkdir(exist_ok=True)
     entry = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/bench_{name}.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
         "notes": notes,

@@ -11,6 +11,7 @@ from pathlib import Path
 import harness
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = Path(__file__).parent / "pages"  # what stands above and below the tables
 ORDER = (
     "extraction",
     "encoder",
@@ -40,7 +41,7 @@ TITLES = {
 
 
 def main() -> None:
-    parts = [(DOCS / "performance.head.md").read_text().rstrip()]
+    parts = [(PAGES / "head.md").read_text().rstrip()]
     found = {path.stem: json.loads(path.read_text()) for path in harness.RESULTS.glob("*.json")}
     for name in [*ORDER, *sorted(set(found) - set(ORDER))]:
         if name not in found:
@@ -51,7 +52,7 @@ def main() -> None:
             f"`{entry['command']}`, {entry['date'][:10]}. {entry['notes']}.",
             harness.table(entry["rows"]),
         ]
-        extra = DOCS / f"performance.{name}.md"
+        extra = PAGES / f"{name}.md"
         if extra.exists():
             parts.append(extra.read_text().strip())
     machines = {json.dumps(entry["machine"], sort_keys=True) for entry in found.values()}

@@ -62,3 +62,18 @@ class UnreachableError(StoreError):
 
 class BusyError(StoreError):
     """Another process is writing the same store."""
+
+
+class OutputError(FrictionstoreError):
+    """Standard output cannot be written.
+
+    Parameters
+    ----------
+    reason : Exception
+    """
+
+    def __init__(self, reason: Exception) -> None:
+        super().__init__(
+            f"standard output cannot be written: {getattr(reason, 'strerror', None) or reason}"
+        )
+        self.pipe = isinstance(reason, BrokenPipeError)

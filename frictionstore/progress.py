@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from frictionstore.text import printable, silence, write
+
 Report = Callable[[str], None]  # takes a remark for the user
 
 PATIENCE = 2.0  # seconds before anything is shown
@@ -31,7 +33,8 @@ def progress_bar(
         False does nothing: the library is quiet, the command line decides. Nothing is shown
         where standard error is no terminal.
     """
-    show = show and sys.stderr.isatty()
+    show = show and watched()
+    label, after = printable(label), printable(after)
     started = time.monotonic()
     done, drawn, finished = 0, 0.0, False
 
@@ -45,11 +48,10 @@ def progress_bar(
             ending = _duration(left) + " left"
         else:
             ending = after if after and not finished else _duration(elapsed)
-        sys.stderr.write(
+        _put(
             f"\r{label} [{'#' * filled}{'.' * (WIDTH - filled)}] {done:,}/{total:,} "
             f"{rate:,.0f} {unit}/s, {ending}\x1b[K"
         )
-        sys.stderr.flush()
 
     def advance(count: int) -> None:
         nonlocal done, drawn
@@ -67,8 +69,20 @@ def progress_bar(
         if drawn:
             now = time.monotonic()
             draw(now)
-            sys.stderr.write("\n" if now - started >= PATIENCE else "\r\x1b[K")
-            sys.stderr.flush()
+            _put("\n" if now - started >= PATIENCE else "\r\x1b[K")
+
+
+def watched() -> bool:
+    """Whether standard error is a terminal, where somebody may see progress."""
+    return sys.stderr is not None and not sys.stderr.closed and sys.stderr.isatty()
+
+
+def _put(text: str) -> None:
+    """Draw; a terminal that went away is no reason to end the work."""
+    try:
+        write(sys.stderr, text)
+    except (OSError, ValueError):
+        silence(sys.stderr)
 
 
 def _duration(seconds: float) -> str:

@@ -1,19 +1,83 @@
-"""Text that came from outside, made safe to print.
+"""Text that came from outside, made safe to print, and the one place that prints.
 
 Class names, image ids and paths in a store are somebody else's data: on a terminal they must
-not move the cursor, change colours or reverse the line. HTML has its own escaping.
+not move the cursor, change colours or reverse the line. Whoever puts foreign text into a sentence
+makes it `printable`, so that it cannot pretend to be another line; what `show` prints has no
+control character but its line breaks, whoever forgot. HTML has its own escaping.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import sys
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import TextIO
+
+from frictionstore.errors import OutputError
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# A user name in front of a host, or one with a password, which may hold a slash where the text
+# after the colon is no port. A path has one slash left of two.
+_CREDENTIALS = re.compile(
+    r"(:/{1,2})(?:datasets/|spaces/)?(?:[^/\s]{0,2000}@|[^/\s:]{0,200}:(?!\d*(?:[/\s]|$))\S{0,2000}@)"
+)
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user names and passwords of the addresses in it taken out."""
+    return _CREDENTIALS.sub(r"\1***@", text) if "@" in text else text
+
+
+def show(text: str, *, err: bool = False) -> None:
+    """Print text and a line break; every other control or format character becomes an escape.
+
+    Parameters
+    ----------
+    text : str
+    err : bool
+        On standard error. What cannot be written there is lost, and the work goes on.
+
+    Raises
+    ------
+    OutputError
+        Standard output cannot be written.
+    """
+    lines = without_credentials(text).split("\n")
+    safe = "\n".join(line if line.isprintable() else _escaped(line) for line in lines)
+    stream = sys.stderr if err else sys.stdout
+    try:
+        write(stream, safe + "\n")
+    except (OSError, ValueError) as error:
+        silence(stream)
+        if not err:
+            raise OutputError(error) from error
+
+
+def write(stream: TextIO | None, text: str) -> None:
+    """Write text now; what the stream's encoding has no character for becomes an escape."""
+    if stream is None:
+        raise OSError("it is closed")
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
+
+
+def silence(stream: TextIO | None) -> None:
+    """Send what a broken stream still holds nowhere, or Python complains when it ends."""
+    with suppress(Exception):
+        assert stream is not None
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def printable(text: object, limit: int = 200) -> str:
     """`text` on one line with control, format and unassigned characters shown as escapes.
+
+    User names and passwords in addresses are left out.
 
     Parameters
     ----------
@@ -22,15 +86,18 @@ def printable(text: object, limit: int = 200) -> str:
     limit : int
         Longer text is cut and ends with an ellipsis.
     """
-    shown = []
-    for character in str(text)[: limit + 1]:
-        if unicodedata.category(character) in _HIDDEN:
-            shown.append(character.encode("unicode_escape", "surrogatepass").decode("ascii"))
-        else:
-            shown.append(character)
-    if len(shown) > limit:
-        shown[limit:] = ["…"]
-    return "".join(shown)
+    whole = without_credentials(str(text))
+    shown = _escaped(whole[:limit])
+    return shown + "…" if len(whole) > limit else shown
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        if unicodedata.category(character) in _HIDDEN
+        else character
+        for character in text
+    )
 
 
 def listed(items: list[str] | tuple[str, ...], limit: int = 5) -> str:

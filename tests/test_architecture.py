@@ -20,7 +20,9 @@ ROOT = DATA.parent.parent
 
 # Rooms by level; a module imports from its own room and from rooms of lower levels.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("text", "errors", "version", "progress", "installed", "cores"),
+    ("errors", "version", "installed", "cores"),
+    ("text",),
+    ("progress",),
     ("io",),
     ("format",),
     ("store",),

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 
 from frictionstore.analyses.core.parameters import Parameters, asks
-from frictionstore.text import printable
+from frictionstore.text import printable, show
 
 if TYPE_CHECKING:
     from frictionstore.analyses.core.passes import Plan
@@ -65,23 +65,24 @@ class Target:
         """
         from frictionstore.analyses.core.results import answers, text
         from frictionstore.analyses.core.saved import earlier_results, save_all
+        from frictionstore.cli.options import print_json
 
         if self.as_json:
             if len(results) == 1:
-                click.echo(results[0].to_json())
+                print_json(results[0].to_json())
             else:
-                click.echo("[" + ",\n".join(result.to_json() for result in results) + "]")
+                print_json("[" + ",\n".join(result.to_json() for result in results) + "]")
         elif brief:
             summaries = [result for result in results if result.analysis == "summary"]
             others = [result for result in results if result.analysis != "summary"]
-            click.echo("\n\n".join([answers(others), *(text(result) for result in summaries)]))
+            show("\n\n".join([answers(others), *(text(result) for result in summaries)]))
         else:
-            click.echo("\n\n".join(text(result) for result in results))
+            show("\n\n".join(text(result) for result in results))
         if self.out is not None:
             count = earlier_results(self.out, results)
             folder = save_all(results, self.out, figures=self.draw)
             instead = f" instead of {count} earlier of the same analysis and map" if count else ""
-            click.echo(f"saved in {printable(folder)}{instead}", err=self.as_json)
+            show(f"saved in {printable(folder)}{instead}", err=self.as_json)
 
 
 def refuse_given(reason: str, *names: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from frictionstore.cli.options import quiet_option, say, store_argument
-from frictionstore.text import listed, printable
+from frictionstore.text import listed, printable, show
 
 
 @click.command()
@@ -47,4 +47,4 @@ def report(
         for one in analyse(opened, folder, missing, show_progress=not quiet):
             say(f"left out {one['analysis']} of {one['feature']}: {one['reason']}", quiet)
     target = folder / "index.html" if out is None else out
-    click.echo(write_report(opened, target, folder, features=features))
+    show(str(write_report(opened, target, folder, features=features)))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
 from frictionstore.cli.signals import EndedBySignal, signals_interrupt
-from frictionstore.errors import FrictionstoreError
-from frictionstore.text import did_you_mean, printable
+from frictionstore.errors import FrictionstoreError, OutputError
+from frictionstore.text import did_you_mean, printable, show, silence
 
 # Groups that live elsewhere and are imported when they are used: name -> (module:attribute, help).
 LAZY: dict[str, tuple[str, str]] = {
@@ -31,6 +33,10 @@ LAZY: dict[str, tuple[str, str]] = {
         "Answer questions from a store: eight analyses, or all.",
     ),
 }
+
+
+BROKEN_PIPE = 141  # 128 and SIGPIPE's number; 1 would say that two stores differ
+LONGEST = 10_000  # characters of an error's sentence
 
 
 class _UserError(click.ClickException):
@@ -67,22 +73,45 @@ class Suggesting(click.Group):
 class ExplainingGroup(Suggesting):
     """A group whose commands' errors end in one sentence and an exit status."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """As click's, but what it has to say goes through `show` as all else does."""
+        run: Any = super().main
+        if not options.pop("standalone_mode", True):
+            return run(*args, standalone_mode=False, **options)
+        try:
+            status = run(*args, standalone_mode=False, **options)
+        except click.ClickException as error:
+            said = io.StringIO()
+            error.show(said)
+            show(said.getvalue().rstrip("\n").expandtabs(4), err=True)
+            status = error.exit_code
+        except click.Abort:
+            show("Aborted!", err=True)
+            status = _Interrupted.exit_code
+        except OSError as error:  # click prints help and version itself
+            silence(sys.stdout)
+            show(f"Error: {OutputError(error)}", err=True)
+            status = _UserError.exit_code
+        sys.exit(status if isinstance(status, int) else 0)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except OutputError as error:
+            if error.pipe:  # who reads has seen enough: end quietly, as other programs do
+                ctx.exit(BROKEN_PIPE)
+            raise _UserError(str(error)) from error
         except FrictionstoreError as error:
-            raise _UserError(error.on_command_line()) from error
+            raise _UserError(printable(error.on_command_line(), LONGEST)) from error
         except RecursionError as error:
             raise _UserError("a file is nested too deeply to be read") from error
         except MemoryError as error:
             raise _UserError(
                 "there is not enough memory for this: ask for less at a time"
             ) from error
-        except BrokenPipeError:
-            raise
         except OSError as error:
             what = printable(error.filename) if error.filename is not None else "the system"
-            raise _UserError(f"{what}: {error.strerror or error}") from error
+            raise _UserError(f"{what}: {printable(error.strerror or error)}") from error
         except KeyboardInterrupt as error:
             raise _Interrupted(error) from error
 

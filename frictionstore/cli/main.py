@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,7 +12,8 @@ import click
 
 from frictionstore.cli.group import Group
 from frictionstore.cli.options import json_option, print_json, quiet_option, say, store_argument
-from frictionstore.text import did_you_mean
+from frictionstore.progress import watched
+from frictionstore.text import did_you_mean, show
 from frictionstore.version import __version__
 
 
@@ -109,7 +112,7 @@ def extract(as_json: bool, quiet: bool, overwrite: bool, repair: bool, **options
         overwrite=overwrite,
         repair=repair,
         report=lambda text: say(text, quiet or as_json),
-        show_progress=not quiet and not as_json and sys.stderr.isatty(),
+        show_progress=not quiet and not as_json and watched(),
     )
     if as_json:
         print_json(outcome)
@@ -127,7 +130,7 @@ def info(store: str, as_json: bool) -> None:
     if as_json:
         print_json(opened.summary())
     else:
-        click.echo(describe(opened))
+        show(describe(opened))
 
 
 @cli.command()
@@ -141,11 +144,33 @@ def recipes(as_json: bool) -> None:
         print_json(table)
     else:
         for name, recipe in table.items():
-            click.echo(f"{name:<20} {recipe.get('description', '')}")
+            show(f"{name:<20} {recipe.get('description', '')}")
+
+
+def open_closed_streams() -> None:
+    """Give standard streams that were closed a place, or the first files opened get theirs.
+
+    What is said on standard error goes nowhere; writing to standard output fails when it is done.
+    """
+    for number, flag in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, flag)  # the lowest number that is free
+            os.set_inheritable(opened, True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning of a library, which may quote a stranger's text."""
+    show(f"{category.__name__}: {message}", err=True)
 
 
 def main() -> NoReturn:
     """Entry point of the ``frictionstore`` command."""
+    open_closed_streams()
+    warnings.showwarning = warn
     cli.main(prog_name="frictionstore")
     raise AssertionError("click exits by itself")
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from frictionstore.text import show
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_option: Decorator = click.option(
@@ -45,8 +47,11 @@ store_argument: Decorator = click.argument("store", metavar="STORE")
 def say(text: str, quiet: bool = False) -> None:
     """A remark for a person, on standard error."""
     if not quiet:
-        click.echo(text, err=True)
+        show(text, err=True)
 
 
 def print_json(value: object) -> None:
-    click.echo(jsonlib.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+    """A value as JSON on standard output; a text is JSON already."""
+    if not isinstance(value, str):
+        value = jsonlib.dumps(value, indent=2, ensure_ascii=True, allow_nan=False)
+    show(value.replace("\x7f", "\\u007f"))  # the one control character that JSON leaves as it is

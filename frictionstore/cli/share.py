@@ -5,13 +5,14 @@ Imports go inside the commands, as in `main.py`.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from frictionstore.cli.options import json_option, print_json, quiet_option, say, store_argument
+from frictionstore.progress import watched as terminal_watched
+from frictionstore.text import show
 
 if TYPE_CHECKING:
     from frictionstore.share.copy import Copied
@@ -27,7 +28,7 @@ overwrite_option: Any = click.option(
 
 def watched(quiet: bool, as_json: bool) -> bool:
     """Whether somebody looks at standard error and wants to see progress."""
-    return not quiet and not as_json and sys.stderr.isatty()
+    return not quiet and not as_json and terminal_watched()
 
 
 @click.command()
@@ -49,7 +50,7 @@ def verify(store: str, quick: bool, threads: int | None, as_json: bool, quiet: b
     if as_json:
         print_json(report.as_json())
     elif not report.ok or not quiet:
-        click.echo(describe_report(report))
+        show(describe_report(report))
     if not report.ok:
         say(f"Error: {report.sentence}", quiet)
         raise SystemExit(DAMAGED)
@@ -226,7 +227,7 @@ def diff(a: str, b: str, allow_rounding: bool, as_json: bool, quiet: bool) -> No
     if as_json:
         print_json(found.as_json())
     elif not quiet:
-        click.echo(describe_difference(found))
+        show(describe_difference(found))
     same = ("same bytes", "same values", *(("rounding",) if allow_rounding else ()))
     if found.verdict not in same:
         raise SystemExit(DIFFERENT)

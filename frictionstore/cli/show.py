@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from frictionstore.cli.options import say, store_argument
+from frictionstore.text import show
 
 
 def open_browser(url: str) -> None:
@@ -53,10 +54,10 @@ def view(
         raise click.UsageError("--store-url goes with --export")
     opened = open_store(store)
     if folder is not None:
-        click.echo(export(opened, folder, copy_store, store_url=store_url))
+        show(str(export(opened, folder, copy_store, store_url=store_url)))
         return
     with ViewServer(opened, port) as server:
-        click.echo(server.url)
+        show(server.url)
         say("Ctrl-C ends it.")
         if not no_browser:
             open_browser(server.url)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SCHEMES = ("http", "https", "s3", "hf")
+HUB_KINDS = ("datasets", "spaces")
+_HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+")  # names in any script; the latter of version 6
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
 TIMEOUT_VARIABLE = "FRICTIONSTORE_TIMEOUT"
 TIMEOUT_SECONDS = 60.0  # without a byte; an answer may take as long as it flows
 CONNECT_SECONDS = 10.0
@@ -100,11 +103,17 @@ def _retry_config() -> dict[str, Any]:
 def check_address(address: str) -> None:
     """Refuse an address with a scheme that is not read, or that carries more than host and path.
 
+    What cannot be a host, a bucket or a name is refused here: libraries below panic over some.
+
     Raises
     ------
     RequestError
         The message does not repeat what it refuses.
     """
+    if not address.isprintable():  # urlsplit leaves some of these out and would judge another text
+        raise RequestError(
+            "the address of the store holds a character that cannot be printed: write it as %XX"
+        )
     try:
         parts = urlsplit(address)
         port = parts.port
@@ -119,11 +128,19 @@ def check_address(address: str) -> None:
     shown = f"{scheme}://{printable(host, 80)}{f':{port}' if port else ''}"
     if not host:
         raise RequestError(f"{scheme}:// is not followed by a host or a name")
-    if scheme != "hf" and (parts.username is not None or parts.password is not None):
+    # on the Hub, @ follows a repository's name and means a revision; before it, it means a person
+    owner = parts.path.partition("/")[2].partition("/")[0] if host in HUB_KINDS else ""
+    if "@" in parts.netloc + (owner if scheme == "hf" else ""):
         raise RequestError(
             f"the address at {shown} holds a user name or password, which would end up in logs: "
             "leave it out; credentials come from the environment"
         )
+    if not (_HOST.fullmatch(host) if "http" in scheme else _NAME.fullmatch(parts.netloc)):
+        raise RequestError(
+            f"{shown}: {printable(host, 80)!r} cannot be the name of a host or store"
+        )
+    if scheme in ("s3", "hf") and {".", ".."} & set(parts.path.split("/")):
+        raise RequestError(f"the address at {shown} has a part . or ..: write it without")
     if parts.query or parts.fragment or "?" in address:
         raise RequestError(
             f"the address at {shown} has a query (as signed links have): a store is several "
@@ -161,11 +178,19 @@ def _folder(address: str) -> RemoteLocation:
 
 
 def _http_location(url: str) -> RemoteLocation:
+    return RemoteLocation(url, _http_store(url), "")
+
+
+def _http_store(url: str, **more: Any) -> Any:
     store_module = remote_module("obstore.store")
-    store = store_module.HTTPStore.from_url(
-        url, client_options=_client_options(), retry_config=_retry_config()
-    )
-    return RemoteLocation(url, store, "")
+    try:
+        return store_module.HTTPStore.from_url(
+            url, client_options=_client_options(**more), retry_config=_retry_config()
+        )
+    except (ValueError, OverflowError) as error:  # of hosts that are no numbers, and the like
+        raise RequestError(
+            f"{printable(url)} is not an address that can be asked: {printable(error, 80)}"
+        ) from None
 
 
 def split_hub(rest: str) -> tuple[str, str, str, str]:
@@ -176,10 +201,10 @@ def split_hub(rest: str) -> tuple[str, str, str, str]:
     RequestError
     """
     parts = rest.split("/")
-    kind = parts.pop(0) if parts[0] in ("datasets", "spaces") else "models"
+    kind = parts.pop(0) if parts[0] in HUB_KINDS else "models"
     if len(parts) < 2 or not parts[0] or not parts[1]:
         raise RequestError(
-            f"hf://{printable(rest, 80)} does not name a repository: expected "
+            f"{printable(f'hf://{rest}', 80)} does not name a repository: expected "
             "hf://datasets/OWNER/NAME/PATH"
         )
     name, _, revision = parts[1].partition("@")
@@ -195,12 +220,7 @@ def _hub_location(rest: str) -> RemoteLocation:
     url = f"{endpoint}/{folder}{name}/resolve/{quote(revision, safe='')}"
     token = hub.get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    store_module = remote_module("obstore.store")
-    store = store_module.HTTPStore.from_url(
-        url,
-        client_options=_client_options(default_headers=headers),
-        retry_config=_retry_config(),
-    )
+    store = _http_store(url, default_headers=headers)
     hint = "the token comes from HF_TOKEN or from hf auth login; without one, only public ones"
     return RemoteLocation(f"hf://{rest}", store, path, hint)
 
@@ -281,7 +301,9 @@ class RemoteLocation:
                 return None
             except StoreError:
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
                 if attempt == BODY_TRIES or not _broke_off(error):
                     # the original may quote a whole request; it is not passed on
                     raise self._explained(key, error) from None
@@ -378,7 +400,7 @@ class RemoteLocation:
 
     # ---- explaining ---------------------------------------------------------------------------
 
-    def _explained(self, key: str, error: Exception) -> UnreachableError:
+    def _explained(self, key: str, error: BaseException) -> UnreachableError:
         """One sentence for what a server or the network did."""
         where = printable(f"{self.text}/{key}".rstrip("/"))
         kind = type(error).__name__
@@ -425,6 +447,6 @@ class RemoteLocation:
         return UnreachableError(f"{where}: the request failed ({kind})")
 
 
-def _broke_off(error: Exception) -> bool:
+def _broke_off(error: BaseException) -> bool:
     text = str(error)
     return "kind: Interrupted" in text or "IncompleteBody" in text or "kind: Body" in text

@@ -36,7 +36,7 @@ def check_entry(info: zipfile.ZipInfo, where: str) -> None:
     StoreError
     """
     name = info.filename
-    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+    if not name or name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise StoreError(f"{where} has an entry {printable(name, 60)!r} outside the store")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -157,7 +157,7 @@ def _explained(rest: str) -> Iterator[None]:
         answered = f"the Hub answered {status}" if status is not None else type(error).__name__
         hint = ": check HF_TOKEN or run hf auth login" if status in (401, 403, 404) else ""
         raise StoreError(
-            f"hf://{printable(rest)} cannot be written ({answered}){hint or ': run it again'}"
+            f"{printable(f'hf://{rest}')} cannot be written ({answered}){hint or ': run it again'}"
         ) from None
 
 

@@ -37,8 +37,8 @@ def describe(store: Store, width: int | None = None) -> str:
     ]
     if store.class_names:
         lines.append(f"  classes      {listed(store.class_names, SHOWN_CLASSES)}")
-    for split in store.attributes.get("splits", []):
-        lines.append(f"  split        {printable(split['name'])}: {split['count']:,} images")
+    for split, part in store.splits.items():
+        lines.append(f"  split        {printable(split)}: {part.stop - part.start:,} images")
     if summary["skipped"]:
         lines.append(
             f"  left out     {len(summary['skipped'])} unreadable: {listed(summary['skipped'])}"

@@ -11,12 +11,15 @@ import html
 import re
 import socket
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Protocol
-from urllib.parse import quote, unquote, urlsplit
+from typing import Any, Protocol
+from urllib.parse import quote, unquote
 
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
@@ -26,12 +29,16 @@ from frictionstore.io.base import Location
 from frictionstore.io.durable import explain_os_errors, write_atomic
 from frictionstore.show.page import PAGE, build_page
 from frictionstore.store.reader import Store
-from frictionstore.text import printable
+from frictionstore.text import printable, show, without_credentials
 
 LOOPBACK = "127.0.0.1"
+HTTP_PORT = 80
 PIECE = 1 << 20  # bytes read and sent at a time
+CONNECTIONS = 64  # at once; a browser opens six
+PATIENCE = 30.0  # seconds for a request, and for a piece of an answer to be taken
 _META = b'<meta name="frictionstore-store" content="">'
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_DIGITS = 18  # of a number of bytes; no file has more
 
 
 def explorer_page(store_url: str) -> bytes:
@@ -59,7 +66,7 @@ def explorer_page(store_url: str) -> bytes:
             "Node 20 or newer is there and npm can fetch packages"
         )
     if problem is not None:
-        print(f"the explorer page is older than its sources ({problem})", file=sys.stderr)
+        show(f"the explorer page is older than its sources ({problem})", err=True)
     page = path.read_bytes()
     if page.count(_META) != 1:
         raise RequestError(f"the explorer page is of another version: remove {path} and view again")
@@ -76,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
     """GET and HEAD of the page and of the store's own files."""
 
     protocol_version = "HTTP/1.1"
+    timeout = PATIENCE
     server: ViewServer
 
     def do_GET(self) -> None:
@@ -88,11 +96,15 @@ class _Handler(BaseHTTPRequestHandler):
         """A request is no news."""
 
     def _answer(self, send_body: bool) -> None:
+        with self.server.answering(self.connection):
+            self._choose(send_body)
+
+    def _choose(self, send_body: bool) -> None:
         # A page of another host whose name was made to point here must not read the store.
-        if self.headers.get("Host") not in self.server.hosts:
+        if self.headers.get("Host", "").lower() not in self.server.hosts:
             self._refuse(HTTPStatus.FORBIDDEN, "this server answers to its own address only")
             return
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(self.path.partition("?")[0])
         if path in ("/", "/index.html"):
             page = self.server.page
             self._send(
@@ -152,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
                     return
                 self.wfile.write(piece)
                 start += len(piece)
-        except (BrokenPipeError, ConnectionResetError, StoreError):
+        except (ConnectionError, TimeoutError, StoreError):
             self.close_connection = True
 
     def _refuse(self, status: HTTPStatus, text: str) -> None:
@@ -173,12 +185,25 @@ def parse_range(text: str, size: int) -> tuple[int, int] | None:
     match = _RANGE.fullmatch(text.strip())
     if not match or match[0] == "bytes=-":
         return None
+    first, last = (_whole(digits) for digits in match.groups())
     if match[1] == "":
-        start, stop = max(0, size - int(match[2])), size
+        start, stop = max(0, size - last), size
     else:
-        start = int(match[1])
-        stop = size if match[2] == "" else min(size, int(match[2]) + 1)
+        start = first
+        stop = size if match[2] == "" else min(size, last + 1)
     return (start, stop) if start < stop else None
+
+
+def _whole(digits: str) -> int:
+    """A number of bytes; one that is longer than any file is as good as the longest."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) <= _DIGITS else 10**_DIGITS
+
+
+def own_hosts(port: int) -> set[str]:
+    """What a browser calls the server; the port of http is left out."""
+    names = (LOOPBACK, "localhost")
+    return {f"{name}:{port}" for name in names} | (set(names) if port == HTTP_PORT else set())
 
 
 class ViewServer(ThreadingHTTPServer):
@@ -198,6 +223,7 @@ class ViewServer(ThreadingHTTPServer):
 
     daemon_threads = True
     address_family = socket.AF_INET
+    request_queue_size = CONNECTIONS
 
     def __init__(self, store: Store, port: int = 0) -> None:
         self.header: Header = store.header
@@ -211,7 +237,10 @@ class ViewServer(ThreadingHTTPServer):
             raise RequestError(
                 f"port {port} cannot be used ({error.strerror}): choose another, or leave it out"
             ) from error
-        self.hosts = {f"{LOOPBACK}:{self.port}", f"localhost:{self.port}"}
+        self.hosts = own_hosts(self.port)
+        self._lock = threading.Lock()
+        self._waiting: dict[socket.socket, None] = {}  # for a request, the longest first
+        self._answering: set[socket.socket] = set()
 
     @property
     def port(self) -> int:
@@ -221,11 +250,56 @@ class ViewServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}/"
 
+    @contextmanager
+    def answering(self, connection: socket.socket) -> Iterator[None]:
+        """While this lasts, the connection is not closed for another."""
+        with self._lock:
+            self._waiting.pop(connection, None)
+            self._answering.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._answering.discard(connection)
+                self._waiting[connection] = None
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError:  # no descriptor is left: others in this process have them
+            time.sleep(0.1)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread; of too many connections, the one goes that has asked for nothing longest.
+
+        Where all are being answered, it is the new one.
+        """
+        with self._lock:
+            full = len(self._waiting) + len(self._answering) >= CONNECTIONS
+            leaving = next(iter(self._waiting), request) if full else None
+            if leaving is not request:
+                self._waiting[request] = None
+            if leaving is not None:
+                self._waiting.pop(leaving, None)
+                with suppress(OSError):
+                    leaving.shutdown(socket.SHUT_RDWR)  # its thread closes it
+        if leaving is request:
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        with self._lock:
+            self._waiting.pop(request, None)
+            self._answering.discard(request)
+        super().shutdown_request(request)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """A browser that closes its connection early is no error of ours."""
-        if isinstance(sys.exception(), ConnectionError):
-            return
-        super().handle_error(request, client_address)  # type: ignore[arg-type]
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            show(f"a request could not be answered ({printable(repr(error))})", err=True)
 
 
 class Copy(Protocol):
@@ -259,6 +333,8 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
     BusyError
         Another process exports the store to `folder`.
     """
+    if store_url is not None and without_credentials(store_url) != store_url:
+        raise RequestError("the address in store_url holds a user name or password: leave it out")
     target = folder / "index.html"
     name = store_folder(store)
     page = explorer_page(store_url if store_url is not None else quote(name))

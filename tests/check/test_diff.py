@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import frictionstore as fs
-from frictionstore.check.diff import FRICTION_FACTOR, diff, friction_bound
+from frictionstore.check.diff import diff
+from frictionstore.check.rounding import FRICTION_FACTOR, friction_bound
 from frictionstore.cli.main import cli
 from tests import making
 

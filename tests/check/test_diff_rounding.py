@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import frictionstore as fs
-from frictionstore.check.diff import EPS, RECON_ROUNDINGS, MapDifference, diff, recon_error_bound
+from frictionstore.check.diff import diff
+from frictionstore.check.map_difference import MapDifference
+from frictionstore.check.rounding import EPS, RECON_ROUNDINGS, recon_error_bound
 
 GRID = (8, 8)
 
