@@ -5,7 +5,6 @@ A result is printed, turned into JSON and saved here, the same way for every ana
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.saved_files import read_index, read_result, write_csv
 from frictionstore.analyses.core.terminal import (
     MAX_ROWS,
     Columns,
@@ -211,9 +211,8 @@ class Result:
         """Write the result's files into an existing empty folder."""
         for name, columns in self.columns.items():
             with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(columns)
-                writer.writerows(zip(*(_plain(c) for c in columns.values()), strict=True))
+                rows = zip(*(_plain(c) for c in columns.values()), strict=True)
+                write_csv(file, columns, rows)
             if _has_pyarrow():
                 self._frame(name).to_parquet(folder / f"{name}.parquet", index=False)
         if self.arrays:
@@ -563,7 +562,7 @@ def read_folders(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the results of a folder, those whose folder was deleted left out."""
-    names = [Path(entry["folder"]).name for entry in _read_index(folder)]
+    names = [entry["folder"] for entry in _read_index(folder)]
     places = [folder / name for name in names if (folder / name).is_dir()]
     if (folder / RESULT_FILE).is_file():
         places.insert(0, folder)
@@ -572,33 +571,12 @@ def _read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read_index(folder: Path) -> list[dict[str, Any]]:
     """Return the entries of a folder's index, none where there is no index."""
-    file = folder / INDEX_FILE
-    if not file.is_file():
-        return []
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["results"]
-        return [{**entry, "folder": str(entry["folder"])} for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(file, error) from error
+    return read_index(folder, INDEX_FILE) if (folder / INDEX_FILE).exists() else []
 
 
 def _read_result(file: Path) -> dict[str, Any]:
     """Return one saved result."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        identity(content)
-        _ = content["provenance"]["digest"], content["provenance"]["store"], content["tables"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(file, error) from error
-    return dict(content)
-
-
-def _unreadable(file: Path, error: Exception) -> AnalysisError:
-    return AnalysisError(
-        f"the saved results in {printable(file)} cannot be read "
-        f"({type(error).__name__}: {printable(error)}): delete that folder and run "
-        "'frictionstore analyze all' again"
-    )
+    return read_result(file.parent, file.name)
 
 
 def provenance(store: MapStore) -> dict[str, Any]:
