@@ -105,7 +105,7 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
     -------
     list of dicts with the keys line, notebook (the figure it printed), measure, value, value_low,
     value_high (95% interval), p, and p_holm, which is p adjusted over all lines; None where a line
-    has no such number.
+    has no such number. `of` names the analysis and the notebook's verdict that belong to a line.
     """
     by_name = {fact["analysis"]: fact for fact in facts}
     lines: list[dict[str, Any]] = []
@@ -118,11 +118,12 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
         *,
         interval: tuple[float | None, float | None] = (None, None),
         p: float | None = None,
+        of: tuple[str, str] = ("", ""),
     ) -> None:
         low, high = interval
         lines.append(
             {"line": text, "notebook": notebook, "measure": measure, "value": value,
-             "value_low": low, "value_high": high, "p": p}
+             "value_low": low, "value_high": high, "p": p, "of": of}
         )  # fmt: skip
 
     if "spatial-cv" in by_name:
@@ -130,6 +131,7 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
         line(
             "spatial structure within images", old["mean_cv"], "mean CV over images and modes",
             v["mean_cv"], interval=(v["mean_cv_low"], v["mean_cv_high"]),
+            of=("spatial-cv", "verdict"),
         )  # fmt: skip
         if _finite(v.get("p_mean_moran_queen")) is not None:
             expected = f"mean Moran's I (by chance {number(v['moran_expectation'])})"
@@ -140,7 +142,7 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
         v, old = by_name["class-distance"]["values"], by_name["class-distance"]["notebook"]
         line(
             "inter-class pattern distance", old["min_cosine"], "smallest cosine",
-            v["min_cosine"], p=v.get("p_min_cosine"),
+            v["min_cosine"], p=v.get("p_min_cosine"), of=("class-distance", "verdict"),
         )  # fmt: skip
         line("", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"))
     if "center-edge" in by_name:
@@ -148,15 +150,22 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
         # The notebook printed it by class only.
         line(
             "center vs edge asymmetry", None, "edge / centre, all images", v["ratio"],
-            interval=(v["ratio_low"], v["ratio_high"]), p=v["p"],
+            interval=(v["ratio_low"], v["ratio_high"]), p=v["p"], of=("center-edge", ""),
         )  # fmt: skip
+        # Of one mode it would be the same test again.
+        if v.get("modes_tested", 0) > 1 and _finite(v.get("p_modes")) is not None:
+            among = f"modes with edge and centre apart, of {v['modes_tested']} (Holm)"
+            line("", None, among, v["modes_different"], p=v["p_modes"])
     if "f-statistic" in by_name:
         v, old = by_name["f-statistic"]["values"], by_name["f-statistic"]["notebook"]
         if "max_f" in v:
             # Without permutations Bonferroni's: the p of the largest of many is no p of one.
             p = v.get("family_wise_p", min(1.0, v["max_f_p"] * v["n_tests"]))
             text = "largest F over positions and modes"
-            line("per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p)
+            line(
+                "per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p,
+                of=("f-statistic", "verdict"),
+            )  # fmt: skip
     if "ridge-probe" in by_name:
         v, old = by_name["ridge-probe"]["values"], by_name["ridge-probe"]["notebook"]
         for name in _sets(v):
@@ -165,6 +174,7 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
                 _probe_line(name), _finite(old.get(f"{name} test_accuracy")),
                 "cross-validated accuracy", found["accuracy"],
                 interval=(found["accuracy_low"], found["accuracy_high"]), p=found.get("p"),
+                of=("ridge-probe", f"{name} verdict"),
             )  # fmt: skip
         lift = _lift(v)
         if lift is not None:
@@ -176,6 +186,7 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
                 None if joined is None or alone is None else joined - alone,
                 "paired difference", lift["difference"],
                 interval=(lift["difference_low"], lift["difference_high"]), p=lift["mcnemar_p"],
+                of=("ridge-probe", ""),
             )  # fmt: skip
     if "mode-variance" in by_name:
         v = by_name["mode-variance"]["values"]
@@ -185,12 +196,13 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
                 f"variance over patches, mode {v['largest_variance_mode']}",
                 v["largest_variance"],
                 interval=(v["largest_variance_low"], v["largest_variance_high"]),
+                of=("mode-variance", ""),
             )  # fmt: skip
     if "image-summary" in by_name:
         v = by_name["image-summary"]["values"]
         line(
             "single images", None, "mean entropy / largest possible", v["entropy"],
-            interval=(v["entropy_low"], v["entropy_high"]),
+            interval=(v["entropy_low"], v["entropy_high"]), of=("image-summary", ""),
         )  # fmt: skip
     adjusted = permutation.holm([math.nan if one["p"] is None else one["p"] for one in lines])
     for one, p in zip(lines, adjusted, strict=True):
@@ -245,6 +257,7 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
             "there is nothing to summarise: none of the results is of an analysis that the "
             "summary has a line for"
         )
+    ids = [list(one.pop("of")) for one in lines]
     columns: dict[str, list[Any]] = {key: [one[key] for one in lines] for key in lines[0]}
     feature = next((fact["feature"] for fact in facts if fact["feature"]), "")
     caveats = [
@@ -293,7 +306,7 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         arrays={},
         values={one["line"] or one["measure"]: one["value"] for one in lines},
         notebook={one["line"]: one["notebook"] for one in lines if one["notebook"] is not None},
-        parameters={"analyses": [fact["analysis"] for fact in facts]},
+        parameters={"analyses": [fact["analysis"] for fact in facts], "lines": ids},
         seed=seed,
         sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts}, lines)],
         caveats=caveats,

@@ -14,7 +14,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,7 +27,6 @@ MARK = "'"  # in front of text that a spreadsheet would compute, and of text tha
 SUFFIXES = frozenset({".json", ".csv", ".parquet", ".npz", ".svg", ".png"})  # that results write
 
 _COMPUTED = frozenset("=+-@\t\r\n＝＋－＠" + MARK)  # noqa: RUF001
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _PROBABILITY = re.compile(r"(.*_)?[pq]|[pq]_.*")
 
 Check = Callable[[Any, str], None]
@@ -144,11 +143,12 @@ def read_csv(text: Iterable[str]) -> Iterator[list[Any]]:
 
 
 def _cell(cell: str) -> Any:
-    if not cell:
-        return None
-    if not _NUMBER.fullmatch(cell):
-        return unguarded(cell)
-    return int(cell) if len(cell) < 19 and cell.lstrip("+-").isdecimal() else _finite(cell)
+    """Return a number if the cell is what Python writes for it: a class may be called 007."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            if str(value := kind(cell)) == cell and math.isfinite(value):
+                return value
+    return unguarded(cell) or None
 
 
 # ---- results ------------------------------------------------------------------------------------
