@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
 from frictionstore.analyses.core.results import Result, provenance, read_saved
+from frictionstore.analyses.core.saved_files import reading
 from frictionstore.analyses.core.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.f_statistic import FStatistic
@@ -154,8 +156,8 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
         )  # fmt: skip
         # Of one mode it would be the same test again.
         if v.get("modes_tested", 0) > 1 and _finite(v.get("p_modes")) is not None:
-            among = f"modes with edge and centre apart, of {v['modes_tested']} (Holm)"
-            line("", None, among, v["modes_different"], p=v["p_modes"])
+            text = f"number of modes, of {v['modes_tested']}, whose edge and centre differ"
+            line("", None, text, v["modes_different"], p=v["p_modes"])
     if "f-statistic" in by_name:
         v, old = by_name["f-statistic"]["values"], by_name["f-statistic"]["notebook"]
         if "max_f" in v:
@@ -204,6 +206,12 @@ def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
             "single images", None, "mean entropy / largest possible", v["entropy"],
             interval=(v["entropy_low"], v["entropy_high"]), of=("image-summary", ""),
         )  # fmt: skip
+    for one in lines:
+        numbers = {
+            name: value for name, value in one.items() if name not in ("line", "measure", "of")
+        }
+        if not all(isinstance(value, int | float | None) for value in numbers.values()):
+            raise TypeError(f"{one['measure']} is no number")
     adjusted = permutation.holm([math.nan if one["p"] is None else one["p"] for one in lines])
     for one, p in zip(lines, adjusted, strict=True):
         one["p_holm"] = _finite(float(p))
@@ -442,14 +450,15 @@ def summary(
     if results is None:
         plan = Summary(feature=feature, permutations=permutations, seed=seed)
         return run(store, [plan], show_progress=show_progress)[0]
-    if isinstance(results, (str, os.PathLike)):
-        folder = Path(results)
+    folder = Path(results) if isinstance(results, (str, os.PathLike)) else None
+    if folder is not None:
         selected = getattr(store, "selected_classes", None)
         facts: list[dict[str, Any]] = read_saved(folder, feature=feature, classes=selected)
         digests = {fact["provenance"]["digest"] for fact in facts}
         where = f"the results in {printable(folder)}"
         seeds = [fact["seed"] for fact in facts if fact["seed"] is not None]
     else:
+        assert not isinstance(results, (str, os.PathLike))
         facts = [dict(fact) for fact in _facts(results)]
         digests = {result.provenance["digest"] for result in results}
         where = "the results given"
@@ -460,7 +469,10 @@ def summary(
             f"{printable(store.name)} has {store.digest[:12]}: analyse this store first"
         )
     kept = [fact for fact in facts if fact["feature"] in (feature, "")]
-    return recorded(summarise(kept, store, seeds[0] if seeds else seed), store)
+    # Figures that a changed file lacks, or that are none; those of results in memory are there.
+    with reading(folder) if folder else nullcontext():
+        made = summarise(kept, store, seeds[0] if seeds else seed)
+    return recorded(made, store)
 
 
 @click.command(NAME)

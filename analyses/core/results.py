@@ -563,7 +563,7 @@ def read_folders(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 def _read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the results of a folder, those whose folder was deleted left out."""
     names = [entry["folder"] for entry in _read_index(folder)]
-    places = [folder / name for name in names if (folder / name).is_dir()]
+    places = [folder / name for name in names if (folder / name).exists()]
     if (folder / RESULT_FILE).is_file():
         places.insert(0, folder)
     return [(place, _read_result(place / RESULT_FILE)) for place in places]

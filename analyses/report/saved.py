@@ -59,7 +59,10 @@ class Saved:
     @property
     def heading(self) -> str:
         heading = HEADINGS.get(self.analysis, self.analysis)
-        heading = f"{heading}: {self.feature}" if self.feature else heading
+        # Several probes are told apart by the maps that they read.
+        sets = [one for one in self.content["parameters"].get("features") or () if "+" not in one]
+        of = self.feature or listed(sets)
+        heading = f"{heading}: {of}" if of else heading
         return heading if self.classes is None else f"{heading}, {listed(self.classes)} only"
 
     @property
