@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,7 @@ MARK = "'"  # in front of text that a spreadsheet would compute, and of text tha
 SUFFIXES = frozenset({".json", ".csv", ".parquet", ".npz", ".svg", ".png"})  # that results write
 
 _COMPUTED = frozenset("=+-@\t\r\n＝＋－＠" + MARK)  # noqa: RUF001
+_SPLIT = re.compile(r'[,;"\t\r\n]')
 _PROBABILITY = re.compile(r"(.*_)?[pq]|[pq]_.*")
 
 Check = Callable[[Any, str], None]
@@ -130,10 +132,15 @@ def unguarded(cell: str) -> str:
 
 
 def write_csv(file: TextIO, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
-    """Write a table as CSV with guarded cells."""
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([guarded(name) for name in header])
-    writer.writerows([guarded(cell) for cell in row] for row in rows)
+    """Write a table as CSV with guarded cells, quoted where any spreadsheet could split them."""
+    for row in chain((header,), rows):
+        line = ",".join([_quoted(cell) for cell in row])
+        file.write((line or '""') + "\n")
+
+
+def _quoted(cell: object) -> str:
+    text = "" if cell is None else str(guarded(cell))
+    return '"' + text.replace('"', '""') + '"' if _SPLIT.search(text) else text
 
 
 def read_csv(text: Iterable[str]) -> Iterator[list[Any]]:
