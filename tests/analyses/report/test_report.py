@@ -17,6 +17,7 @@ from PIL import Image
 
 import frictionstore as fs
 from frictionstore.analyses.core.results import Result, read_saved, save_all
+from frictionstore.analyses.everything import analyze_all
 from frictionstore.analyses.report.html import Budget, table
 from frictionstore.analyses.report.page import LIMIT, write_report
 from frictionstore.analyses.report.pictures import _outline, f_maps, paint, png
@@ -332,3 +333,40 @@ def test_store_in_a_notebook_is_escaped(made: Made):
     assert "45" in page.text
     assert made.store.digest[:16] in page.text
     assert json.dumps(HOSTILE[1])[1:10] not in re.sub(r"&lt;", "", html)
+
+
+# ---- lines of the summary ----------------------------------------------------------------------
+
+
+def test_every_line_of_a_summary_leads_to_its_analysis_and_verdict(tmp_path: Path):
+    """Also that of a logarithm, whose name no list of labels has."""
+    label = np.arange(24) % 2
+    store = fs.from_arrays(tmp_path / "a.zarr", maps_with_classes(label, grid=4), label=label)
+    found = analyze_all(
+        store, feature="log_friction", permutations=19, probe_permutations=0, folds=2
+    )
+    save_all(found, tmp_path / "r")
+    html = write_report(store, tmp_path / "a.html", tmp_path / "r").read_text(encoding="utf-8")
+    items = html[html.index('<ul class="lines">') :].split("</ul>")[0].split("<li>")[1:]
+    named = {text.split("<p>")[1].split(":")[0]: text for text in items if 'href="#' in text}
+    probe = next(one for one in found if one.analysis == "ridge-probe")
+    line = named["Log_friction map linear probe"]
+    keys = {one.analysis: one.key for one in read_results(tmp_path / "r", store)}
+    assert f'href="#{keys["ridge-probe"]}"' in line
+    assert f'<span class="chip">{probe.notebook["log_friction verdict"]}</span>' in line
+    assert len(named) == sum(bool(name) for name in found[-1].table["line"])
+
+
+def test_the_summary_says_in_how_many_modes_edge_and_centre_differ(made: Made):
+    saved = {one["analysis"]: one for one in read_saved(made.results)}
+    values = saved["center-edge"]["values"]
+    rows = saved["summary"]["tables"]["summary"]
+    row = next(r for r in rows if r["measure"].endswith("whose edge and centre differ"))
+    assert (row["value"], row["p"]) == (values["modes_different"], values["p_modes"])
+    assert f"of {values['modes_tested']}," in row["measure"]
+
+
+def test_the_method_of_moran_s_i_says_what_decides(made: Made):
+    text = Page(made.html).text
+    assert "What decides is its mean over images" in text
+    assert "joint shuffles" in text
