@@ -30,6 +30,8 @@ class Line:
         The sounder figure beside it, and its 95% interval.
     p, p_holm
         Its p, and p adjusted over all lines.
+    of
+        The analysis, and the name of the notebook's verdict, that belong to the line; no column.
     """
 
     line: str
@@ -40,12 +42,27 @@ class Line:
     value_high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    of: tuple[str, str] = ("", "")
+
+    def columns(self) -> dict[str, Any]:
+        """Return the line as a row of the table.
+
+        Raises
+        ------
+        TypeError
+            If one of its numbers, which may be of a changed file, is none.
+        """
+        row = {name: value for name, value in vars(self).items() if name != "of"}
+        for name in row.keys() - {"line", "measure"}:
+            if not isinstance(row[name], int | float | None):
+                raise TypeError(f"{self.measure} is no number")
+        return row
 
 
 def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
     yield Line(
         "spatial structure within images", old["mean_cv"], "mean CV over images and modes",
-        v["mean_cv"], v["mean_cv_low"], v["mean_cv_high"],
+        v["mean_cv"], v["mean_cv_low"], v["mean_cv_high"], of=("spatial-cv", "verdict"),
     )  # fmt: skip
     if finite(v.get("p_mean_moran_queen")) is not None:
         expected = f"mean Moran's I (by chance {number(v['moran_expectation'])})"
@@ -58,7 +75,7 @@ def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
 def _distance_lines(v: Facts, old: Facts) -> Iterator[Line]:
     yield Line(
         "inter-class pattern distance", old["min_cosine"], "smallest cosine",
-        v["min_cosine"], p=v.get("p_min_cosine"),
+        v["min_cosine"], p=v.get("p_min_cosine"), of=("class-distance", "verdict"),
     )  # fmt: skip
     yield Line("", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"))
 
@@ -67,8 +84,12 @@ def _edge_lines(v: Facts, old: Facts) -> Iterator[Line]:
     # The notebook printed it by class only.
     yield Line(
         "center vs edge asymmetry", None, "edge / centre, all images", v["ratio"],
-        v["ratio_low"], v["ratio_high"], v["p"],
+        v["ratio_low"], v["ratio_high"], v["p"], of=("center-edge", ""),
     )  # fmt: skip
+    # Of one mode it would be the same test again.
+    if v.get("modes_tested", 0) > 1 and finite(v.get("p_modes")) is not None:
+        text = f"number of modes, of {v['modes_tested']}, whose edge and centre differ"
+        yield Line("", None, text, v["modes_different"], p=v["p_modes"])
 
 
 def _f_lines(v: Facts, old: Facts) -> Iterator[Line]:
@@ -76,7 +97,10 @@ def _f_lines(v: Facts, old: Facts) -> Iterator[Line]:
         # Without permutations Bonferroni's: the p of the largest of many is no p of one.
         p = v.get("family_wise_p", min(1.0, v["max_f_p"] * v["n_tests"]))
         text = "largest F over positions and modes"
-        yield Line("per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p)
+        yield Line(
+            "per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p,
+            of=("f-statistic", "verdict"),
+        )  # fmt: skip
 
 
 def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
@@ -85,6 +109,7 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
         yield Line(
             _probe_line(name), finite(old.get(f"{name} test_accuracy")), ACCURACY,
             found["accuracy"], found["accuracy_low"], found["accuracy_high"], found.get("p"),
+            of=("ridge-probe", f"{name} verdict"),
         )  # fmt: skip
     lift = lift_of(v)
     if lift is not None:
@@ -94,6 +119,7 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
             None if joined is None or alone is None else joined - alone,
             "paired difference", lift["difference"],
             lift["difference_low"], lift["difference_high"], lift["mcnemar_p"],
+            of=("ridge-probe", ""),
         )  # fmt: skip
 
 
@@ -103,13 +129,14 @@ def _mode_lines(v: Facts, old: Facts) -> Iterator[Line]:
             "spatial variance of the mean map", v["largest_variance"],
             f"variance over patches, mode {v['largest_variance_mode']}",
             v["largest_variance"], v["largest_variance_low"], v["largest_variance_high"],
+            of=("mode-variance", ""),
         )  # fmt: skip
 
 
 def _image_lines(v: Facts, old: Facts) -> Iterator[Line]:
     yield Line(
         "single images", None, "mean entropy / largest possible", v["entropy"],
-        v["entropy_low"], v["entropy_high"],
+        v["entropy_low"], v["entropy_high"], of=("image-summary", ""),
     )  # fmt: skip
 
 

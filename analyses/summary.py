@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.saved import read_saved
+from frictionstore.analyses.core.saved_files import reading
 from frictionstore.analyses.core.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.f_statistic import FStatistic, FStatisticParameters
@@ -147,11 +149,14 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         analysis=NAME,
         feature=feature,
         question=QUESTION,
-        columns={"summary": by_column([asdict(one) for one in lines])},
+        columns={"summary": by_column([one.columns() for one in lines])},
         arrays={},
         values={one.line or one.measure: one.value for one in lines},
         notebook={one.line: one.notebook for one in lines if one.notebook is not None},
-        parameters={"analyses": [fact["analysis"] for fact in facts]},
+        parameters={
+            "analyses": [fact["analysis"] for fact in facts],
+            "lines": [list(one.of) for one in lines],
+        },
         seed=seed,
         sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts}, lines)],
         caveats=caveats,
@@ -275,14 +280,15 @@ def summary(
     if results is None:
         asked = SummaryParameters(feature=feature, permutations=permutations, seed=seed)
         return run(store, [Summary(asked)], show_progress=show_progress)[0]
-    if isinstance(results, (str, os.PathLike)):
-        folder = Path(results)
+    folder = Path(results) if isinstance(results, (str, os.PathLike)) else None
+    if folder is not None:
         selected = getattr(store, "selected_classes", None)
         facts: list[dict[str, Any]] = read_saved(folder, feature=feature, classes=selected)
         digests = {fact["provenance"]["digest"] for fact in facts}
         where = f"the results in {printable(folder)}"
         seeds = [fact["seed"] for fact in facts if fact["seed"] is not None]
     else:
+        assert not isinstance(results, (str, os.PathLike))
         facts = [dict(fact) for fact in _facts(results)]
         digests = {result.provenance["digest"] for result in results}
         where = "the results given"
@@ -293,7 +299,10 @@ def summary(
             f"{printable(store.name)} has {store.digest[:12]}: analyse this store first"
         )
     kept = [fact for fact in facts if fact["feature"] in (feature, "")]
-    return recorded(summarise(kept, store, seeds[0] if seeds else seed), store)
+    # Figures that a changed file lacks, or that are none; those of results in memory are there.
+    with reading(folder) if folder else nullcontext():
+        made = summarise(kept, store, seeds[0] if seeds else seed)
+    return recorded(made, store)
 
 
 @click.command(NAME)

@@ -6,7 +6,6 @@ results are in `saved`.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import saved
 from frictionstore.analyses.core.saved import RESULT_FILE, Identity, identity_of, plain
+from frictionstore.analyses.core.saved_files import write_csv
 from frictionstore.analyses.core.terminal import (
     MAX_ROWS,
     Columns,
@@ -196,9 +196,8 @@ class Result:
         """Write the result's files into an existing empty folder."""
         for name, columns in self.columns.items():
             with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(columns)
-                writer.writerows(zip(*(plain(c) for c in columns.values()), strict=True))
+                rows = zip(*(plain(c) for c in columns.values()), strict=True)
+                write_csv(file, columns, rows)
             if _has_pyarrow():
                 self._frame(name).to_parquet(folder / f"{name}.parquet", index=False)
         if self.arrays:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.saved_files import read_index, read_result
 from frictionstore.io.durable import write_atomic
 from frictionstore.text import listed, printable
 
@@ -380,8 +381,8 @@ def read_folders(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Return the results of a folder, those whose folder was deleted left out."""
-    names = [Path(entry["folder"]).name for entry in _read_index(folder)]
-    places = [folder / name for name in names if (folder / name).is_dir()]
+    names = [entry["folder"] for entry in _read_index(folder)]
+    places = [folder / name for name in names if (folder / name).exists()]
     if (folder / RESULT_FILE).is_file():
         places.insert(0, folder)
     return [(place, _read_result(place / RESULT_FILE)) for place in places]
@@ -389,33 +390,12 @@ def _read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read_index(folder: Path) -> list[dict[str, Any]]:
     """Return the entries of a folder's index, none where there is no index."""
-    file = folder / INDEX_FILE
-    if not file.is_file():
-        return []
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))["results"]
-        return [{**entry, "folder": str(entry["folder"])} for entry in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(file, error) from error
+    return read_index(folder, INDEX_FILE) if (folder / INDEX_FILE).exists() else []
 
 
 def _read_result(file: Path) -> dict[str, Any]:
     """Return one saved result."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        identity(content)
-        _ = content["provenance"]["digest"], content["provenance"]["store"], content["tables"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _unreadable(file, error) from error
-    return dict(content)
-
-
-def _unreadable(file: Path, error: Exception) -> AnalysisError:
-    return AnalysisError(
-        f"the saved results in {printable(file)} cannot be read "
-        f"({type(error).__name__}: {printable(error)}): delete that folder and run "
-        "'frictionstore analyze all' again"
-    )
+    return read_result(file.parent, file.name)
 
 
 def plain(value: Any) -> Any:

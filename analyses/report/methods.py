@@ -18,10 +18,12 @@ HEADINGS: dict[str, str] = {
 
 METHODS: dict[str, str] = {
     "spatial-cv": (
-        "Moran's I is computed for every image and mode over neighbouring patches, and compared "
-        "with the same values shuffled over the patches; the share that stays significant after "
-        "the Benjamini-Hochberg procedure over images is reported. The coefficient of variation "
-        "is the notebook's measure and is given beside it, with a 95% interval over images."
+        "Moran's I is computed for every image and mode over neighbouring patches. What decides is "
+        "its mean over images, compared with the means under joint shuffles, which move the "
+        "patches of all images and modes alike: that images share an effect of position is no "
+        "evidence, that neighbours are alike in it is. The share of single maps that stays "
+        "significant after the Benjamini-Hochberg procedure over images, and the notebook's "
+        "coefficient of variation, which cannot see space, are given beside it."
     ),
     "class-distance": (
         "Each class's maps are averaged, and the Euclidean distances and cosines of all pairs of "
@@ -70,18 +72,3 @@ CAPTIONS: dict[tuple[str, str], str] = {
     ("ridge-probe", "confusion"): "Confusion matrix: true class by predicted class",
     ("summary", "probes"): "Accuracy of the linear probes, with 95% intervals",
 }
-
-LINE_ANALYSIS: dict[str, tuple[str, str]] = {
-    "spatial structure within images": ("spatial-cv", "verdict"),
-    "inter-class pattern distance": ("class-distance", "verdict"),
-    "center vs edge asymmetry": ("center-edge", ""),
-    "per-position F-statistic": ("f-statistic", "verdict"),
-    "friction map linear probe": ("ridge-probe", "friction verdict"),
-    "settle map linear probe": ("ridge-probe", "settle verdict"),
-    "eigenvalue map linear probe": ("ridge-probe", "S verdict"),
-    "combined conduit linear probe": ("ridge-probe", "S+friction+settle verdict"),
-    "conduit lift over eigenvalues": ("ridge-probe", ""),
-    "spatial variance of the mean map": ("mode-variance", ""),
-    "single images": ("image-summary", ""),
-}
-"""Line of the summary to its analysis and the key of the notebook's verdict, if it gave one."""

@@ -1,7 +1,7 @@
 """The report: one HTML file from a store and the saved results of its analyses.
 
 It needs no network and no other file. What is in it comes from the results themselves, so an
-analysis of another package appears as ours do; pictures of maps are drawn in `report_pictures`.
+analysis of another package appears as ours do; pictures of maps are drawn in `pictures`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,33 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
 
 from frictionstore import Store
-from frictionstore.analyses.report.html import Budget, facts, svg_figure, table, text, with_interval
-from frictionstore.analyses.report.methods import CAPTIONS, LINE_ANALYSIS, METHODS
+from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.report.html import (
+    Budget,
+    label,
+    piece,
+    render,
+    svg_figure,
+    table,
+    with_interval,
+)
+from frictionstore.analyses.report.methods import CAPTIONS, METHODS
 from frictionstore.analyses.report.pictures import (
     INSIDE,
+    SEQUENTIAL,
+    bar,
     class_mean_maps,
     f_maps,
-    image_cards,
+    image_card,
     spans,
 )
 from frictionstore.analyses.report.saved import Saved, holds_results, read_results, summarised
@@ -32,9 +44,10 @@ from frictionstore.errors import RequestError
 from frictionstore.format.fingerprint import leaves
 from frictionstore.format.schema import ORDER_IN_WORDS
 from frictionstore.io.durable import explain_os_errors, write_atomic
-from frictionstore.text import printable
 from frictionstore.version import __version__
 
+SECTIONS = "sections.html"
+Section = tuple[str, str, Markup]  # its id, heading and content
 LIMIT = 10_000_000  # bytes of a report, so that a mail takes it
 CARDS = 6  # most typical images shown, and as many of the least
 
@@ -144,11 +157,11 @@ def write_report(
 def _page(store: Store, saved: list[Saved], budget: Budget) -> str:
     summary = [one for one in saved if one.analysis == "summary"]
     others = [one for one in saved if one.analysis != "summary"]
-    sections: list[tuple[str, str, str]] = [
-        ("summary", "Summary", _summary(summary, others, budget))
+    sections: list[Section] = [("summary", "Summary", _summary(summary, others, budget))]
+    sections += [
+        (one.key, one.heading, _section(store, one, f"f{k}", others, budget))
+        for k, one in enumerate(others)
     ]
-    for number, one in enumerate(others):
-        sections.append((one.key, one.heading, _section(one, f"f{number}", others, budget)))
     typical = _typical(store, others)
     if typical:
         sections.append(("typical", "Most and least typical images", typical))
@@ -157,194 +170,137 @@ def _page(store: Store, saved: list[Saved], budget: Budget) -> str:
     ]
     if left_out:
         several = len({one["feature"] for one in left_out}) > 1
-        lines = "".join(
-            f"<li>{text(one['analysis'])}{text(' of ' + one['feature']) if several else ''}: "
-            f"{text(one['reason'])}</li>"
-            for one in left_out
-        )
-        sections.append(("left-out", "What could not be done", f"<ul>{lines}</ul>"))
+        items = piece("left_out", left_out, several, template=SECTIONS)
+        sections.append(("left-out", "What could not be done", items))
     sections.append(("source", "What this is of", _source(store, saved)))
-    contents = "".join(f'<li><a href="#{key}">{text(name)}</a></li>' for key, name, _ in sections)
-    body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-h"><h2 id="{key}-h">{text(name)}</h2>'
-        f"{html}</section>"
-        for key, name, html in sections
-    )
     assets = files(__package__) / "assets"
-    style = (assets / "style.css").read_text(encoding="utf-8")
     script = (assets / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
     rows, columns = store.grid
     labelled = f", {len(store.class_names)} classes" if store.class_names else ", no labels"
-    intro = (
-        f"{store.n_images:,} images{labelled}, {rows} x {columns} patches, {store.n_modes} modes "
-        f"({ORDER_IN_WORDS[store.header.mode_order]})"
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy, quote=True)}">'
-        f'<meta name="generator" content="frictionstore {escape(__version__)}">'
-        f"<title>{text(store.name)}: friction report</title>"
-        '<link rel="icon" href="data:,">'
-        f"<style>{style}</style></head><body>"
-        '<a class="skip" href="#summary">Skip to the summary</a><div class="page">'
-        f'<nav aria-label="Sections"><ul>{contents}</ul></nav><main>'
-        f'<h1>{text(store.name)}</h1><p class="soft">{text(intro)}<br>'
-        f'digest <span class="hex">{escape(store.digest[:16])}</span></p>{body}'
-        f'<footer class="soft"><p>Made by frictionstore {escape(__version__)} with '
-        f"<code>frictionstore report</code>.</p></footer></main></div>"
-        f'<script type="module">{script}</script></body></html>\n'
+    return render(
+        "page.html",
+        name=store.name,
+        digest=store.digest[:16],
+        intro=f"{store.n_images:,} images{labelled}, {rows} x {columns} patches, "
+        f"{store.n_modes} modes ({ORDER_IN_WORDS[store.header.mode_order]})",
+        sections=sections,
+        version=__version__,
+        style=Markup((assets / "style.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=digest,
     )
 
 
 # ---- summary ------------------------------------------------------------------------------------
 
 
-def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> str:
-    parts = []
+def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> Markup:
+    shown = []
     for one in summary:
-        if len(summary) > 1:
-            parts.append(f"<h3>{text(one.heading)}</h3>")
-        parts.append(f'<p class="lead">{text(one.content["answer"])}</p>')
-        rows, total, data = one.table("summary")
-        parts.append(f'<ul class="lines">{_lines(rows, one.beside(others))}</ul>')
-        parts.extend(_caveats(one))
-        where = f"{one.folder.name}/summary.csv"
-        whole = table("summary", rows, total, data, where, budget)
-        parts.append(f"<details><summary>These lines as a table</summary>{whole}</details>")
-    if not summary:
-        parts.extend(
-            f'<p><a href="#{one.key}">{text(one.heading)}</a>: {text(one.content["answer"])}</p>'
-            for one in others
-        )
-    return "".join(parts)
+        rows, data = one.table("summary")
+        shown.append({
+            "heading": one.heading,
+            "content": one.content,
+            "lines": _lines(rows, one, one.beside(others)),
+            "table": table("summary", rows, data, f"{one.folder.name}/summary.csv", budget),
+        })  # fmt: skip
+    return piece("summary", shown, others, template=SECTIONS)
 
 
-def _lines(rows: list[dict[str, Any]], others: list[Saved]) -> str:
+def _lines(rows: list[dict[str, Any]], summary: Saved, others: list[Saved]) -> list[dict[str, str]]:
     """One sentence a line, the notebook's figure and verdict beside it."""
-    from frictionstore.analyses.core.terminal import number
-
-    notebooks = {one.analysis: one.content["notebook"] for one in others}
-    links = {one.analysis: one.key for one in others}
+    by_name = {one.analysis: one for one in others}
+    # Analysis and verdict of each line; results of earlier versions do not say them.
+    of = [tuple(one) for one in summary.content["parameters"].get("lines") or ()]
+    of += [()] * (len(rows) - len(of))
     items = []
-    for row in rows:
-        value = with_interval(row["value"], row["value_low"], row["value_high"], row["p"])
-        line = row["line"]
-        sentence = f"{text(row['measure'])} is <b>{value}</b>."
-        theirs = ""
-        if line:
-            analysis, key = LINE_ANALYSIS.get(line, ("", ""))
-            sentence = f"{text(line[0].upper() + line[1:])}: {sentence}"
-            if row["notebook"] is not None:
-                theirs = f"notebook: {escape(number(row['notebook']))}"
-            verdict = notebooks.get(analysis, {}).get(key)
-            if verdict:
-                theirs += f' <span class="chip">{text(str(verdict))}</span>'
-            if analysis in links:
-                sentence += f' <a href="#{links[analysis]}">more</a>'
-        else:
-            sentence = sentence[0].upper() + sentence[1:]
-        items.append(f'<li><p>{sentence}</p><p class="theirs">{theirs}</p></li>')
-    return "".join(items)
+    for row, ids in zip(rows, of, strict=False):
+        analysis, verdict = ids if len(ids) == 2 else ("", "")
+        one = by_name.get(analysis)
+        line, measure = str(row["line"] or ""), str(row["measure"])
+        given = one.content["notebook"].get(verdict) if one else None
+        items.append({
+            "line": line[:1].upper() + line[1:],
+            "measure": measure if line else measure[:1].upper() + measure[1:],
+            "value": with_interval(row["value"], row["value_low"], row["value_high"], row["p"]),
+            "key": one.key if one and line else "",
+            "notebook": "" if row["notebook"] is None else number(row["notebook"]),
+            "verdict": "" if given is None else str(given),
+        })  # fmt: skip
+    return items
 
 
 # ---- one analysis -------------------------------------------------------------------------------
 
 
-def _section(one: Saved, prefix: str, all_results: list[Saved], budget: Budget) -> str:
+def _section(
+    store: Store, one: Saved, prefix: str, all_results: list[Saved], budget: Budget
+) -> Markup:
     content = one.content
-    sentences = [text(sentence) for sentence in content["sentences"]]
-    parts = [
-        f'<p class="question">{text(content["question"])}</p>',
-        f'<p class="answer">{sentences[0]}</p>',
-        *(f"<p>{sentence}</p>" for sentence in sentences[1:]),
-    ]
     draw = _PICTURES.get(one.analysis)
-    if draw is not None:
-        parts.append(draw(one, all_results))
-    drawn_here = {("f-statistic", "f_map")}
-    for path in sorted(one.folder.glob("*.svg")):
-        if (one.analysis, path.stem) in drawn_here:
-            continue
-        name = path.stem.replace("_", " ")
-        caption = CAPTIONS.get((one.analysis, path.stem), name)
+    drawings = []
+    for k, (name, data) in enumerate(one.drawings(but={("f-statistic", "f_map")})):
+        caption = CAPTIONS.get((one.analysis, name), label(name))
         alt = f"{caption}. {content['answer']}"
-        svg = path.read_text(encoding="utf-8")
-        parts.append(svg_figure(svg, f"{prefix}-{path.stem}", text(caption), printable(alt, 600)))
+        drawings.append(svg_figure(data, f"{prefix}-{k}", caption, alt))
     names = list(content["tables"])
-    tables = [
-        table(name, *one.table(name), f"{one.folder.name}/{name}.csv", budget) for name in names
-    ]
-    parts.extend(tables[:1])
-    if tables[1:]:
-        listed = ", ".join(text(name.replace("_", " ")) for name in names[1:])
-        parts.append(
-            f"<details><summary>More tables: {listed}</summary>{''.join(tables[1:])}</details>"
-        )
-    method = METHODS.get(one.analysis)
-    if method:
-        parts.append(f'<p class="method"><b>Method.</b> {text(method)}</p>')
-    parts.extend(_caveats(one))
-    parts.append(_asked(one))
-    return "".join(parts)
-
-
-def _caveats(one: Saved) -> list[str]:
-    caveats = one.content["caveats"]
-    if not caveats:
-        return []
-    items = "".join(f"<li>{text(caveat)}</li>" for caveat in caveats)
-    return [f'<ul class="caveats" aria-label="Caveats">{items}</ul>']
-
-
-def _asked(one: Saved) -> str:
-    """Parameters and the notebook's single figures, folded away."""
-    parameters = {k: v for k, v in one.content["parameters"].items() if k != "left_out"}
-    if one.content["seed"] is not None:
-        parameters["seed"] = one.content["seed"]
-    notebook = {
+    tables = [table(n, *one.table(n), f"{one.folder.name}/{n}.csv", budget) for n in names]
+    parameters = {
         name: value
-        for name, value in one.content["notebook"].items()
-        if not isinstance(value, list | dict)
+        for name, value in {**content["parameters"], "seed": content["seed"]}.items()
+        if name not in ("left_out", "lines") and (name, value) != ("seed", None)
     }
-    parts = facts([(name.replace("_", " "), value) for name, value in parameters.items()])
-    if notebook:
-        parts += "<h3>The notebook's figures</h3>" + facts(
-            [(name.replace("_", " "), value) for name, value in notebook.items()]
-        )
-    return f"<details><summary>Parameters and the notebook's figures</summary>{parts}</details>"
+    notebook = [
+        (label(name), value)
+        for name, value in content["notebook"].items()
+        if not isinstance(value, list | dict)
+    ]
+    return piece(
+        "section",
+        content,
+        draw(store, one, all_results) if draw else "",
+        drawings,
+        tables,
+        [label(name) for name in names],
+        METHODS.get(one.analysis),
+        [(label(name), value) for name, value in parameters.items()],
+        notebook,
+    )
 
 
-def _class_means(one: Saved, all_results: list[Saved]) -> str:
-    arrays = one.arrays()
-    if "class_means" not in arrays:
+def _means(store: Store, one: Saved) -> tuple[NDArray[np.float64], list[str]] | None:
+    """The class means of a result and the names of the classes."""
+    if "class_means" not in one.content["arrays"]:
+        return None
+    names = [str(row["class"]) for row in one.table("classes")[0]]
+    means = one.array("class_means", (len(names), *store.grid, store.n_modes))
+    return None if means is None or not names else (means, names)
+
+
+def _class_means(store: Store, one: Saved, all_results: list[Saved]) -> Markup | str:
+    found = _means(store, one)
+    if found is None:
         return ""
-    rows, _, _ = one.table("classes")
-    names = [str(row["class"]) for row in rows]
-    return class_mean_maps(arrays["class_means"], names, one.feature, _main_mode(all_results, one))
+    return class_mean_maps(*found, one.feature, _main_mode(store, all_results, one))
 
 
-def _f_statistic(one: Saved, all_results: list[Saved]) -> str:
-    arrays = one.arrays()
-    if "f" not in arrays:
+def _f_statistic(store: Store, one: Saved, all_results: list[Saved]) -> Markup | str:
+    shape = (*store.grid, store.n_modes)
+    f = one.array("f", shape)
+    if f is None:
         return ""
     alpha = float(one.content["parameters"].get("alpha", 0.05))
-    return "<h3>F at every position</h3>" + f_maps(arrays["f"], arrays.get("p_family_wise"), alpha)
+    return f_maps(f, one.array("p_family_wise", shape), alpha)
 
 
-_PICTURES: dict[str, Callable[[Saved, list[Saved]], str]] = {
+_PICTURES: dict[str, Callable[[Store, Saved, list[Saved]], Markup | str]] = {
     "class-distance": _class_means,
     "f-statistic": _f_statistic,
 }
 
 
-def _main_mode(all_results: list[Saved], beside: Saved) -> int | None:
+def _main_mode(store: Store, all_results: list[Saved], beside: Saved) -> int | None:
     """The mode with the largest F of the same map, else the one whose mean map varies most."""
     for analysis, key in (
         ("f-statistic", "max_f_mode"),
@@ -353,66 +309,68 @@ def _main_mode(all_results: list[Saved], beside: Saved) -> int | None:
         for one in all_results:
             if one.analysis == analysis and one.feature == beside.feature:
                 mode = one.content["values"].get(key)
-                if mode is not None:
-                    return int(mode)
+                if isinstance(mode, int) and 0 <= mode < store.n_modes:
+                    return mode
     return None
 
 
 # ---- images -------------------------------------------------------------------------------------
 
 
-def _typical(store: Store, others: list[Saved]) -> str:
-    """The images nearest to and farthest from their class's mean map."""
-    means, classes, feature, of = None, None, "", ""
+def _mean_maps(store: Store, others: list[Saved]) -> tuple[Saved, Any, Any, str] | None:
+    """A result with mean maps, these, the mean map of each image (-1: none), and what they are."""
     for one in others:
-        arrays = one.arrays()
-        if one.feature not in store.maps:
+        if one.feature not in store.maps or store[one.feature].ndim != 4:
             continue
-        if one.analysis == "class-distance" and "class_means" in arrays:
-            rows, _, _ = one.table("classes")
-            place = {str(row["class"]): k for k, row in enumerate(rows)}
+        if one.analysis == "class-distance" and (found := _means(store, one)):
+            place = {name: k for k, name in enumerate(found[1])}
             by_label = np.array([place.get(name, -1) for name in store.class_names] + [-1])
-            means, classes = arrays["class_means"], by_label[store.labels]
-            feature, of = one.feature, "its class's mean map"
-            break
-        if one.analysis == "mode-variance" and "mean_map" in arrays:
-            means, classes = arrays["mean_map"][None], np.zeros(store.n_images, np.int64)
-            feature, of = one.feature, "the mean map of all images"
-    if means is None or classes is None or store[feature].ndim != 4:
-        return ""
-    scores = image_typicality(store, feature, np.asarray(means, np.float64), classes)
+            return one, found[0], by_label[store.labels], "its class's mean map"
+        if one.analysis == "mode-variance":
+            mean = one.array("mean_map", (*store.grid, store.n_modes))
+            if mean is not None:
+                everything = np.zeros(store.n_images, np.int64)
+                return one, mean[None], everything, "the mean map of all images"
+    return None
+
+
+def _typical(store: Store, others: list[Saved]) -> Markup | None:
+    """The images nearest to and farthest from their class's mean map."""
+    found = _mean_maps(store, others)
+    if found is None:
+        return None
+    one, means, classes, of = found
+    feature = one.feature
+    scores = image_typicality(store, feature, means, classes)
     known = np.flatnonzero(np.isfinite(scores))
     if known.size < 2:
-        return ""
+        return None
     order = known[np.argsort(scores[known], kind="stable")]
     count = min(CARDS, known.size // 2)
-    beside = next(one for one in others if one.feature == feature)
-    mode = _main_mode(others, beside)
-    mode = 0 if mode is None else mode
+    mode = _main_mode(store, others, one) or 0
     chosen = [int(row) for row in (*order[:count], *order[::-1][:count])]
-    maps = {row: store.read(feature, slice(row, row + 1))[0, ..., mode] for row in chosen}
-    low, high = spans(np.stack([maps[row].astype(np.float64) for row in chosen]), INSIDE)
-
-    def card(row: int) -> tuple[str, str, np.ndarray | None, np.ndarray]:
-        label = int(store.labels[row])
-        name = f"class {store.class_names[label]}, " if 0 <= label < len(store.class_names) else ""
+    maps = [store.read(feature, slice(k, k + 1))[0, ..., mode].astype(np.float64) for k in chosen]
+    ends = spans(np.stack(maps), INSIDE)
+    what = f"{feature}, mode {mode}"
+    cards = []
+    for row, values in zip(chosen, maps, strict=True):
+        k = int(store.labels[row])
+        name = f"class {store.class_names[k]}, " if 0 <= k < len(store.class_names) else ""
         picture = store.read("image", slice(row, row + 1))[0] if "image" in store.maps else None
         note = f"{name}distance {scores[row]:.2f}"
-        return str(store.image_ids[row]), note, picture, maps[row].astype(np.float64)
-
-    what = f"{feature}, mode {mode}"
-    return (
-        f"<p>Distance of each image's {text(feature)} from {of}, every mode on its own scale; 1 is "
-        f"as far as an image is on average. The maps are of mode {mode}, on one colour range.</p>"
-        f"<h3>most typical</h3>{image_cards([card(r) for r in chosen[:count]], low, high, what)}"
-        f"<h3>least typical</h3>{image_cards([card(r) for r in chosen[count:]], low, high, what)}"
+        cards.append(image_card(str(store.image_ids[row]), note, picture, values, ends, what))
+    text = (
+        f"Distance of each image's {feature} from {of}, every mode on its own scale; 1 is as far "
+        f"as an image is on average. The maps are of mode {mode}, on one colour range."
     )
+    legend = bar(*ends, SEQUENTIAL, "one range for all images, 99% of the values")
+    return piece("typical", text, cards[:count], cards[count:], legend)
 
 
 # ---- source -------------------------------------------------------------------------------------
 
 
-def _source(store: Store, saved: list[Saved]) -> str:
+def _source(store: Store, saved: list[Saved]) -> Markup:
     """What was measured, on which store, with which versions."""
     request = store.request
     dataset, encoder = request.get("dataset", {}), request.get("encoder", {})
@@ -434,12 +392,5 @@ def _source(store: Store, saved: list[Saved]) -> str:
     pairs += [(f"version of {name}", v) for name, v in provenance.get("versions", {}).items()]
     if provenance.get("command"):
         pairs.append(("analysed with", provenance["command"]))
-    asked = facts([(key, value) for key, value in leaves(request)])
-    made = facts(
-        [(key, value) for key, value in leaves(store.provenance) if not key.startswith("runs")]
-    )
-    return (
-        facts(pairs)
-        + f"<details><summary>What was asked for</summary>{asked}</details>"
-        + (f"<details><summary>How it was made</summary>{made}</details>" if made else "")
-    )
+    made = [one for one in leaves(store.provenance) if not one[0].startswith("runs")]
+    return piece("source", pairs, list(leaves(request)), made, template=SECTIONS)

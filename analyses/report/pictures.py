@@ -6,15 +6,17 @@ They follow the page's colours and width, which figures drawn for paper do not.
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from frictionstore.analyses.report.html import text
+from frictionstore.analyses.core.source import mode_name
+from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.report.html import piece
 
 SEQUENTIAL = "viridis"
 DIVERGING = "PuOr_r"
@@ -24,28 +26,15 @@ INSIDE = 0.99  # share of the values inside a colour range: friction has a long 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """An RGB image of shape (row, col, 3) as a PNG file."""
-    rows, cols, _ = pixels.shape
+    from PIL import Image
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
-
-    # Each row begins with its filter; 0 is none.
-    raw = np.concatenate(
-        [np.zeros((rows, 1), np.uint8), np.ascontiguousarray(pixels).reshape(rows, cols * 3)],
-        axis=1,
-    )
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", cols, rows, 8, 2, 0, 0, 0))
-        + chunk(b"IDAT", zlib.compress(raw.tobytes(), 9))
-        + chunk(b"IEND", b"")
-    )
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
+    return file.getvalue()
 
 
-def data_uri(pixels: NDArray[np.uint8]) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii")
+def data_uri(pixels: NDArray[np.uint8]) -> Markup:
+    return Markup("data:image/png;base64," + base64.b64encode(png(pixels)).decode("ascii"))
 
 
 @cache
@@ -65,19 +54,9 @@ def paint(values: NDArray[np.float64], low: float, high: float, name: str) -> ND
     return pixels
 
 
-def img(pixels: NDArray[np.uint8], alt: str, kind: str = "map") -> str:
-    return f'<img class="{kind}" src="{data_uri(pixels)}" alt="{text(alt)}">'
-
-
-def bar(low: float, high: float, name: str, note: str) -> str:
-    """A colour bar with its ends."""
-    from frictionstore.analyses.core.terminal import number
-
-    strip = img(colours(name)[None, ::4], "", "strip")
-    return (
-        f'<p class="bar"><span>{text(number(low))}</span>{strip}<span>{text(number(high))}</span> '
-        f"<small>{text(note)}</small></p>"
-    )
+def bar(low: float, high: float, name: str, note: str) -> tuple[float, float, Markup, str]:
+    """A colour bar: its ends, its colours, and what is to be said of it."""
+    return low, high, data_uri(colours(name)[None, ::4]), note
 
 
 def spans(values: NDArray[np.float64], inside: float = 1.0) -> tuple[float, float]:
@@ -96,24 +75,26 @@ def varying_modes(values: NDArray[np.float64]) -> list[int]:
     return [m for m in range(flat.shape[1]) if flat[:, m].max() > flat[:, m].min()]
 
 
-def _strip(maps: NDArray[np.float64], names: Sequence[str], what: str, difference: bool) -> str:
+def _strip(
+    maps: NDArray[np.float64], names: Sequence[str], what: str, heading: str, difference: bool
+) -> dict[str, object]:
     low, high = spans(maps, INSIDE)
     colour = SEQUENTIAL
     note = "one range for all classes, 99% of the values"
     if difference:
         _, high = spans(np.abs(maps), INSIDE)
         low, colour, note = -high, DIVERGING, "symmetric about 0, 99% of the values"
-    cells = "".join(
-        f"<figure>{img(paint(values, low, high, colour), f'{what}, class {name}')}"
-        f"<figcaption>{text(name, 24)}</figcaption></figure>"
+    painted = [
+        {"uri": data_uri(paint(values, low, high, colour)), "alt": f"{what}, class {name}",
+         "caption": name}
         for values, name in zip(maps, names, strict=True)
-    )
-    return f'<div class="maps">{cells}</div>{bar(low, high, colour, note)}'
+    ]  # fmt: skip
+    return {"heading": heading, "maps": painted, "bar": bar(low, high, colour, note)}
 
 
 def class_mean_maps(
     class_means: NDArray[np.float64], names: Sequence[str], feature: str, first: int | None
-) -> str:
+) -> Markup:
     """Every class's mean map and its difference from the mean of the classes, mode by mode.
 
     Parameters
@@ -125,29 +106,20 @@ def class_mean_maps(
         The mode shown first; the others can be unfolded.
     """
     modes = varying_modes(class_means)
-    if not modes:
-        return "<p>Every mode of every class mean is constant: there is nothing to see.</p>"
     if first in modes:
         modes = [first, *(mode for mode in modes if mode != first)]
     shown = class_means[:CLASSES_SHOWN]
-    parts = []
+    strips = []
     for mode in modes:
-        maps = shown[..., mode]
-        centre = class_means[..., mode].mean(axis=0)
-        names_shown = names[: len(shown)]
-        parts.append(
-            f"<h3>{text(feature)}, mode {mode}: mean of each class</h3>"
-            + _strip(maps, names_shown, f"mean {feature} of mode {mode}", False)
-            + "<h3>the same, minus the mean of the classes</h3>"
-            + _strip(maps - centre, names_shown, f"difference of {feature}, mode {mode}", True)
-        )
-    left = len(class_means) - len(shown)
-    more = (
-        f"<p>The first {len(shown)} classes; {left} more are in the explorer.</p>" if left else ""
-    )
-    rest = "".join(parts[1:])
-    folded = f"<details><summary>The other {len(modes) - 1} modes</summary>{rest}</details>"
-    return parts[0] + more + (folded if rest else "")
+        maps, centre = shown[..., mode], class_means[..., mode].mean(axis=0)
+        of = names[: len(shown)]
+        heading = f"{feature}, mode {mode}: mean of each class"
+        both = "the same, minus the mean of the classes"
+        strips.append((
+            _strip(maps, of, f"mean {feature} of mode {mode}", heading, False),
+            _strip(maps - centre, of, f"difference of {feature}, mode {mode}", both, True),
+        ))  # fmt: skip
+    return piece("class_means", strips, len(class_means) - len(shown), len(shown))
 
 
 def _outline(inside: NDArray[np.bool_]) -> str:
@@ -165,7 +137,7 @@ def _outline(inside: NDArray[np.bool_]) -> str:
     return "".join(steps)
 
 
-def f_maps(f: NDArray[np.float64], family_wise: NDArray[np.float64] | None, alpha: float) -> str:
+def f_maps(f: NDArray[np.float64], family_wise: NDArray[np.float64] | None, alpha: float) -> Markup:
     """F at every position, one map per mode on one scale, what is significant outlined.
 
     Parameters
@@ -176,29 +148,21 @@ def f_maps(f: NDArray[np.float64], family_wise: NDArray[np.float64] | None, alph
     alpha : float
         Level of the outline.
     """
-    from frictionstore.analyses.core.source import mode_name
-    from frictionstore.analyses.core.terminal import number
-
     rows, cols, n_modes = f.shape
     modes = [mode for mode in range(n_modes) if np.isfinite(f[..., mode]).any()]
     low, high = 0.0, spans(f)[1]
-    cells = []
+    maps = []
     for mode in modes:
-        pixels = data_uri(paint(f[..., mode], low, high, SEQUENTIAL))
         alt = f"F of mode {mode}, largest {number(float(np.nanmax(f[..., mode])))}"
-        path = ""
+        outline = ""
         if family_wise is not None:
             inside = np.nan_to_num(family_wise[..., mode], nan=1.0) <= alpha
             alt += f", {int(inside.sum())} of {inside.size} positions significant"
-            # Twice, light over dark, so that it is seen on every colour.
-            d = _outline(inside)
-            path = f'<path d="{d}" class="under"/><path d="{d}" class="over"/>'
-        cells.append(
-            f'<figure><svg viewBox="-0.15 -0.15 {cols + 0.3} {rows + 0.3}" role="img" '
-            f'aria-label="{text(alt)}"><image href="{pixels}" width="{cols}" height="{rows}" '
-            f'preserveAspectRatio="none"/>{path}</svg>'
-            f"<figcaption>{mode_name(mode, n_modes)}</figcaption></figure>"
-        )
+            outline = _outline(inside)
+        maps.append(
+            {"uri": data_uri(paint(f[..., mode], low, high, SEQUENTIAL)), "alt": alt,
+             "outline": outline, "caption": mode_name(mode, n_modes)}
+        )  # fmt: skip
     if family_wise is None:
         note = "no permutations were done, so there is no family-wise threshold"
     else:
@@ -209,18 +173,22 @@ def f_maps(f: NDArray[np.float64], family_wise: NDArray[np.float64] | None, alph
             if significant.size
             else f"no position has a family-wise p of {alpha:g} or less"
         )
-    return f'<div class="maps large">{"".join(cells)}</div>{bar(low, high, SEQUENTIAL, note)}'
+    return piece("f_maps", maps, rows, cols, bar(low, high, SEQUENTIAL, note))
 
 
-def image_cards(cards: Sequence[tuple[str, str, NDArray[np.uint8] | None, NDArray[np.float64]]],
-                low: float, high: float, what: str) -> str:  # fmt: skip
-    """Images beside their maps: id, a line below it, thumbnail or None, map."""
-    parts = []
-    for name, note, thumbnail, values in cards:
-        pictures = "" if thumbnail is None else img(thumbnail, f"image {name}", "thumb")
-        pictures += img(paint(values, low, high, SEQUENTIAL), f"{what} of {name}")
-        parts.append(
-            f'<figure class="card"><div>{pictures}</div><figcaption><b>{text(name, 60)}</b>'
-            f"<br>{text(note)}</figcaption></figure>"
-        )
-    return f'<div class="cards">{"".join(parts)}</div>'
+def image_card(
+    name: str,
+    note: str,
+    thumbnail: NDArray[np.uint8] | None,
+    values: NDArray[np.float64],
+    ends: tuple[float, float],
+    what: str,
+) -> dict[str, object]:
+    """An image beside its map: id, a line below it, thumbnail or None, map and its range."""
+    return {
+        "name": name,
+        "note": note,
+        "thumbnail": None if thumbnail is None else data_uri(thumbnail),
+        "uri": data_uri(paint(values, *ends, SEQUENTIAL)),
+        "alt": f"{what} of {name}",
+    }

@@ -26,7 +26,7 @@ import pytest
 from click.testing import CliRunner
 
 import frictionstore as fs
-from frictionstore.analyses.core.results import save_all
+from frictionstore.analyses.core.saved import save_all
 from frictionstore.cli.main import cli
 from frictionstore.errors import FrictionstoreError
 from frictionstore.format import schema

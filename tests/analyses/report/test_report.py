@@ -18,10 +18,11 @@ from PIL import Image
 import frictionstore as fs
 from frictionstore.analyses.core.results import Result
 from frictionstore.analyses.core.saved import read_saved, save_all
-from frictionstore.analyses.report.html import Budget, svg_figure, table
+from frictionstore.analyses.everything import analyze_all
+from frictionstore.analyses.report.html import Budget, table
 from frictionstore.analyses.report.page import LIMIT, write_report
 from frictionstore.analyses.report.pictures import _outline, f_maps, paint, png
-from frictionstore.analyses.report.saved import _value, read_results
+from frictionstore.analyses.report.saved import read_results
 from frictionstore.analyses.report.typical import image_typicality, squared_deviation, typicality
 from frictionstore.cli.main import cli
 from frictionstore.errors import RequestError
@@ -135,18 +136,17 @@ def test_large_tables_are_cut_and_named(tmp_path: Path):
     rows = [{"image": k, "mean": k / 7, "mean_low": k / 8, "mean_high": k / 6} for k in range(900)]
     csv = b"x" * 1000
     small = Budget(100, 50)
-    html = table("images", rows, 900, csv, "one/images.csv", small)
+    html = table("images", rows, csv, "one/images.csv", small)
     assert html.count("<tr>") == 51
     assert "the first 50 of 900 rows" in html
     assert "all of it is in <code>one/images.csv</code>" in html
-    assert small.left_out == ["one/images.csv"]
-    assert "data:text/csv" in table("images", rows, 900, csv, "one/images.csv", Budget(5000))
+    assert "data:text/csv" in table("images", rows, csv, "one/images.csv", Budget(5000))
     assert "mean low" not in html
 
 
 def test_a_p_that_underflowed_is_not_zero():
     rows = [{"p": 0.0, "mcnemar_p": 0.0, "p_family_wise": 0.0, "share_q_below": 0.0, "f": 0.0}]
-    html = table("modes", rows, 1, b"", "x/modes.csv", Budget(100))
+    html = table("modes", rows, b"", "x/modes.csv", Budget(100))
     cells = re.findall(r"<td[^>]*>(.*?)</td>", html)
     assert cells == ["&lt; 1e-300"] * 3 + ["0.0000"] * 2
 
@@ -271,7 +271,9 @@ def test_outline_is_the_border_between_inside_and_outside():
 
 def test_f_maps_name_the_threshold(made: Made):
     one = next(s for s in read_results(made.results, made.store) if s.analysis == "f-statistic")
-    arrays = one.arrays()
+    shape = one.array("f", (*made.store.grid, 4)).shape
+    arrays = {name: one.array(name, shape) for name in ("f", "p_family_wise")}
+    arrays["null_maximum_f"] = one.array("null_maximum_f", (99,))
     alpha = one.content["parameters"]["alpha"]
     significant = arrays["f"][np.nan_to_num(arrays["p_family_wise"], nan=1.0) <= alpha]
     from frictionstore.analyses.core.terminal import number
@@ -282,24 +284,6 @@ def test_f_maps_name_the_threshold(made: Made):
     p = (1 + (null[None] >= significant[:, None]).sum(1)) / (1 + null.size)
     assert (p <= alpha).all()
     assert "no permutations were done" in f_maps(arrays["f"], None, 0.05)
-
-
-def test_svg_ids_do_not_meet_and_colours_follow_the_page():
-    svg = (
-        '<?xml version="1.0"?><!DOCTYPE svg><svg width="72pt" height="36pt" viewBox="0 0 72 36">'
-        '<metadata>x</metadata><defs><clipPath id="p1"/></defs>'
-        '<g id="a" clip-path="url(#p1)" style="fill: #ffffff; stroke: #000000"/>'
-        '<use xlink:href="#a"/></svg>'
-    )
-    first = svg_figure(svg, "f0", "one", "text")
-    both = first + svg_figure(svg, "f1", "two", "text")
-    ids = re.findall(r'id="([^"]+)"', both)
-    assert len(ids) == len(set(ids)) == 4
-    assert "url(#f0-p1)" in first
-    assert '"#f0-a"' in first
-    assert "fill: none; stroke: currentColor" in first
-    assert "<metadata>" not in first
-    assert "<?xml" not in first
 
 
 # ---- typical images ----------------------------------------------------------------------------
@@ -337,12 +321,6 @@ def test_image_typicality_in_batches_leaves_the_unlabelled_out(make_store: Any):
     assert found[known] == pytest.approx(expected)
 
 
-def test_values_of_csv_cells():
-    assert [_value(c) for c in ("3", "0.5", "nan", "", "cat", "1e-300")] == [
-        3, 0.5, None, "", "cat", 1e-300,
-    ]  # fmt: skip
-
-
 # ---- notebooks ---------------------------------------------------------------------------------
 
 
@@ -356,3 +334,40 @@ def test_store_in_a_notebook_is_escaped(made: Made):
     assert "45" in page.text
     assert made.store.digest[:16] in page.text
     assert json.dumps(HOSTILE[1])[1:10] not in re.sub(r"&lt;", "", html)
+
+
+# ---- lines of the summary ----------------------------------------------------------------------
+
+
+def test_every_line_of_a_summary_leads_to_its_analysis_and_verdict(tmp_path: Path):
+    """Also that of a logarithm, whose name no list of labels has."""
+    label = np.arange(24) % 2
+    store = fs.from_arrays(tmp_path / "a.zarr", maps_with_classes(label, grid=4), label=label)
+    found = analyze_all(
+        store, feature="log_friction", permutations=19, probe_permutations=0, folds=2
+    )
+    save_all(found, tmp_path / "r")
+    html = write_report(store, tmp_path / "a.html", tmp_path / "r").read_text(encoding="utf-8")
+    items = html[html.index('<ul class="lines">') :].split("</ul>")[0].split("<li>")[1:]
+    named = {text.split("<p>")[1].split(":")[0]: text for text in items if 'href="#' in text}
+    probe = next(one for one in found if one.analysis == "ridge-probe")
+    line = named["Log_friction map linear probe"]
+    keys = {one.analysis: one.key for one in read_results(tmp_path / "r", store)}
+    assert f'href="#{keys["ridge-probe"]}"' in line
+    assert f'<span class="chip">{probe.notebook["log_friction verdict"]}</span>' in line
+    assert len(named) == sum(bool(name) for name in found[-1].table["line"])
+
+
+def test_the_summary_says_in_how_many_modes_edge_and_centre_differ(made: Made):
+    saved = {one["analysis"]: one for one in read_saved(made.results)}
+    values = saved["center-edge"]["values"]
+    rows = saved["summary"]["tables"]["summary"]
+    row = next(r for r in rows if r["measure"].endswith("whose edge and centre differ"))
+    assert (row["value"], row["p"]) == (values["modes_different"], values["p_modes"])
+    assert f"of {values['modes_tested']}," in row["measure"]
+
+
+def test_the_method_of_moran_s_i_says_what_decides(made: Made):
+    text = Page(made.html).text
+    assert "What decides is its mean over images" in text
+    assert "joint shuffles" in text

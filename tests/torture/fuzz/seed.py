@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import frictionstore as fs
-from frictionstore.analyses.core.results import save_all
+from frictionstore.analyses.core.saved import save_all
 from tests.support import random_maps
 from tests.torture.fuzz.targets import TARGETS, seeds
 

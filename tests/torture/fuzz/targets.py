@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frictionstore.analyses.core.results import read_saved
+from frictionstore.analyses.core.saved import read_saved
 from frictionstore.check.shard import decode_chunk
 from frictionstore.errors import FrictionstoreError
 from frictionstore.extract.encoder.checkpoints import Source, read_checkpoint
