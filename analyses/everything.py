@@ -10,7 +10,7 @@ import click
 
 from frictionstore.analyses.core import options
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
+from frictionstore.analyses.core.passes import Passes, Plan, run
 from frictionstore.analyses.core.results import Result
 from frictionstore.analyses.core.source import (
     MapStore,
@@ -180,7 +180,7 @@ def _do(store: MapStore, asked: Sequence[_Asked], *, show_progress: bool) -> Non
             one.result = (
                 run(store, [one.make()], show_progress=show_progress)[0]
                 if alone
-                else recorded(plan.result(), store)
+                else passes.result(plan)
             )
         except AnalysisError as error:
             one.reason = str(error)
