@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
-from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import Arrays, Passes, run
+from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.passes import Passes, run
 from frictionstore.analyses.core.results import Result, provenance
 from frictionstore.analyses.core.source import (
+    Classes,
     MapStore,
     logarithm_of,
     mode_name,
@@ -24,6 +25,8 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.intervals import fieller
+from frictionstore.analyses.stats.regions import RegionMeans, central_block
 from frictionstore.text import listed
 
 if TYPE_CHECKING:
@@ -35,40 +38,6 @@ QUESTION = "Do edge patches differ from central ones?"
 ALL_MODES = "all modes"
 TOLD = 4
 """Modes whose figures the answer gives; the table has all."""
-
-
-def central_block(rows: int, cols: int, border: int | None = None) -> NDArray[np.bool_]:
-    """Return which patches are central, bool of shape (rows, cols).
-
-    Parameters
-    ----------
-    rows, cols
-        Size of the grid.
-    border
-        Width of the edge in patches; None takes a quarter of each side, as the notebook did.
-
-    Raises
-    ------
-    AnalysisError
-        If no patch is left in the centre or none at the edge.
-    """
-    down, across = (rows // 4, cols // 4) if border is None else (border, border)
-    central = np.zeros((rows, cols), bool)
-    if down >= 0 and across >= 0:
-        central[down : rows - down, across : cols - across] = True
-    if central.all() or not central.any():
-        widest = (min(rows, cols) - 1) // 2
-        asked = f"a quarter of a {rows} x {cols} grid" if border is None else f"border {border}"
-        part = "edge" if central.all() else "centre"
-        remedy = (
-            f"a border from 1 to {widest} leaves some of both"
-            if widest >= 1
-            else "center-edge needs at least 3 patches a side"
-        )
-        raise AnalysisError(
-            f"{asked} leaves no patch for the {part} of a {rows} x {cols} grid: {remedy}"
-        )
-    return central
 
 
 @dataclass(frozen=True)
@@ -125,11 +94,6 @@ def compare(
         Coverage of the intervals, in (0, 1).
     geometric
         The values are decimal logarithms.
-
-    References
-    ----------
-    Fieller (1954), Some problems in interval estimation, Journal of the Royal Statistical
-    Society B 16, 175-185.
     """
     from scipy.special import stdtr, stdtrit
 
@@ -148,7 +112,7 @@ def compare(
         ends = (d, d - quantile * error, d + quantile * error)
         ratio, low, high = (np.power(10.0, x) for x in ends)
     else:
-        ratio, low, high = _fieller(c, e, vc, ve, cov, quantile)
+        ratio, low, high = fieller(c, e, vc, ve, cov, quantile)
     return Comparison(
         n=n,
         centre=c,
@@ -164,251 +128,265 @@ def compare(
     )
 
 
-def _fieller(
-    c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float
-) -> tuple[Floats, Floats, Floats]:
-    """Return e / c and its interval, from the variances and the covariance of the two means."""
-    squared = quantile * quantile
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(c == 0, np.nan, e / c)
-        g = squared * vc / np.square(c)
-        middle = ratio - squared * cov / np.square(c)
-        root = ve - 2 * ratio * cov + np.square(ratio) * vc
-        root = root - squared * (vc * ve - np.square(cov)) / np.square(c)
-        half = quantile * np.sqrt(np.maximum(root, 0.0)) / np.abs(c)
-        bounded = (g < 1) & (c != 0)
-        low = np.where(bounded, (middle - half) / (1 - g), np.nan)
-        high = np.where(bounded, (middle + half) / (1 - g), np.nan)
-    return ratio, low, high
-
-
 _FIGURES = [f.name for f in fields(Comparison) if f.name != "n"]
 
 
-class RegionMeans:
-    """Mean over the central and the edge patches of every image and mode.
+@dataclass(frozen=True, kw_only=True)
+class CenterEdgeParameters(parameters.Parameters):
+    """What is asked for: see `center_edge`."""
+
+    feature: str = parameters.feature()
+    border: int | None = parameters.parameter(
+        None, "Width of the edge in patches.  [default: a quarter of each side]", least=1
+    )
+    alpha: float = parameters.alpha()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is found, of the mean over all modes first and then of each mode that varies.
 
     Attributes
     ----------
-    centre, edge
-        float64 of shape (n_images, n_modes).
-    constant
-        bool of shape (n_modes,): modes with one value in the whole map.
+    names, constant
+        Of the figures, and of the modes that are left out.
+    classes
+        Of the comparisons `by_class`.
+    pooled
+        The comparison of all images.
+    p_modes
+        Its p by Holm over the modes, without the mean.
+    q
+        By Benjamini-Hochberg over classes and modes, shape (n_classes, 1 + varying modes).
+    geometric
+        Values are logarithms: ratios are of geometric means.
+    central
+        Which patches are central.
     """
 
-    def __init__(
-        self, feature: str, central: NDArray[np.bool_], n_images: int, n_modes: int
-    ) -> None:
-        self.features = (feature,)
-        self._feature = feature
-        self._central = central
-        self.centre = np.empty((n_images, n_modes))
-        self.edge = np.empty((n_images, n_modes))
-        self._low = np.full(n_modes, np.inf)
-        self._high = np.full(n_modes, -np.inf)
-
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        values = arrays[self._feature]
-        self.centre[rows] = values[:, self._central].mean(axis=1, dtype=np.float64)
-        self.edge[rows] = values[:, ~self._central].mean(axis=1, dtype=np.float64)
-        self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
-        self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
-
-    def end_pass(self) -> bool:
-        self.constant = self._low == self._high
-        return False
+    names: list[str]
+    constant: list[str]
+    classes: Sequence[str]
+    by_class: list[Comparison]
+    pooled: Comparison
+    p_modes: Floats
+    q: Floats
+    geometric: bool
+    central: NDArray[np.bool_]
 
 
 class CenterEdge:
-    """The analysis, asked for: see `center_edge` for the parameters."""
+    """The plan: means of both regions in one pass."""
 
-    def __init__(
-        self, *, feature: str = "friction", border: int | None = None, alpha: float = 0.05
-    ) -> None:
-        options.check(alpha=alpha)
-        if border is not None and border < 1:
-            raise AnalysisError(f"border is {border}: it must be 1 or more")
-        self.feature = feature
-        self.border = border
-        self.alpha = alpha
+    def __init__(self, asked: CenterEdgeParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        store = passes.store
-        self.store: MapStore = store
+        feature, store = self._asked.feature, passes.store
+        self._store: MapStore = store
         rows, cols = require_grid(store, NAME)
-        self.n_modes = require_feature(store, self.feature)
-        self.classes = require_classes(store, NAME)
-        self.central = central_block(rows, cols, self.border)
-        key = ("region means", self.feature, self.central.tobytes())
-        self.regions = passes.share(
-            key,
-            lambda: RegionMeans(self.feature, self.central, store.n_images, self.n_modes),
+        self._n_modes = require_feature(store, feature)
+        self._classes: Classes = require_classes(store, NAME)
+        self._central = central_block(rows, cols, self._asked.border)
+        self._regions = passes.share(
+            ("region means", feature, self._central.tobytes()),
+            lambda: RegionMeans(feature, self._central, store.n_images, self._n_modes),
         )
 
     def result(self) -> Result:
-        regions, classes = self.regions, self.classes
-        varying = np.flatnonzero(~regions.constant)
+        regions, classes, feature = self._regions, self._classes, self._asked.feature
+        varying, constant = (
+            np.flatnonzero(which) for which in (~regions.constant, regions.constant)
+        )
         # The first column is the mean over all modes, constant ones included: the notebook's.
-        centre = np.column_stack([regions.centre.mean(axis=1), regions.centre[:, varying]])
-        edge = np.column_stack([regions.edge.mean(axis=1), regions.edge[:, varying]])
-        names = [ALL_MODES, *(mode_name(int(m), self.n_modes) for m in varying)]
-        labelled = classes.labels >= 0
-        geometric = logarithm_of(self.feature) is not None and self.feature not in self.store.maps
+        centre, edge = (
+            np.column_stack([means.mean(axis=1), means[:, varying]])
+            for means in (regions.centre, regions.edge)
+        )
+        geometric = logarithm_of(feature) is not None and feature not in self._store.maps
         by_class = [
             compare(centre[classes.labels == c], edge[classes.labels == c], geometric=geometric)
             for c in range(classes.n)
         ]
+        labelled = classes.labels >= 0
         pooled = compare(centre[labelled], edge[labelled], geometric=geometric)
-        p_modes = permutation.holm(pooled.p[1:])
-        q = permutation.benjamini_hochberg(np.stack([one.p for one in by_class]))
-        columns: dict[str, Columns] = {
-            "classes": _columns(by_class, classes.names, q, 0),
-            "modes": {"mode": names, "images": [pooled.n] * len(names)}
-            | {key: getattr(pooled, key) for key in _FIGURES}
-            | {"p_modes": [np.nan, *p_modes]},
-        }
-        by_mode = [_columns(by_class, classes.names, q, j) for j in range(len(names))]
-        columns["classes_by_mode"] = {
-            "class": [name for table in by_mode for name in table["class"]],
-            "mode": [name for name in names for _ in range(classes.n)],
-        } | {
-            key: [value for table in by_mode for value in table[key]]
-            for key in by_mode[0]
-            if key != "class"
-        }
-        arrays = {
-            "centre": np.stack([one.centre for one in by_class]),
-            "edge": np.stack([one.edge for one in by_class]),
-            "ratio": np.stack([one.ratio for one in by_class]),
-            "p": np.stack([one.p for one in by_class]),
-            "q": q,
-            "central": self.central,
-        }
-        n_different = int((q[:, 0] <= self.alpha).sum())
-        values: dict[str, Any] = {
-            "centre": float(pooled.centre[0]),
-            "edge": float(pooled.edge[0]),
-            "ratio": float(pooled.ratio[0]),
-            "ratio_low": float(pooled.ratio_low[0]),
-            "ratio_high": float(pooled.ratio_high[0]),
-            "difference": float(pooled.difference[0]),
-            "t": float(pooled.t[0]),
-            "p": float(pooled.p[0]),
-            "p_modes": float(np.fmin.reduce(p_modes, initial=np.nan)),
-            "modes_different": int((p_modes <= self.alpha).sum()),
-            "modes_tested": int(np.isfinite(p_modes).sum()),
-            "classes_different": n_different,
-            "central_patches": int(self.central.sum()),
-            "edge_patches": int((~self.central).sum()),
-        }
-        notebook = {
-            "center_edge": [
-                {
-                    "class": name,
-                    "center": float(one.centre[0]),
-                    "edge": float(one.edge[0]),
-                    **({} if geometric else {"ratio": one.edge[0] / (one.centre[0] + 1e-8)}),
-                }
-                for name, one in zip(classes.names, by_class, strict=True)
-            ]
-        }
-        constant = [mode_name(int(m), self.n_modes) for m in np.flatnonzero(regions.constant)]
-        caveats = classes.caveats() + options.constant_caveat(constant)
-        if constant:
-            caveats.append(f"'{ALL_MODES}' averages the constant mode in, as the notebook did")
-        unbounded = [
-            name
-            for name, one in zip(classes.names, by_class, strict=True)
-            if np.isnan(one.ratio_low[0]) and np.isfinite(one.ratio[0])
-        ]
-        if unbounded:
-            caveats.append(
-                f"the ratio has no bounded interval for {listed(unbounded)}: the centre varies "
-                "between images by as much as its mean"
-            )
-        same = [n for n, one in zip(classes.names, by_class, strict=True) if np.isnan(one.t[0])]
-        if same:
-            caveats.append(
-                f"edge minus centre is the same in every image of {listed(same)}: there is no test"
-            )
-        if geometric:
-            caveats.append(
-                "values are decimal logarithms: difference is of these, ratio is ten to its power, "
-                "the ratio of the geometric means"
-            )
-        caveats += options.feature_caveats(self.feature)
+        found = Found(
+            names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
+            constant=[mode_name(int(m), self._n_modes) for m in constant],
+            classes=classes.names,
+            by_class=by_class,
+            pooled=pooled,
+            p_modes=permutation.holm(pooled.p[1:]),
+            q=permutation.benjamini_hochberg(np.stack([one.p for one in by_class])),
+            geometric=geometric,
+            central=self._central,
+        )
+        said = classes.caveats() + _caveats(found) + caveats.features(feature)
+        return _result(self._asked, found, said, self._store)
 
-        def figure() -> Figure:
-            from frictionstore.analyses.core import figures
 
-            means = " of geometric means" if geometric else ""
-            return figures.intervals(
-                [*classes.names, "all images"],
-                [*(one.ratio[0] for one in by_class), pooled.ratio[0]],
-                [*(one.ratio_low[0] for one in by_class), pooled.ratio_low[0]],
-                [*(one.ratio_high[0] for one in by_class), pooled.ratio_high[0]],
-                f"{self.feature}: edge / centre{means}, 95% interval over images",
-                f"edge / centre{means}",
-                reference={"no difference": 1.0},
-            )
+def _table(found: Found, which: int) -> dict[str, Any]:
+    """Return a table with one row per class, of its number `which`."""
+    rows = found.by_class
+    columns: dict[str, Any] = {"class": list(found.classes), "images": [one.n for one in rows]}
+    columns |= {key: [float(getattr(one, key)[which]) for one in rows] for key in _FIGURES}
+    return columns | {"q": [float(p) for p in found.q[:, which]]}
 
-        return Result(
-            analysis=NAME,
-            feature=self.feature,
-            question=QUESTION,
-            columns=columns,
-            arrays=arrays,
-            values=values,
-            notebook=notebook,
-            parameters={"border": self.border, "alpha": self.alpha},
-            seed=None,
-            sentences=[
-                _answer(self.feature, pooled, p_modes, names, self.alpha, geometric),
-                *([] if not constant else [f"Constant: {', '.join(constant)}."]),
-                _all_modes(values, classes.n, self.alpha, geometric),
-            ],
-            caveats=caveats,
-            provenance=provenance(self.store),
-            figures={"edge_centre": figure},
-            shown=("classes", "modes"),
+
+def _tables(found: Found) -> dict[str, Columns]:
+    names, pooled = found.names, found.pooled
+    by_mode = [_table(found, which) for which in range(len(names))]
+    together = {key: [value for table in by_mode for value in table[key]] for key in by_mode[0]}
+    return {
+        "classes": by_mode[0],
+        "modes": {"mode": names, "images": [pooled.n] * len(names)}
+        | {key: getattr(pooled, key) for key in _FIGURES}
+        | {"p_modes": [np.nan, *found.p_modes]},
+        "classes_by_mode": {
+            "class": together.pop("class"),
+            "mode": [name for name in names for _ in found.classes],
+            **together,
+        },
+    }
+
+
+def _values(found: Found, alpha: float) -> dict[str, Any]:
+    figures = ("centre", "edge", "ratio", "ratio_low", "ratio_high", "difference", "t", "p")
+    return {key: float(getattr(found.pooled, key)[0]) for key in figures} | {
+        "p_modes": float(np.fmin.reduce(found.p_modes, initial=np.nan)),
+        "modes_different": int((found.p_modes <= alpha).sum()),
+        "modes_tested": int(np.isfinite(found.p_modes).sum()),
+        "classes_different": int((found.q[:, 0] <= alpha).sum()),
+        "central_patches": int(found.central.sum()),
+        "edge_patches": int((~found.central).sum()),
+    }
+
+
+def _caveats(found: Found) -> list[str]:
+    """Return what holds for these comparisons, beside what holds for every analysis."""
+    said = caveats.constant(found.constant)
+    if found.constant:
+        said.append(f"'{ALL_MODES}' averages the constant mode in, as the notebook did")
+    of_class = list(zip(found.classes, found.by_class, strict=True))
+    unbounded = [n for n, c in of_class if np.isnan(c.ratio_low[0]) and np.isfinite(c.ratio[0])]
+    if unbounded:
+        said.append(
+            f"the ratio has no bounded interval for {listed(unbounded)}: the centre varies "
+            "between images by as much as its mean"
+        )
+    same = [name for name, one in of_class if np.isnan(one.t[0])]
+    if same:
+        said.append(
+            f"edge minus centre is the same in every image of {listed(same)}: there is no test"
+        )
+    if found.geometric:
+        said.append(
+            "values are decimal logarithms: difference is of these, ratio is ten to its power, "
+            "the ratio of the geometric means"
+        )
+    return said
+
+
+def _notebook_figures(found: Found) -> dict[str, Any]:
+    """Return what the notebook printed; of logarithms it would have divided by what may be 0."""
+    rows = []
+    for name, one in zip(found.classes, found.by_class, strict=True):
+        row = {"class": name, "center": float(one.centre[0]), "edge": float(one.edge[0])}
+        if not found.geometric:
+            row["ratio"] = one.edge[0] / (one.centre[0] + 1e-8)
+        rows.append(row)
+    return {"center_edge": rows}
+
+
+def _result(asked: CenterEdgeParameters, found: Found, said: list[str], store: MapStore) -> Result:
+    values = _values(found, asked.alpha)
+
+    def figure() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        means = " of geometric means" if found.geometric else ""
+        rows = [*found.by_class, found.pooled]
+        return figures.intervals(
+            [*found.classes, "all images"],
+            [one.ratio[0] for one in rows],
+            [one.ratio_low[0] for one in rows],
+            [one.ratio_high[0] for one in rows],
+            f"{asked.feature}: edge / centre{means}, 95% interval over images",
+            f"edge / centre{means}",
+            reference={"no difference": 1.0},
         )
 
+    arrays: dict[str, NDArray[Any]] = {
+        key: np.stack([getattr(one, key) for one in found.by_class])
+        for key in ("centre", "edge", "ratio", "p")
+    }
+    return Result(
+        analysis=NAME,
+        feature=asked.feature,
+        question=QUESTION,
+        columns=_tables(found),
+        arrays={**arrays, "q": found.q, "central": found.central},
+        values=values,
+        notebook=_notebook_figures(found),
+        parameters={"border": asked.border, "alpha": asked.alpha},
+        seed=None,
+        sentences=[
+            _answer(asked, found),
+            *([f"Constant: {', '.join(found.constant)}."] if found.constant else []),
+            _all_modes(values, found, asked.alpha),
+        ],
+        caveats=said,
+        provenance=provenance(store),
+        figures={"edge_centre": figure},
+        shown=("classes", "modes"),
+        claims=_claims(asked, found, values),
+    )
 
-def _columns(rows: list[Comparison], names: list[str], q: Floats | None, which: int) -> Columns:
-    """Return a table with one row per comparison, of its number `which`."""
-    columns: dict[str, Any] = {"class": names, "images": [one.n for one in rows]}
-    columns |= {key: [float(getattr(one, key)[which]) for one in rows] for key in _FIGURES}
-    if q is not None:
-        columns["q"] = [float(p) for p in q[:, which]]
-    return columns
+
+def _claims(asked: CenterEdgeParameters, found: Found, values: dict[str, Any]) -> list[Claim]:
+    alpha, pooled = asked.alpha, found.pooled
+
+    def side(which: int, p: float) -> str:
+        if not p <= alpha:
+            return ""
+        return f"{'higher' if pooled.difference[which] > 0 else 'lower'} at the edge"
+
+    sides = {name: side(1 + k, found.p_modes[k]) for k, name in enumerate(found.names[1:])}
+    modes = "; ".join(f"{name} {said}" for name, said in sides.items() if said)
+    said = side(0, values["p"])
+    says = f"a difference between edge and centre of {asked.feature}"
+    return [
+        Claim(
+            "modes_different", f"{says} in single modes{f' ({modes})' if modes else ''}",
+            values["modes_different"], p=values["p_modes"], level=alpha,
+        ),
+        Claim(
+            "ratio", f"{says}, all modes averaged{f' ({said})' if said else ''}", values["ratio"],
+            values["ratio_low"], values["ratio_high"], p=values["p"], level=alpha,
+        ),
+    ]  # fmt: skip
 
 
-def _answer(
-    feature: str,
-    pooled: Comparison,
-    p_modes: Floats,
-    names: list[str],
-    alpha: float,
-    geometric: bool,
-) -> str:
+def _answer(asked: CenterEdgeParameters, found: Found) -> str:
     """Return which modes differ, by the tests of all modes together."""
+    feature, names, p_modes, pooled = asked.feature, found.names[1:], found.p_modes, found.pooled
     tested = int(np.isfinite(p_modes).sum())
     if not tested:
         return f"{feature} cannot be tested: edge minus centre is the same in every image."
     family = f"Holm over {tested} mode{'s' if tested > 1 else ''}, {pooled.n} images"
-    different = np.flatnonzero(p_modes <= alpha)
+    different = np.flatnonzero(p_modes <= asked.alpha)
     if not different.size:
         least = int(np.nanargmin(p_modes))
         return (
             f"{feature}: no evidence of a difference between edge and centre in any mode (smallest "
-            f"{p_text(float(p_modes[least]))}, {names[1 + least]}; {family})."
+            f"{p_text(float(p_modes[least]))}, {names[least]}; {family})."
         )
     told = []
     for k in different[np.argsort(p_modes[different], kind="stable")][:TOLD]:
         side = "higher" if pooled.difference[1 + k] > 0 else "lower"
-        mode = "" if names[1:] == ["all"] else f"in {names[1 + k]} "
+        mode = "" if names == ["all"] else f"in {names[k]} "
         told.append(
-            f"{mode}({side} at the edge, {_ratio(pooled, 1 + int(k), geometric)}, "
+            f"{mode}({side} at the edge, {_ratio(pooled, 1 + int(k), found.geometric)}, "
             f"{p_text(float(p_modes[k]))})"
         )
     more = f" and in {different.size - TOLD} more modes" if different.size > TOLD else ""
@@ -434,24 +412,24 @@ def _interval(low: float, high: float) -> str:
     return f"{number(low)} to {number(high)}"
 
 
-def _all_modes(values: dict[str, Any], n_classes: int, alpha: float, geometric: bool) -> str:
+def _all_modes(values: dict[str, Any], found: Found, alpha: float) -> str:
     """Return what the notebook looked at: the mean over all modes, and by class."""
     interval = _interval(values["ratio_low"], values["ratio_high"])
-    what = "edge / centre of geometric means" if geometric else "edge / centre"
+    what = "edge / centre of geometric means" if found.geometric else "edge / centre"
     return (
         f"With all modes averaged, as in the notebook, {what} = {number(values['ratio'])} (95% "
         f"interval {interval} over images, paired t test {p_text(values['p'])}), and there is "
-        f"evidence of a difference in {values['classes_different']} of {n_classes} classes at "
-        f"q <= {alpha:g}."
+        f"evidence of a difference in {values['classes_different']} of {len(found.classes)} "
+        f"classes at q <= {alpha:g}."
     )
 
 
 def center_edge(
     store: MapStore,
     *,
-    feature: str = "friction",
-    border: int | None = None,
-    alpha: float = 0.05,
+    feature: str = CenterEdgeParameters.feature,
+    border: int | None = CenterEdgeParameters.border,
+    alpha: float = CenterEdgeParameters.alpha,
     show_progress: bool = False,
 ) -> Result:
     """Compare the patches at the edge of images with those in the centre, by class and mode.
@@ -484,24 +462,10 @@ def center_edge(
         If labels are missing, a class has fewer than 2 images, values are not finite, or the
         border leaves no centre or no edge.
     """
-    plan = CenterEdge(feature=feature, border=border, alpha=alpha)
-    return run(store, [plan], show_progress=show_progress)[0]
+    asked = CenterEdgeParameters(feature=feature, border=border, alpha=alpha)
+    return run(store, [CenterEdge(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-@click.option(
-    "--border",
-    type=click.IntRange(min=1),
-    help="Width of the edge in patches.  [default: a quarter of each side]",
-)
-@options.alpha_option
-def command(
-    target: options.Target, features: tuple[str, ...], border: int | None, alpha: float
-) -> None:
-    """Compare the patches at the edge of images with those in the centre, by class and mode."""
-    target.run(CenterEdge(feature=f, border=border, alpha=alpha) for f in features)
-
+command = options.feature_command(NAME, center_edge, CenterEdgeParameters, CenterEdge)
 
 make_callable(__name__)

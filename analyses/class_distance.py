@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
-from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import Passes, class_moments, run, tail_caveat
+from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, provenance
 from frictionstore.analyses.core.source import (
+    Classes,
     MapStore,
     mode_name,
     require_classes,
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.core.terminal import number, p_text
+from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import label_sums, permutation
 
 if TYPE_CHECKING:
@@ -75,207 +75,249 @@ def _cosine(rows: Floats) -> Floats:
     return np.clip(cosine, -1.0, 1.0)
 
 
-def pseudo_f(sums: Floats, counts: NDArray[np.int64], total_squares: float) -> Floats:
-    """Return PERMANOVA's pseudo-F for Euclidean distances, from class sums.
+@dataclass(frozen=True, kw_only=True)
+class ClassDistanceParameters(parameters.Parameters):
+    """What is asked for: see `class_distance`."""
 
-        F = (SS_between / (C - 1)) / (SS_within / (n - C))
+    feature: str = parameters.feature()
+    permutations: int = parameters.permutations(1000, "of the labels")
+    splits: int = parameters.parameter(
+        200, "Random halvings of each class, for the noise floor.", least=2
+    )
+    seed: int = parameters.seed()
+    memory: int = label_sums.MEMORY
 
-    with sums of squares over all features: the same as from all pairwise distances.
 
-    Parameters
+@dataclass(frozen=True)
+class Found:
+    """What is found of the mean maps; the null distributions have shape (permutations,).
+
+    Attributes
     ----------
-    sums
-        Class sums, shape (..., n_classes, n_features), of values shifted by any constant map.
-    counts
-        Images per class, shape (n_classes,).
-    total_squares
-        Total sum of squared deviations from the overall mean, over all features; positive.
-
-    References
-    ----------
-    Anderson (2001), A new method for non-parametric multivariate analysis of variance, Austral
-    Ecology 26, 32-46.
+    means
+        Mean map of each class, shape (n_classes, row, col, mode).
+    observed
+        Distances and cosines of the mean maps.
+    halves
+        Distances between two random halves of each class, shape (splits, n_classes).
+    within
+        Sum of squares within each class, shape (n_classes,).
+    pseudo_f
+        PERMANOVA's; NaN where all images are equal.
+    null_distance, null_cosine, null_f
+        Mean distance, smallest cosine and pseudo-F under permuted labels.
     """
-    n, classes = int(counts.sum()), len(counts)
-    weight = label_sums.class_weights(counts)[:, 0]
-    between = np.einsum("...cf,...cf,c->...", sums, sums, weight)
-    between -= np.square(sums.sum(axis=-2)).sum(axis=-1) / n
-    within = np.asarray(total_squares - between)
-    within = np.where(within <= 1e-12 * total_squares, 0.0, within)
-    with np.errstate(divide="ignore"):
-        return np.asarray((between / (classes - 1)) / (within / (n - classes)))
+
+    means: Floats
+    observed: Distances
+    halves: Floats
+    within: Floats
+    pseudo_f: float
+    null_distance: Floats
+    null_cosine: Floats
+    null_f: Floats
 
 
 class ClassDistance:
-    """The analysis, asked for: see `class_distance` for the parameters."""
+    """The plan: class moments, halves and permuted class sums in the same passes."""
 
-    def __init__(
-        self,
-        *,
-        feature: str = "friction",
-        permutations: int = 1000,
-        splits: int = 200,
-        seed: int = 0,
-        memory: int = label_sums.MEMORY,
-    ) -> None:
-        options.check(permutations=permutations, seed=seed)
-        if splits < 2:
-            raise AnalysisError(f"splits is {splits}: it must be 2 or more")
-        self.feature = feature
-        self.permutations = permutations
-        self.splits = splits
-        self.seed = seed
-        self.memory = memory
+    def __init__(self, asked: ClassDistanceParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        store = passes.store
-        require_grid(store, NAME)
-        self.store: MapStore = store
-        self.n_modes = require_feature(store, self.feature)
-        self.classes = require_classes(store, NAME)
-        rows, cols = store.grid
-        n_features = rows * cols * self.n_modes
-        self.collected = class_moments(passes, self.feature, self.n_modes)
-        self.halves = passes.share(
-            ("half splits", self.feature, self.splits, self.seed),
+        asked, store = self._asked, passes.store
+        rows, cols = require_grid(store, NAME)
+        self._store: MapStore = store
+        n_modes = require_feature(store, asked.feature)
+        self._classes: Classes = require_classes(store, NAME)
+        n_features = rows * cols * n_modes
+        self._collected: ClassMoments = class_moments(passes, asked.feature, n_modes)
+        self._halves = passes.share(
+            ("half splits", asked.feature, asked.splits, asked.seed),
             lambda: label_sums.HalfSplits(
-                self.feature, self.classes, n_features, self.splits, self.seed
+                asked.feature, self._classes, n_features, asked.splits, asked.seed
             ),
+            claimed=False,
         )
-        self.null_distance = np.full(self.permutations, np.nan)
-        self.null_cosine = np.full(self.permutations, np.nan)
-        self.null_f = np.full(self.permutations, np.nan)
-        if self.permutations:
+        self._null = np.full((3, asked.permutations), np.nan)
+        if asked.permutations:
             sums = label_sums.permuted_class_sums(
-                passes, self.feature, self.classes, n_features, self.permutations, self.seed,
-                self.memory,
+                passes, asked.feature, self._classes, n_features, asked.permutations, asked.seed,
+                asked.memory,
             )  # fmt: skip
             sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, shift: Floats) -> None:
-        means = sums * label_sums.class_weights(self.classes.counts)
+        distance, cosine, f = self._null
+        means = sums * label_sums.class_weights(self._classes.counts)
         square = label_sums.squared_distances(means)
-        pairs = np.sqrt(label_sums.off_diagonal(square))
-        self.null_distance[which] = pairs.mean(axis=1)
+        distance[which] = np.sqrt(label_sums.off_diagonal(square)).mean(axis=1)
         # Cosines need the maps themselves: the Gram matrix of means plus shift.
         gram = means @ np.swapaxes(means, 1, 2)
         along = means @ shift
         gram += along[:, :, None] + along[:, None, :] + shift @ shift
         norm = np.sqrt(np.einsum("paa->pa", gram))
         product = norm[:, :, None] * norm[:, None, :]
-        cosine = np.divide(gram, product, out=np.full_like(gram, np.nan), where=product > 0)
-        self.null_cosine[which] = label_sums.off_diagonal(cosine).min(axis=1)
-        total = float(self.collected.labelled.m2.sum())
-        if total > 0:
-            self.null_f[which] = pseudo_f(sums, self.classes.counts, total)
+        cosines = np.divide(gram, product, out=np.full_like(gram, np.nan), where=product > 0)
+        cosine[which] = label_sums.off_diagonal(cosines).min(axis=1)
+        f[which] = self._pseudo_f(sums)
+
+    def _pseudo_f(self, sums: Floats) -> Floats | float:
+        total = float(self._collected.labelled.m2.sum())
+        if total <= 0:
+            return np.nan
+        return label_sums.f_from_sums(sums, self._classes.counts, total, pooled=True)
 
     def result(self) -> Result:
-        moments = self.collected.by_class
-        classes = self.classes
+        moments, classes = self._collected.by_class, self._classes
         means = moments.mean.reshape(classes.n, -1)
-        found = distances(means)
-        pairs = label_sums.off_diagonal(found.euclidean)
-        cosines = label_sums.off_diagonal(found.cosine)
-        total = float(self.collected.labelled.m2.sum())
-        within = moments.m2.reshape(classes.n, -1).sum(axis=1)
         # The overall mean is taken off before sums of squares are formed.
-        centred = (means - self.collected.labelled.mean.reshape(-1)) * classes.counts[:, None]
-        observed_f = float(pseudo_f(centred, classes.counts, total)) if total > 0 else np.nan
-        half = np.sqrt(np.square(self.halves.first - self.halves.second).sum(axis=2))
-        spread = np.sqrt(within / (classes.counts - 1))
-        low, high = np.quantile(half, [0.025, 0.975], axis=0)
-        mean_distance, min_cosine = float(pairs.mean()), float(np.min(cosines))
-        values: dict[str, Any] = {
-            "mean_distance": mean_distance,
-            "min_distance": float(pairs.min()),
-            "max_distance": float(pairs.max()),
-            "mean_cosine": float(cosines.mean()),
-            "min_cosine": min_cosine,
-            "min_centred_cosine": float(label_sums.off_diagonal(found.centred_cosine).min()),
-            "half_split_distance": float(half.mean()),
-            "within_class_spread": float(np.sqrt(within.sum() / (classes.n_labelled - classes.n))),
-            "pseudo_f": observed_f,
-            "permutations": self.permutations,
-            "smallest_p": permutation.smallest_p(self.permutations),
+        centred = (means - self._collected.labelled.mean.reshape(-1)) * classes.counts[:, None]
+        halves = self._halves
+        found = Found(
+            means=moments.mean,
+            observed=distances(means),
+            halves=np.sqrt(np.square(halves.first - halves.second).sum(axis=2)),
+            within=moments.m2.reshape(classes.n, -1).sum(axis=1),
+            pseudo_f=float(self._pseudo_f(centred)),
+            null_distance=self._null[0],
+            null_cosine=self._null[1],
+            null_f=self._null[2],
+        )
+        constant = self._collected.labelled.constant()[0].all(axis=(0, 1))
+        said = [
+            *classes.caveats(),
+            *caveats.smallest_p(self._asked.permutations),
+            *(
+                f"{mode_name(int(mode), len(constant))} is constant over all images: it adds "
+                "nothing to distances and raises the notebook's cosines"
+                for mode in np.flatnonzero(constant)
+            ),
+            *caveats.heavy_tail(self._asked.feature, self._collected.everything),
+            *caveats.features(self._asked.feature),
+        ]
+        return _result(self._asked, found, classes, said, self._store)
+
+
+def _values(asked: ClassDistanceParameters, found: Found, classes: Classes) -> dict[str, Any]:
+    pairs = label_sums.off_diagonal(found.observed.euclidean)
+    cosines = label_sums.off_diagonal(found.observed.cosine)
+    spread = np.sqrt(found.within.sum() / (classes.n_labelled - classes.n))
+    values: dict[str, Any] = {
+        "mean_distance": float(pairs.mean()),
+        "min_distance": float(pairs.min()),
+        "max_distance": float(pairs.max()),
+        "mean_cosine": float(cosines.mean()),
+        "min_cosine": float(np.min(cosines)),
+        "min_centred_cosine": float(label_sums.off_diagonal(found.observed.centred_cosine).min()),
+        "half_split_distance": float(found.halves.mean()),
+        "within_class_spread": float(spread),
+        "pseudo_f": found.pseudo_f,
+        "permutations": asked.permutations,
+        "smallest_p": permutation.smallest_p(asked.permutations),
+    }
+    if asked.permutations:
+        p_cosine = permutation.p_value(values["min_cosine"], found.null_cosine, "less")
+        values |= {
+            "null_mean_distance": float(found.null_distance.mean()),
+            "p_mean_distance": float(
+                permutation.p_value(values["mean_distance"], found.null_distance)
+            ),
+            "p_min_cosine": float(p_cosine),
+            "p_pseudo_f": float(permutation.p_value(found.pseudo_f, found.null_f)),
         }
-        verdict = min_cosine < NOTEBOOK_THRESHOLD
-        notebook = {
-            "mean_inter_class_distance": mean_distance,
-            "mean_cosine": values["mean_cosine"],
-            "min_cosine": min_cosine,
-            "verdict": "DISTINCT PATTERNS" if verdict else "NEARLY IDENTICAL PATTERNS",
-        }
-        arrays = {
-            "distance": found.euclidean,
-            "cosine": found.cosine,
-            "centred_cosine": found.centred_cosine,
-            "class_means": moments.mean,
-            "half_split_distances": half,
-        }
-        caveats = classes.caveats()
-        if self.permutations:
-            arrays |= {
-                "null_mean_distance": self.null_distance,
-                "null_pseudo_f": self.null_f,
-            }
-            values |= {
-                "null_mean_distance": float(self.null_distance.mean()),
-                "p_mean_distance": float(permutation.p_value(mean_distance, self.null_distance)),
-                "p_min_cosine": float(permutation.p_value(min_cosine, self.null_cosine, "less")),
-                "p_pseudo_f": float(permutation.p_value(observed_f, self.null_f)),
-            }
-            caveats.append(
-                f"with {self.permutations} permutations no p-value is below "
-                f"{permutation.smallest_p(self.permutations):.2g}"
-            )
-        by_class = {
+    return values
+
+
+def _tables(found: Found, classes: Classes) -> dict[str, Columns]:
+    """Return the table by class and that by pair of classes."""
+    distance = found.observed.euclidean
+    low, high = np.quantile(found.halves, [0.025, 0.975], axis=0)
+    # A class is not its own neighbour.
+    others = np.where(np.eye(classes.n, dtype=bool), np.inf, distance)
+    first, second = np.triu_indices(classes.n, 1)
+    return {
+        "classes": {
             "class": list(classes.names),
             "images": classes.counts,
-            "nearest": [
-                classes.names[int(np.where(np.arange(classes.n) == c, np.inf, row).argmin())]
-                for c, row in enumerate(found.euclidean)
-            ],
-            "nearest_distance": [
-                float(np.delete(row, c).min()) for c, row in enumerate(found.euclidean)
-            ],
-            "mean_distance": found.euclidean.sum(axis=1) / (classes.n - 1),
-            "half_split_distance": half.mean(axis=0),
+            "nearest": [classes.names[int(c)] for c in others.argmin(axis=1)],
+            "nearest_distance": others.min(axis=1),
+            "mean_distance": distance.sum(axis=1) / (classes.n - 1),
+            "half_split_distance": found.halves.mean(axis=0),
             "half_split_low": low,
             "half_split_high": high,
-            "within_class_spread": spread,
-        }
-        first, second = np.triu_indices(classes.n, 1)
-        by_pair = {
+            "within_class_spread": np.sqrt(found.within / (classes.counts - 1)),
+        },
+        "pairs": {
             "class_a": [classes.names[a] for a in first],
             "class_b": [classes.names[b] for b in second],
-            "distance": pairs,
-            "cosine": cosines,
-            "centred_cosine": label_sums.off_diagonal(found.centred_cosine),
-        }
-        constant = self.collected.labelled.constant()[0].all(axis=(0, 1))
-        caveats += [
-            f"{mode_name(int(mode), self.n_modes)} is constant over all images: it adds nothing to "
-            "distances and raises the notebook's cosines"
-            for mode in np.flatnonzero(constant)
-        ]
-        caveats += tail_caveat(self.feature, self.collected.everything)
-        caveats += options.feature_caveats(self.feature)
-        return Result(
-            analysis=NAME,
-            feature=self.feature,
-            question=QUESTION,
-            columns={"classes": by_class, "pairs": by_pair},
-            arrays=arrays,
-            values=values,
-            notebook=notebook,
-            parameters={"permutations": self.permutations, "splits": self.splits},
-            seed=self.seed,
-            sentences=[_answer(self.feature, values, notebook["verdict"])],
-            caveats=caveats,
-            provenance=provenance(self.store),
-            figures={"distance": lambda: _figure(self.feature, found, classes.names)},
-            shown=("classes",),
-        )
+            "distance": label_sums.off_diagonal(distance),
+            "cosine": label_sums.off_diagonal(found.observed.cosine),
+            "centred_cosine": label_sums.off_diagonal(found.observed.centred_cosine),
+        },
+    }
+
+
+def _result(
+    asked: ClassDistanceParameters,
+    found: Found,
+    classes: Classes,
+    said: list[str],
+    store: MapStore,
+) -> Result:
+    values = _values(asked, found, classes)
+    distinct = values["min_cosine"] < NOTEBOOK_THRESHOLD
+    verdict = "DISTINCT PATTERNS" if distinct else "NEARLY IDENTICAL PATTERNS"
+    arrays = {
+        "distance": found.observed.euclidean,
+        "cosine": found.observed.cosine,
+        "centred_cosine": found.observed.centred_cosine,
+        "class_means": found.means,
+        "half_split_distances": found.halves,
+    }
+    if asked.permutations:
+        arrays |= {"null_mean_distance": found.null_distance, "null_pseudo_f": found.null_f}
+
+    def figure() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        title = f"{asked.feature}: distance between class mean maps"
+        return figures.matrix(found.observed.euclidean, classes.names, title, "Euclidean distance")
+
+    return Result(
+        analysis=NAME,
+        feature=asked.feature,
+        question=QUESTION,
+        columns=_tables(found, classes),
+        arrays=arrays,
+        values=values,
+        notebook={
+            "mean_inter_class_distance": values["mean_distance"],
+            "mean_cosine": values["mean_cosine"],
+            "min_cosine": values["min_cosine"],
+            "verdict": verdict,
+        },
+        parameters={"permutations": asked.permutations, "splits": asked.splits},
+        seed=asked.seed,
+        sentences=[_answer(asked.feature, values, verdict)],
+        caveats=said,
+        provenance=provenance(store),
+        figures={"distance": figure},
+        shown=("classes",),
+        claims=_claims(asked.feature, values),
+    )
+
+
+def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
+    says = {
+        "mean_distance": f"a difference between class mean maps of {feature}",
+        "min_cosine": f"a difference in direction between class mean maps of {feature}",
+        "pseudo_f": f"a difference between classes of {feature} by PERMANOVA",
+    }
+    return [
+        Claim(figure, text, values[figure], p=values.get(f"p_{figure}"), level=ALPHA)
+        for figure, text in says.items()
+    ]
 
 
 def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
@@ -301,21 +343,14 @@ def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
     )
 
 
-def _figure(feature: str, found: Distances, names: list[str]) -> Figure:
-    from frictionstore.analyses.core import figures
-
-    title = f"{feature}: distance between class mean maps"
-    return figures.matrix(found.euclidean, names, title, "Euclidean distance")
-
-
 def class_distance(
     store: MapStore,
     *,
-    feature: str = "friction",
-    permutations: int = 1000,
-    splits: int = 200,
-    seed: int = 0,
-    memory: int = label_sums.MEMORY,
+    feature: str = ClassDistanceParameters.feature,
+    permutations: int = ClassDistanceParameters.permutations,
+    splits: int = ClassDistanceParameters.splits,
+    seed: int = ClassDistanceParameters.seed,
+    memory: int = ClassDistanceParameters.memory,
     show_progress: bool = False,
 ) -> Result:
     """Compare the mean maps of the classes with each other and with noise.
@@ -350,32 +385,12 @@ def class_distance(
         If labels are missing, a class has fewer than 2 images, values are not finite, or the
         grid is one patch.
     """
-    plan = ClassDistance(
+    asked = ClassDistanceParameters(
         feature=feature, permutations=permutations, splits=splits, seed=seed, memory=memory
     )
-    return run(store, [plan], show_progress=show_progress)[0]
+    return run(store, [ClassDistance(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-@options.permutations_option(1000, "of the labels")
-@click.option(
-    "--splits",
-    type=click.IntRange(min=2),
-    default=200,
-    show_default=True,
-    help="Random halvings of each class, for the noise floor.",
-)
-@options.seed_option
-def command(
-    target: options.Target, features: tuple[str, ...], permutations: int, splits: int, seed: int
-) -> None:
-    """Compare the mean maps of the classes with each other and with noise."""
-    target.run(
-        ClassDistance(feature=f, permutations=permutations, splits=splits, seed=seed)
-        for f in features
-    )
-
+command = options.feature_command(NAME, class_distance, ClassDistanceParameters, ClassDistance)
 
 make_callable(__name__)

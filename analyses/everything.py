@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import click
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, Plan, run
 from frictionstore.analyses.core.results import Result
@@ -19,8 +20,8 @@ from frictionstore.analyses.core.source import (
     maps_over_patches,
     require_feature,
 )
-from frictionstore.analyses.ridge_probe import PERMUTATIONS
-from frictionstore.analyses.summary import plans, probe_sets, summary
+from frictionstore.analyses.ridge_probe import RidgeProbeParameters
+from frictionstore.analyses.summary import SummaryParameters, plans, probe_sets, summary
 from frictionstore.text import did_you_mean, listed, printable
 
 FRICTION = "friction"
@@ -28,8 +29,28 @@ PERMUTED = {"class-distance", "f-statistic", "spatial-cv"}
 """Analyses that permute labels or patches, other than ridge-probe."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EverythingParameters(parameters.Parameters):
+    """What is asked for: see `analyze_all`."""
+
+    feature: str | Sequence[str] | None = parameters.parameter(
+        None,
+        "Map to analyse, or log_NAME for its decimal logarithm; may be given several times.  "
+        "[default: friction, or the first map of a store without it]",
+        several=True,
+    )
+    permutations: int = parameters.permutations(
+        SummaryParameters.permutations, "of labels and of patches"
+    )
+    probe_permutations: int = parameters.permutations(
+        RidgeProbeParameters.permutations, "of ridge-probe, each of which is a refit"
+    )
+    folds: int = parameters.folds("Folds of the probe.")
+    seed: int = parameters.seed()
+
+
 @dataclass
-class _Asked:
+class _Attempt:
     """One analysis of one map: how to ask for it, and its result or why there is none."""
 
     analysis: str
@@ -48,11 +69,11 @@ def default_feature(store: MapStore) -> str:
 def analyze_all(
     store: MapStore,
     *,
-    feature: str | Sequence[str] | None = None,
-    permutations: int = 1000,
-    probe_permutations: int = PERMUTATIONS,
-    folds: int = 5,
-    seed: int = 0,
+    feature: str | Sequence[str] | None = EverythingParameters.feature,
+    permutations: int = EverythingParameters.permutations,
+    probe_permutations: int = EverythingParameters.probe_permutations,
+    folds: int = EverythingParameters.folds,
+    seed: int = EverythingParameters.seed,
     only: Sequence[str] | None = None,
     show_progress: bool = False,
 ) -> list[Result]:
@@ -95,38 +116,36 @@ def analyze_all(
         raise AnalysisError("no map was named: name one, or leave the names out for friction")
     for name in features:
         require_feature(store, name)
+    asked = EverythingParameters(
+        feature=feature, permutations=permutations, probe_permutations=probe_permutations,
+        folds=folds, seed=seed,
+    )  # fmt: skip
     view = _without_small_classes(store)
-    asked = [
-        one
-        for name in features
-        for one in _asked(
-            view,
-            name,
-            permutations=permutations,
-            probe_permutations=probe_permutations,
-            folds=folds,
-            seed=seed,
-        )
-    ]
-    known = list(dict.fromkeys(one.analysis for one in asked))
-    if only is not None:
-        unknown = [name for name in only if name not in known]
-        if unknown or not only:
-            wrong = f"no analysis {printable(unknown[0])!r} to do" if unknown else "nothing to do"
-            close = did_you_mean(unknown[0], known) if unknown else ""
-            raise AnalysisError(f"there is {wrong}: there are {listed(known, 8)}{close}")
-        asked = [one for one in asked if one.analysis in only]
-    _do(view, asked, show_progress=show_progress)
-    if all(one.result is None for one in asked):
-        raise AnalysisError(str(asked[0].reason))
+    attempts = _chosen([one for name in features for one in _attempts(view, name, asked)], only)
+    _do(view, attempts, show_progress=show_progress)
+    if all(one.result is None for one in attempts):
+        raise AnalysisError(str(attempts[0].reason))
     results = []
     for name in features:
-        of_map = [one for one in asked if one.feature == name]
+        of_map = [one for one in attempts if one.feature == name]
         done = [one.result for one in of_map if one.result is not None]
         results += done
         if done:
             results.append(_closing(view, name, done, of_map, seed))
     return results
+
+
+def _chosen(attempts: list[_Attempt], only: Sequence[str] | None) -> list[_Attempt]:
+    """Return those of the named analyses, all if none are named."""
+    if only is None:
+        return attempts
+    known = list(dict.fromkeys(one.analysis for one in attempts))
+    unknown = [name for name in only if name not in known]
+    if unknown or not only:
+        wrong = f"no analysis {printable(unknown[0])!r} to do" if unknown else "nothing to do"
+        close = did_you_mean(unknown[0], known) if unknown else ""
+        raise AnalysisError(f"there is {wrong}: there are {listed(known, 8)}{close}")
+    return [one for one in attempts if one.analysis in only]
 
 
 def _without_small_classes(store: MapStore) -> MapStore:
@@ -137,32 +156,22 @@ def _without_small_classes(store: MapStore) -> MapStore:
     return view if view.small and len(view.class_names) >= 2 else store
 
 
-def _asked(
-    store: MapStore,
-    feature: str,
-    *,
-    permutations: int,
-    probe_permutations: int,
-    folds: int,
-    seed: int,
-) -> list[_Asked]:
+def _attempts(store: MapStore, feature: str, asked: EverythingParameters) -> list[_Attempt]:
+    of_map = SummaryParameters(
+        feature=feature, permutations=asked.permutations, seed=asked.seed,
+        probe_permutations=asked.probe_permutations, folds=asked.folds,
+    )  # fmt: skip
+
     def every() -> dict[str, Plan]:
-        return plans(
-            feature=feature,
-            permutations=permutations,
-            probe_permutations=probe_permutations,
-            probe_features=probe_sets(store, feature),
-            folds=folds,
-            seed=seed,
-        )
+        return plans(of_map, probe_sets(store, feature))
 
-    return [_Asked(name, feature, partial(lambda key: every()[key], name)) for name in every()]
+    return [_Attempt(name, feature, partial(lambda key: every()[key], name)) for name in every()]
 
 
-def _do(store: MapStore, asked: Sequence[_Asked], *, show_progress: bool) -> None:
+def _do(store: MapStore, asked: Sequence[_Attempt], *, show_progress: bool) -> None:
     """Do what can be done, in passes that all share unless the values stop one of them."""
     passes = Passes(store)
-    ready: list[tuple[_Asked, Plan]] = []
+    ready: list[tuple[_Attempt, Plan]] = []
     for one in asked:
         plan = one.make()
         error = passes.attempt(plan)
@@ -187,7 +196,7 @@ def _do(store: MapStore, asked: Sequence[_Asked], *, show_progress: bool) -> Non
 
 
 def _closing(
-    store: MapStore, feature: str, done: list[Result], asked: Sequence[_Asked], seed: int
+    store: MapStore, feature: str, done: list[Result], asked: Sequence[_Attempt], seed: int
 ) -> Result:
     """Return the summary of one map's results, with what could not be done."""
     closing = summary(store, feature=feature, results=done, seed=seed)
@@ -203,54 +212,20 @@ def _closing(
 
 @click.command("all")
 @options.on_store
-@click.option(
-    "--feature",
-    "features",
-    multiple=True,
-    help="Map to analyse, or log_NAME for its decimal logarithm; may be given several times.  "
-    "[default: friction, or the first map of a store without it]",
-)
-@options.permutations_option(1000, "of labels and of patches")
-@click.option(
-    "--probe-permutations",
-    type=click.IntRange(0, options.MAX_PERMUTATIONS),
-    default=PERMUTATIONS,
-    show_default=True,
-    help="Permutations of ridge-probe, each of which is a refit; 0 for none.",
-)
-@click.option(
-    "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Folds of the probe."
-)
-@options.seed_option
+@parameters.asks(EverythingParameters)
 @click.option(
     "--only",
     metavar="A,B,...",
     callback=options.split_option,
     help="Only these analyses, such as spatial-cv,mode-variance,image-summary.",
 )
-def command(
-    target: options.Target,
-    features: tuple[str, ...],
-    permutations: int,
-    probe_permutations: int,
-    folds: int,
-    seed: int,
-    only: tuple[str, ...] | None,
-) -> None:
+def command(target: options.Target, only: tuple[str, ...] | None, **asked: Any) -> None:
     """Do every analysis that the store allows, in as few passes over it as they can share."""
     if only is not None and "ridge-probe" not in only:
         options.refuse_given("without ridge-probe", "folds", "probe_permutations")
     if only is not None and not {*only} & PERMUTED:
         options.refuse_given(f"without {' or '.join(sorted(PERMUTED))}", "permutations")
     target.check_out()
-    results = analyze_all(
-        target.open(),
-        feature=features or None,
-        permutations=permutations,
-        probe_permutations=probe_permutations,
-        folds=folds,
-        seed=seed,
-        only=only,
-        show_progress=not target.as_json,
-    )
-    target.emit(results, brief=True)
+    asked["feature"] = asked["feature"] or None
+    shown = not target.as_json
+    target.emit(analyze_all(target.open(), only=only, show_progress=shown, **asked), brief=True)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.moments import Moments
-from frictionstore.analyses.core.passes import (
-    Arrays,
-    ClassMoments,
-    Passes,
-    class_moments,
-    run,
-    tail_caveat,
-)
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
+from frictionstore.analyses.core.results import Result, by_column, provenance
 from frictionstore.analyses.core.source import (
     Classes,
     MapStore,
@@ -31,6 +25,7 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import label_sums, permutation
+from frictionstore.analyses.stats.notebook_sums import NotebookSums
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,6 +64,10 @@ class Anova:
     df_within: int
     constant: NDArray[np.bool_]
     pure: NDArray[np.bool_]
+
+    def constant_modes(self) -> NDArray[np.bool_]:
+        """Return which modes are constant at every position."""
+        return np.asarray(self.constant.all(axis=(0, 1)))
 
 
 def anova(moments: Moments) -> Anova:
@@ -117,112 +116,65 @@ def anova(moments: Moments) -> Anova:
     )
 
 
-def permuted_f(sums: Floats, counts: NDArray[np.int64], total_squares: Floats) -> Floats:
-    """Return F under permuted labels from class sums alone.
+@dataclass(frozen=True, kw_only=True)
+class FStatisticParameters(parameters.Parameters):
+    """What is asked for: see `f_statistic`."""
 
-        F = ((B) / (C - 1)) / ((T - B) / (n - C)),  B = sum_c sums_c^2 / n_c - (sum_c sums_c)^2 / n
+    feature: str = parameters.feature()
+    permutations: int = parameters.permutations(1000, "of the labels")
+    seed: int = parameters.seed()
+    alpha: float = parameters.alpha()
+    memory: int = label_sums.MEMORY
 
-    T, the total sum of squares, does not change when labels are permuted.
 
-    Parameters
+@dataclass(frozen=True)
+class Found:
+    """What is found: the exact tests, those under permuted labels, and the notebook's ratio.
+
+    Attributes
     ----------
-    sums
-        Class sums of shifted values, shape (permutations, n_classes, n_features).
-    counts
-        Images per class, shape (n_classes,).
-    total_squares
-        T of each feature, shape (n_features,), positive.
-
-    Returns
-    -------
-    float64 array of shape (permutations, n_features); infinity where a permutation leaves no
-    variance within classes.
-    """
-    n, classes = int(counts.sum()), len(counts)
-    weight = label_sums.class_weights(counts)[:, 0]
-    between = np.einsum("pcf,pcf,c->pf", sums, sums, weight)
-    between -= np.square(sums.sum(axis=1)) / n
-    within = total_squares - between
-    # What is left of the total after rounding is no variance.
-    within[within <= 1e-12 * total_squares] = 0.0
-    with np.errstate(divide="ignore"):
-        return (between / (classes - 1)) / (within / (n - classes))
-
-
-class NotebookSums:
-    """Class sums and sums of squares as the notebook formed them: in float32, image by image.
-
-    The differences of squares that it built on them are rounding noise where a position hardly
-    varies, so what it printed cannot be had from exact variances. This is for comparison with
-    old results and for nothing else.
+    exact, q
+        F and its p, and q by Benjamini-Hochberg over all positions and modes.
+    ratio
+        The notebook's F ratio in float32.
+    family_wise, single
+        p by the largest F of each permutation, and by each position's own; NaN without.
+    maxima
+        Largest F of each permutation.
     """
 
-    def __init__(self, feature: str, classes: Classes, shape: tuple[int, ...]) -> None:
-        self.features = (feature,)
-        self._feature = feature
-        self._classes = classes
-        self._sum = np.zeros((classes.n, *shape), np.float32)
-        self._square = np.zeros((classes.n, *shape), np.float32)
-
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        values = arrays[self._feature].astype(np.float32, copy=False)
-        labels = self._classes.labels[rows]
-        for c in np.unique(labels[labels >= 0]):
-            of_class = values[labels == c]
-            # Adding along the first axis goes row by row, as the notebook's loop did.
-            self._sum[c] = np.concatenate([self._sum[c][None], of_class]).sum(axis=0)
-            square = np.concatenate([self._square[c][None], np.square(of_class)])
-            self._square[c] = square.sum(axis=0)
-
-    def end_pass(self) -> bool:
-        return False
-
-    def ratio(self) -> NDArray[np.float32]:
-        """Return the notebook's F ratio, float32 of shape (row, col, mode)."""
-        count = self._classes.counts.astype(np.float32)[:, None, None, None]
-        mean = self._sum / count
-        variance = self._square / count - np.square(mean)
-        ratio = mean.var(axis=0, ddof=1) / (variance.mean(axis=0) + np.float32(1e-10))
-        return np.asarray(ratio, np.float32)
+    exact: Anova
+    q: Floats
+    ratio: NDArray[np.float32]
+    family_wise: Floats
+    single: Floats
+    maxima: Floats
 
 
 class FStatistic:
-    """The analysis, asked for: see `f_statistic` for the parameters."""
+    """The plan: class moments, permuted class sums and the notebook's sums in the same passes."""
 
-    def __init__(
-        self,
-        *,
-        feature: str = "friction",
-        permutations: int = 1000,
-        seed: int = 0,
-        alpha: float = 0.05,
-        memory: int = label_sums.MEMORY,
-    ) -> None:
-        options.check(permutations=permutations, seed=seed, alpha=alpha)
-        self._feature = feature
-        self._permutations = permutations
-        self._seed = seed
-        self._alpha = alpha
-        self._memory = memory
+    def __init__(self, asked: FStatisticParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        store = passes.store
-        require_grid(store, NAME)
-        self._n_modes = require_feature(store, self._feature)
+        asked, store = self._asked, passes.store
+        rows, cols = require_grid(store, NAME)
+        n_modes = require_feature(store, asked.feature)
         self._classes: Classes = require_classes(store, NAME)
         self._store: MapStore = store
-        self._collected: ClassMoments = class_moments(passes, self._feature, self._n_modes)
-        rows, cols = store.grid
+        self._collected: ClassMoments = class_moments(passes, asked.feature, n_modes)
         self._notebook = passes.share(
-            ("notebook sums", self._feature),
-            lambda: NotebookSums(self._feature, self._classes, (rows, cols, self._n_modes)),
+            ("notebook sums", asked.feature),
+            lambda: NotebookSums(asked.feature, self._classes, (rows, cols, n_modes)),
+            claimed=False,
         )
-        self._maxima = np.full(self._permutations, -np.inf)
-        self._extreme = np.zeros((rows, cols, self._n_modes), np.int64)
-        if self._permutations:
+        self._maxima = np.full(asked.permutations, -np.inf)
+        self._extreme = np.zeros((rows, cols, n_modes), np.int64)
+        if asked.permutations:
             sums = label_sums.permuted_class_sums(
-                passes, self._feature, self._classes, self._extreme.size,
-                self._permutations, self._seed, self._memory,
+                passes, asked.feature, self._classes, self._extreme.size, asked.permutations,
+                asked.seed, asked.memory,
             )  # fmt: skip
             sums.reducers.append(self._reduce)
 
@@ -233,30 +185,30 @@ class FStatistic:
         if not usable.size:
             return
         total = moments.labelled.m2.reshape(-1)[usable]
-        f = permuted_f(sums[:, :, usable], self._classes.counts, total)
+        f = label_sums.f_from_sums(sums[:, :, usable], self._classes.counts, total)
         self._maxima[which] = f.max(axis=1)
         extreme = permutation.at_least(f, observed[usable], "greater").sum(axis=0)
         self._extreme.reshape(-1)[usable] += extreme
 
     def result(self) -> Result:
-        found = anova(self._collected.by_class)
-        q = permutation.benjamini_hochberg(found.p)
-        arrays: dict[str, NDArray[Any]] = {
-            "f": found.f,
-            "p": found.p,
-            "q": q,
-            "eta_squared": found.eta_squared,
-            "notebook_f_ratio": found.ratio,
-            "notebook_f_ratio_float32": self._notebook.ratio(),
-            "constant": found.constant,
-        }
-        if self._permutations:
-            arrays["p_family_wise"] = permutation.family_wise_p(found.f, self._maxima)
-            arrays["p_permutation"] = permutation.p_from_counts(
-                self._extreme, self._permutations, found.f
-            )
-            arrays["null_maximum_f"] = self._maxima
-        return _result(self, found, arrays)
+        exact = anova(self._collected.by_class)
+        undefined = np.full(exact.f.shape, np.nan)
+        n = self._asked.permutations
+        found = Found(
+            exact=exact,
+            q=permutation.benjamini_hochberg(exact.p),
+            ratio=self._notebook.ratio(),
+            family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
+            single=permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined,
+            maxima=self._maxima,
+        )
+        said = [
+            *self._classes.caveats(),
+            *_caveats(self._asked, found),
+            *caveats.heavy_tail(self._asked.feature, self._collected.everything),
+            *caveats.features(self._asked.feature),
+        ]
+        return _result(self._asked, found, said, self._store)
 
 
 def _best(values: Floats) -> tuple[int, ...]:
@@ -265,45 +217,39 @@ def _best(values: Floats) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(int(filled.argmax()), values.shape))
 
 
-def _mode_rows(
-    arrays: dict[str, NDArray[Any]], found: Anova, alpha: float
-) -> tuple[Columns, list[str]]:
-    """Return the table by mode and the names of constant modes."""
-    n_modes = found.f.shape[2]
-    columns: dict[str, list[Any]] = {}
-    constant = []
+def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
+    """Return the table by mode, without those that have no F."""
+    exact = found.exact
+    n_modes = exact.f.shape[2]
+    rows = []
     for mode in range(n_modes):
-        name = mode_name(mode, n_modes)
-        if found.constant[..., mode].all():
-            constant.append(name)
-            continue
-        f, ratio = found.f[..., mode], found.ratio[..., mode]
+        f, ratio = exact.f[..., mode], exact.ratio[..., mode]
         usable = np.isfinite(f)
         if not usable.any():
             continue
         best = _best(f)
-        row = {"mode": name, "best_row": best[0], "best_col": best[1], "f": f[best]}
-        if "p_family_wise" in arrays:
-            family = arrays["p_family_wise"][..., mode]
+        row: dict[str, Any] = {
+            "mode": mode_name(mode, n_modes), "best_row": best[0], "best_col": best[1], "f": f[best]
+        }  # fmt: skip
+        if asked.permutations:
+            family = found.family_wise[..., mode]
             row["p_family_wise"] = family[best]
-            row["share_family_wise"] = float((family[usable] <= alpha).mean())
+            row["share_family_wise"] = float((family[usable] <= asked.alpha).mean())
         row |= {
-            "p": found.p[..., mode][best],
-            "eta_squared": found.eta_squared[..., mode][best],
-            "share_q_below": float((arrays["q"][..., mode][usable] <= alpha).mean()),
+            "p": exact.p[..., mode][best],
+            "eta_squared": exact.eta_squared[..., mode][best],
+            "share_q_below": float((found.q[..., mode][usable] <= asked.alpha).mean()),
             "ratio_mean": ratio[usable].mean(),
             "ratio_max": ratio[usable].max(),
             "ratio_q95": np.quantile(ratio[usable], 0.95),
         }
-        for key, value in row.items():
-            columns.setdefault(key, []).append(value)
-    return dict(columns), constant
+        rows.append(row)
+    return by_column(rows)
 
 
-def _notebook_figures(ratio: NDArray[np.float32], found: Anova) -> dict[str, Any]:
+def _notebook_figures(ratio: NDArray[np.float32], constant: NDArray[np.bool_]) -> dict[str, Any]:
     """Return what the notebook printed; its averages over modes count a constant mode as 0."""
     n_modes = ratio.shape[2]
-    constant = np.asarray(found.constant.all(axis=(0, 1)))
     overall = np.where(constant, 0.0, ratio.astype(np.float64)).mean(axis=2)
     verdict = overall.max() > NOTEBOOK_THRESHOLD
     return {
@@ -326,117 +272,154 @@ def _notebook_figures(ratio: NDArray[np.float32], found: Anova) -> dict[str, Any
     }
 
 
-def _result(plan: FStatistic, found: Anova, arrays: dict[str, NDArray[Any]]) -> Result:
-    columns, constant = _mode_rows(arrays, found, plan._alpha)
-    usable = np.isfinite(found.f)
-    n_modes = found.f.shape[2]
-    notebook = _notebook_figures(arrays["notebook_f_ratio_float32"], found)
-    overall = found.ratio[..., ~np.asarray(found.constant.all(axis=(0, 1)))]
+def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
+    exact = found.exact
+    usable = np.isfinite(exact.f)
     n_usable = int(usable.sum())
     values: dict[str, Any] = {
-        "df_between": found.df_between,
-        "df_within": found.df_within,
+        "df_between": exact.df_between,
+        "df_within": exact.df_within,
         "n_tests": n_usable,
-        "permutations": plan._permutations,
-        "smallest_p": permutation.smallest_p(plan._permutations),
+        "permutations": asked.permutations,
+        "smallest_p": permutation.smallest_p(asked.permutations),
     }
-    caveats = plan._classes.caveats()
-    sentences = []
-    if n_usable:
-        row, col, mode = _best(found.f)
-        n_q = int((arrays["q"][usable] <= plan._alpha).sum())
-        best_f = float(found.f[row, col, mode])
-        values |= {
-            "max_f": best_f,
-            "max_f_position": [row, col],
-            "max_f_mode": mode,
-            "mean_ratio": float(np.nanmean(overall)),
-            "max_ratio_over_modes": float(np.nan_to_num(overall).mean(axis=2).max()),
-            "max_f_p": float(found.p[row, col, mode]),
-            "max_eta_squared": float(np.nanmax(found.eta_squared)),
-            "mean_eta_squared": float(np.nanmean(found.eta_squared)),
-            "n_q_significant": n_q,
-            "share_q_significant": n_q / n_usable,
-        }
-        where = f"row {row}, column {col}, {mode_name(mode, n_modes)}"
-        test = p_text(float(found.p[row, col, mode])) + " for that test alone"
-        if plan._permutations:
-            family = float(arrays["p_family_wise"][row, col, mode])
-            n_family = int((arrays["p_family_wise"][usable] <= plan._alpha).sum())
-            values |= {"family_wise_p": family, "n_family_wise_significant": n_family}
-            test = f"family-wise {p_text(family)} over {plan._permutations} permutations"
-        differs = (family <= plan._alpha) if plan._permutations else n_q > 0
-        said = "" if differs else "no evidence that "
-        sentences.append(
-            f"{said}{plan._feature} differs between classes "
-            f"at single positions: the largest F({found.df_between}, {found.df_within}) is "
-            f"{number(best_f)} at {where} ({test}); {n_q} of {n_usable} tests have q <= "
-            f"{plan._alpha:g}; notebook verdict: {notebook['verdict']}."
+    if not n_usable:
+        return values
+    best = _best(exact.f)
+    varying = exact.ratio[..., ~exact.constant_modes()]
+    n_q = int((found.q[usable] <= asked.alpha).sum())
+    values |= {
+        "max_f": float(exact.f[best]),
+        "max_f_position": list(best[:2]),
+        "max_f_mode": best[2],
+        "mean_ratio": float(np.nanmean(varying)),
+        "max_ratio_over_modes": float(np.nan_to_num(varying).mean(axis=2).max()),
+        "max_f_p": float(exact.p[best]),
+        "max_eta_squared": float(np.nanmax(exact.eta_squared)),
+        "mean_eta_squared": float(np.nanmean(exact.eta_squared)),
+        "n_q_significant": n_q,
+        "share_q_significant": n_q / n_usable,
+    }
+    if asked.permutations:
+        n_family = int((found.family_wise[usable] <= asked.alpha).sum())
+        values["family_wise_p"] = float(found.family_wise[best])
+        values["n_family_wise_significant"] = n_family
+    return values
+
+
+def family_wise(values: Mapping[str, Any]) -> float:
+    """Return p of the largest F: family-wise, and without permutations Bonferroni's."""
+    return float(values.get("family_wise_p", min(1.0, values["max_f_p"] * values["n_tests"])))
+
+
+def _claims(asked: FStatisticParameters, values: dict[str, Any]) -> list[Claim]:
+    if not values["n_tests"]:
+        return []
+    says = f"a difference of {asked.feature} between classes at single positions"
+    return [Claim("max_f", says, values["max_f"], p=family_wise(values), level=asked.alpha)]
+
+
+def _answer(asked: FStatisticParameters, values: dict[str, Any], n_modes: int, verdict: str) -> str:
+    if not values["n_tests"]:
+        return (
+            f"{asked.feature} cannot be tested: no position varies within the classes; notebook "
+            f"verdict: {verdict}."
         )
-        if plan._permutations:
-            caveats.append(
-                f"with {plan._permutations} permutations no p-value is below "
-                f"{permutation.smallest_p(plan._permutations):.2g}"
-            )
-    else:
-        sentences.append(
-            f"{plan._feature} cannot be tested: no position varies within the classes; notebook "
-            f"verdict: {notebook['verdict']}."
-        )
-    caveats.append(
+    row, col = values["max_f_position"]
+    test = p_text(values["max_f_p"]) + " for that test alone"
+    differs = values["n_q_significant"] > 0
+    if asked.permutations:
+        family = values["family_wise_p"]
+        test = f"family-wise {p_text(family)} over {asked.permutations} permutations"
+        differs = family <= asked.alpha
+    return (
+        f"{'' if differs else 'no evidence that '}{asked.feature} differs between classes "
+        f"at single positions: the largest F({values['df_between']}, {values['df_within']}) is "
+        f"{number(values['max_f'])} at row {row}, column {col}, "
+        f"{mode_name(values['max_f_mode'], n_modes)} ({test}); {values['n_q_significant']} of "
+        f"{values['n_tests']} tests have q <= {asked.alpha:g}; notebook verdict: {verdict}."
+    )
+
+
+def _caveats(asked: FStatisticParameters, found: Found) -> list[str]:
+    """Return what holds for these F, beside what holds for every analysis."""
+    exact = found.exact
+    n_modes = exact.f.shape[2]
+    whole = exact.constant_modes()
+    tested = np.isfinite(exact.f).any()
+    said = caveats.smallest_p(asked.permutations) if tested else []
+    said.append(
         "ratio is the notebook's F ratio in float64; the notebook formed it in float32, and its "
         "own figures (under 'notebook') are off where a position hardly varies"
     )
-    caveats += options.constant_caveat(constant)
-    whole = np.asarray(found.constant.all(axis=(0, 1)))
-    single = int(found.constant[..., ~whole].sum())
+    said += caveats.constant([mode_name(int(m), n_modes) for m in np.flatnonzero(whole)])
+    single = int(exact.constant[..., ~whole].sum())
     if single:
         what = "1 more column is" if single == 1 else f"{single} more columns are"
-        caveats.append(f"{what} constant over all images and left out")
-    if found.pure.any():
-        place = [int(i) for i in np.argwhere(found.pure)[0]]
-        n_pure = int(found.pure.sum())
+        said.append(f"{what} constant over all images and left out")
+    if exact.pure.any():
+        row, col, mode = (int(i) for i in np.argwhere(exact.pure)[0])
+        n_pure = int(exact.pure.sum())
         what = "1 column varies" if n_pure == 1 else f"{n_pure} columns vary"
-        caveats.append(
-            f"{what} between classes and never within one (the first at row {place[0]}, column "
-            f"{place[1]}, {mode_name(place[2], n_modes)}): F has no denominator there and is left "
-            "out"
+        said.append(
+            f"{what} between classes and never within one (the first at row {row}, column "
+            f"{col}, {mode_name(mode, n_modes)}): F has no denominator there and is left out"
         )
-    caveats += tail_caveat(plan._feature, plan._collected.everything)
-    caveats += options.feature_caveats(plan._feature)
+    return said
+
+
+def _result(asked: FStatisticParameters, found: Found, said: list[str], store: MapStore) -> Result:
+    exact = found.exact
+    columns = _mode_table(asked, found)
+    values = _values(asked, found)
+    notebook = _notebook_figures(found.ratio, exact.constant_modes())
+    arrays: dict[str, NDArray[Any]] = {
+        "f": exact.f,
+        "p": exact.p,
+        "q": found.q,
+        "eta_squared": exact.eta_squared,
+        "notebook_f_ratio": exact.ratio,
+        "notebook_f_ratio_float32": found.ratio,
+        "constant": exact.constant,
+    }
+    if asked.permutations:
+        arrays["p_family_wise"] = found.family_wise
+        arrays["p_permutation"] = found.single
+        arrays["null_maximum_f"] = found.maxima
 
     def f_map() -> Figure:
         from frictionstore.analyses.core import figures
 
-        title = f"{plan._feature}: F between classes"
-        return figures.mode_maps(found.f, title, "F", skip=found.constant)
+        title = f"{asked.feature}: F between classes"
+        return figures.mode_maps(exact.f, title, "F", skip=exact.constant)
 
     return Result(
         analysis=NAME,
-        feature=plan._feature,
+        feature=asked.feature,
         question=QUESTION,
         columns={"modes": columns},
         arrays=arrays,
         values=values,
         notebook=notebook,
-        parameters={"permutations": plan._permutations, "alpha": plan._alpha},
-        seed=plan._seed,
-        sentences=sentences,
-        caveats=caveats,
-        provenance=provenance(plan._store),
-        figures={"f_map": f_map} if n_usable else {},
+        parameters={"permutations": asked.permutations, "alpha": asked.alpha},
+        seed=asked.seed,
+        sentences=[_answer(asked, values, exact.f.shape[2], notebook["verdict"])],
+        caveats=said,
+        provenance=provenance(store),
+        figures={"f_map": f_map} if values["n_tests"] else {},
         shown=("modes",) if columns else (),
+        claims=_claims(asked, values),
     )
 
 
 def f_statistic(
     store: MapStore,
     *,
-    feature: str = "friction",
-    permutations: int = 1000,
-    seed: int = 0,
-    alpha: float = 0.05,
-    memory: int = label_sums.MEMORY,
+    feature: str = FStatisticParameters.feature,
+    permutations: int = FStatisticParameters.permutations,
+    seed: int = FStatisticParameters.seed,
+    alpha: float = FStatisticParameters.alpha,
+    memory: int = FStatisticParameters.memory,
     show_progress: bool = False,
 ) -> Result:
     """Test at each position and mode whether a map differs between classes.
@@ -471,25 +454,12 @@ def f_statistic(
         If labels are missing, a class has fewer than 2 images, values are not finite, or the
         grid is one patch.
     """
-    plan = FStatistic(
+    asked = FStatisticParameters(
         feature=feature, permutations=permutations, seed=seed, alpha=alpha, memory=memory
     )
-    return run(store, [plan], show_progress=show_progress)[0]
+    return run(store, [FStatistic(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-@options.permutations_option(1000, "of the labels")
-@options.seed_option
-@options.alpha_option
-def command(
-    target: options.Target, features: tuple[str, ...], permutations: int, seed: int, alpha: float
-) -> None:
-    """Test at each position and mode whether a map differs between classes."""
-    target.run(
-        FStatistic(feature=f, permutations=permutations, seed=seed, alpha=alpha) for f in features
-    )
-
+command = options.feature_command(NAME, f_statistic, FStatisticParameters, FStatistic)
 
 make_callable(__name__)

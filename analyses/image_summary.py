@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays, Passes, run
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.results import Result, by_column, by_row, provenance
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
@@ -25,17 +28,22 @@ from frictionstore.analyses.stats.intervals import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Figures = dict[str, NDArray[Any]]
 NAME = "image-summary"
 QUESTION = "What does the map of each single image look like?"
 HOT = 2.0
 """A hot spot is a patch whose total over modes is more than this times the mean total."""
 
 FIGURES = ("mean", "std", "min", "max", "entropy", "hot_spots")
+PRINTED = ("class", "index", "mean", "std", "max", "entropy", "hot_spots")
+"""What the notebook printed of an image."""
+
 PER_CLASS = 2
 """Images of each class that are printed, as the notebook did."""
 
 
-def image_figures(maps: NDArray[Any]) -> dict[str, NDArray[Any]]:
+def image_figures(maps: NDArray[Any]) -> Figures:
     """Return one number per image for each of `FIGURES`.
 
     With x the values of one image, patches p and modes m, t_p = sum_m x_pm and s_p = t_p / sum t:
@@ -75,157 +83,60 @@ class ImageRows:
     def __init__(self, feature: str, n_images: int, n_modes: int) -> None:
         self.features = (feature,)
         self._feature = feature
-        self.figures: dict[str, NDArray[Any]] = {
+        self.figures: Figures = {
             name: np.empty(n_images, np.int64 if name == "hot_spots" else np.float64)
             for name in FIGURES
         }
-        self._low = np.full(n_modes, np.inf)
-        self._high = np.full(n_modes, -np.inf)
+        self._extremes = Extremes(n_modes)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         for name, numbers in image_figures(values).items():
             self.figures[name][rows] = numbers
-        self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
-        self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
+        self._extremes.update(values)
 
     def end_pass(self) -> bool:
-        self.constant = self._low == self._high
+        self.constant = self._extremes.constant()
         return False
 
 
-def notebook_caveat(n_images: int) -> list[str]:
-    """Return the sentence that says which images the notebook's figures are of, if not all."""
-    if n_images <= NOTEBOOK_IMAGES:
-        return []
-    return [
-        f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: figures that are "
-        f"called the notebook's are of these, all others of the {n_images} images"
-    ]
+@dataclass(frozen=True, kw_only=True)
+class ImageSummaryParameters(parameters.Parameters):
+    """What is asked for: see `image_summary`."""
+
+    feature: str = parameters.feature()
 
 
 class ImageSummary:
-    """The analysis, asked for: see `image_summary` for the parameters."""
+    """The plan: one row per image in one pass."""
 
-    def __init__(self, *, feature: str = "friction") -> None:
-        self.feature = feature
+    def __init__(self, asked: ImageSummaryParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        store = passes.store
-        self.store: MapStore = store
+        feature, store = self._asked.feature, passes.store
+        self._store: MapStore = store
         require_grid(store, NAME)
-        self.n_modes = require_feature(store, self.feature)
-        self.names = class_labels(store)
-        self.rows = passes.share(
-            ("image rows", self.feature),
-            lambda: ImageRows(self.feature, store.n_images, self.n_modes),
+        n_modes = require_feature(store, feature)
+        self._rows = passes.share(
+            ("image rows", feature), lambda: ImageRows(feature, store.n_images, n_modes)
         )
 
     def result(self) -> Result:
-        store, figures = self.store, self.rows.figures
-        labels = np.asarray(store.labels)
-        of_class = [self.names[c] if c >= 0 else "" for c in labels]
-        columns: Columns = {
-            "image": np.arange(store.n_images),
-            "image_id": [str(name) for name in store.image_ids],
-            "class": of_class,
-            **{name: figures[name] for name in FIGURES},
-        }
-        sample = _first_of_each(labels, len(self.names))
-        shown = {name: [column[i] for i in sample] for name, column in columns.items()}
-        tables: dict[str, Columns] = {"images": columns, "sample": shown}
-        if self.names:
-            tables["classes"] = self._class_table(labels)
-        entropy = figures["entropy"]
-        undefined = int(np.isnan(entropy).sum())
-        hot = figures["hot_spots"]
-        mean, low, high = mean_interval(figures["mean"])
-        e_mean, e_low, e_high = mean_interval(entropy[np.isfinite(entropy)])
-        values = {
-            "n_images": int(store.n_images),
-            "mean": mean,
-            "mean_low": low,
-            "mean_high": high,
-            "entropy": e_mean,
-            "entropy_low": e_low,
-            "entropy_high": e_high,
-            "images_with_hot_spots": int((hot > 0).sum()),
-            "hot_spots": int(hot.sum()),
-        }
-        spread = (
-            f"its entropy over patches is {number(e_mean)} of the largest possible (95% interval "
-            f"{interval_text(e_low, e_high)})"
-            if undefined < store.n_images
-            else "its shares over patches are not defined"
-        )
-        sentence = (
-            f"{self.feature} of {store.n_images} images has mean {number(mean)} (95% interval "
-            f"{interval_text(low, high)}); {spread}, and {values['images_with_hot_spots']} "
-            f"images have hot spots."
-        )
-        constant = [mode_name(int(m), self.n_modes) for m in np.flatnonzero(self.rows.constant)]
-        caveats = [
-            f"{name} is constant over all images: it adds the same to every mean and total"
-            for name in constant
-        ]
-        if undefined:
-            caveats.append(
-                f"entropy is not defined for {undefined} images: a total is negative or all are 0"
-            )
-        caveats += notebook_caveat(store.n_images)
-        caveats += options.feature_caveats(self.feature, ratios=True)
+        return _result(self._asked.feature, self._rows.figures, self._rows.constant, self._store)
 
-        def figure() -> Figure:
-            from frictionstore.analyses.core import figures as draw
 
-            return draw.histograms(
-                {"images": entropy}, f"{self.feature}: entropy over patches",
-                "entropy / largest possible entropy", "images",
-            )  # fmt: skip
-
-        notebook = {
-            "samples": [
-                {
-                    "class": of_class[i],
-                    "index": int(i),
-                    "mean": float(figures["mean"][i]),
-                    "std": float(figures["std"][i]),
-                    "max": float(figures["max"][i]),
-                    "entropy": float(figures["entropy"][i]),
-                    "hot_spots": int(hot[i]),
-                }
-                for i in _first_of_each(labels[:NOTEBOOK_IMAGES], len(self.names))
-            ]
-        }
-        return Result(
-            analysis=NAME,
-            feature=self.feature,
-            question=QUESTION,
-            columns=tables,
-            arrays={},
-            values=values,
-            notebook=notebook,
-            parameters={"hot": HOT},
-            seed=None,
-            sentences=[sentence],
-            caveats=caveats,
-            provenance=provenance(store),
-            figures={"entropy": figure},
-            shown=("sample", "classes") if self.names else ("sample",),
-        )
-
-    def _class_table(self, labels: NDArray[Any]) -> Columns:
-        rows: dict[str, list[Any]] = {}
-        for c, name in enumerate(self.names):
-            member = labels == c
-            row: dict[str, Any] = {"class": name, "images": int(member.sum())}
-            for figure in FIGURES:
-                values = self.rows.figures[figure][member].astype(np.float64)
-                mean, low, high = mean_interval(values[np.isfinite(values)])
-                row |= {figure: mean, f"{figure}_low": low, f"{figure}_high": high}
-            for key, value in row.items():
-                rows.setdefault(key, []).append(value)
-        return dict(rows)
+def _class_table(figures: Figures, labels: NDArray[Any], names: Sequence[str]) -> Columns:
+    rows = []
+    for c, name in enumerate(names):
+        member = labels == c
+        row: dict[str, Any] = {"class": name, "images": int(member.sum())}
+        for figure in FIGURES:
+            values = figures[figure][member].astype(np.float64)
+            mean, low, high = mean_interval(values[np.isfinite(values)])
+            row |= {figure: mean, f"{figure}_low": low, f"{figure}_high": high}
+        rows.append(row)
+    return by_column(rows)
 
 
 def _first_of_each(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
@@ -235,8 +146,109 @@ def _first_of_each(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
     return np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(n_classes)])
 
 
+def _values(figures: Figures) -> dict[str, Any]:
+    entropy, hot = figures["entropy"], figures["hot_spots"]
+    mean, low, high = mean_interval(figures["mean"])
+    e_mean, e_low, e_high = mean_interval(entropy[np.isfinite(entropy)])
+    return {
+        "n_images": len(hot),
+        "mean": mean,
+        "mean_low": low,
+        "mean_high": high,
+        "entropy": e_mean,
+        "entropy_low": e_low,
+        "entropy_high": e_high,
+        "images_with_hot_spots": int((hot > 0).sum()),
+        "hot_spots": int(hot.sum()),
+    }
+
+
+def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
+    return [
+        Claim(
+            figure, f"{what} of {feature}", values[figure], values[f"{figure}_low"],
+            values[f"{figure}_high"],
+        )
+        for figure, what in (("mean", "mean"), ("entropy", "entropy over patches"))
+    ]  # fmt: skip
+
+
+def _answer(feature: str, values: dict[str, Any], undefined: int) -> str:
+    n = values["n_images"]
+    interval = interval_text(values["entropy_low"], values["entropy_high"])
+    spread = (
+        f"its entropy over patches is {number(values['entropy'])} of the largest possible (95% "
+        f"interval {interval})"
+        if undefined < n
+        else "its shares over patches are not defined"
+    )
+    return (
+        f"{feature} of {n} images has mean {number(values['mean'])} (95% interval "
+        f"{interval_text(values['mean_low'], values['mean_high'])}); {spread}, and "
+        f"{values['images_with_hot_spots']} images have hot spots."
+    )
+
+
+def _result(feature: str, figures: Figures, constant: NDArray[np.bool_], store: MapStore) -> Result:
+    labels, names = np.asarray(store.labels), class_labels(store)
+    columns: dict[str, Any] = {
+        "image": np.arange(store.n_images),
+        "image_id": [str(name) for name in store.image_ids],
+        "class": [names[c] if c >= 0 else "" for c in labels],
+        **figures,
+    }
+
+    def sample(labels: NDArray[Any]) -> dict[str, list[Any]]:
+        rows = _first_of_each(labels, len(names))
+        return {name: [column[i] for i in rows] for name, column in columns.items()}
+
+    tables: dict[str, Columns] = {"images": columns, "sample": sample(labels)}
+    if names:
+        tables["classes"] = _class_table(figures, labels, names)
+    printed = sample(labels[:NOTEBOOK_IMAGES])
+    printed["index"] = printed["image"]
+    values = _values(figures)
+    undefined = int(np.isnan(figures["entropy"]).sum())
+    said = [
+        f"{mode_name(int(m), len(constant))} is constant over all images: it adds the same to "
+        "every mean and total"
+        for m in np.flatnonzero(constant)
+    ]
+    if undefined:
+        said.append(
+            f"entropy is not defined for {undefined} images: a total is negative or all are 0"
+        )
+    said += caveats.notebook(store.n_images) + caveats.features(feature, ratios=True)
+
+    def figure() -> Figure:
+        from frictionstore.analyses.core import figures as draw
+
+        return draw.histograms(
+            {"images": figures["entropy"]}, f"{feature}: entropy over patches",
+            "entropy / largest possible entropy", "images",
+        )  # fmt: skip
+
+    return Result(
+        analysis=NAME,
+        feature=feature,
+        question=QUESTION,
+        columns=tables,
+        arrays={},
+        values=values,
+        notebook={"samples": by_row({key: printed[key] for key in PRINTED})},
+        parameters={"hot": HOT},
+        seed=None,
+        sentences=[_answer(feature, values, undefined)],
+        caveats=said,
+        provenance=provenance(store),
+        figures={"entropy": figure},
+        shown=("sample", "classes") if names else ("sample",),
+        claims=_claims(feature, values),
+    )
+
+
 def image_summary(
-    store: MapStore, *, feature: str = "friction", show_progress: bool = False
+    store: MapStore, *, feature: str = ImageSummaryParameters.feature, show_progress: bool = False
 ) -> Result:
     """Summarise the map of every image in one row.
 
@@ -260,15 +272,10 @@ def image_summary(
     AnalysisError
         If values are not finite or the grid is one patch.
     """
-    return run(store, [ImageSummary(feature=feature)], show_progress=show_progress)[0]
+    asked = ImageSummaryParameters(feature=feature)
+    return run(store, [ImageSummary(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-def command(target: options.Target, features: tuple[str, ...]) -> None:
-    """Summarise the map of every image in one row."""
-    target.run(ImageSummary(feature=f) for f in features)
-
+command = options.feature_command(NAME, image_summary, ImageSummaryParameters, ImageSummary)
 
 make_callable(__name__)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
-from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run, tail_caveat
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
+from frictionstore.analyses.core.results import Result, by_row, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
 from frictionstore.analyses.core.terminal import interval_text, number
+from frictionstore.analyses.stats.intervals import jackknife
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
@@ -84,6 +85,41 @@ def shares(m2: Floats, mean_map: Floats, image_square: Floats, n_images: int) ->
     return Shares(images + positions + rest, images, positions, rest)
 
 
+@dataclass(frozen=True)
+class Spread:
+    """How the mean map varies; arrays of shape (n_modes,), each mode's, with 95% intervals."""
+
+    mean: Floats
+    variance: Floats
+    variance_low: Floats
+    variance_high: Floats
+    cv: Floats
+    cv_low: Floats
+    cv_high: Floats
+
+
+def spread(mean_map: Floats, left_out: Floats, varying: NDArray[Any]) -> Spread:
+    """Return mean, variance and CV of a mean map with jackknife intervals, of some modes.
+
+    Parameters
+    ----------
+    mean_map
+        float64 array of shape (n_patches, n_modes).
+    left_out
+        Mean maps without each group of images, shape (groups, n_patches, n_modes).
+    varying
+        Numbers of the modes that are not constant.
+    """
+    mean, variance, cv = (x[varying] for x in mean_map_figures(mean_map))
+    _, variances, cvs = mean_map_figures(left_out)
+    variance_low, variance_high = jackknife(variance, variances[:, varying])
+    cv_low, cv_high = jackknife(cv, cvs[:, varying])
+    return Spread(
+        mean, variance, np.maximum(variance_low, 0.0), variance_high,
+        cv, np.maximum(cv_low, 0.0), cv_high,
+    )  # fmt: skip
+
+
 class GroupedSums:
     """Sums of maps over random groups of images, and moments of the images' own means.
 
@@ -136,167 +172,183 @@ class GroupedSums:
         return self.shift + (self.sums.sum(axis=0) - self.sums) / rest[:, None, None]
 
 
-def jackknife(estimate: Floats, left_out: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Return a delete-a-group jackknife interval.
+@dataclass(frozen=True, kw_only=True)
+class ModeVarianceParameters(parameters.Parameters):
+    """What is asked for: see `mode_variance`."""
 
-        se^2 = (G - 1) / G sum_g (estimate_(g) - mean)^2,  interval = estimate +- t_{G-1} se
-
-    Parameters
-    ----------
-    estimate
-        Estimate from all groups, shape (...).
-    left_out
-        Estimates without each group, shape (groups, ...), at least 2 groups.
-    level
-        Coverage, in (0, 1).
-
-    References
-    ----------
-    Efron and Stein (1981), The jackknife estimate of variance, Annals of Statistics 9, 586-596.
-    """
-    from scipy.special import stdtrit
-
-    groups = len(left_out)
-    error = np.sqrt(np.var(left_out, axis=0) * (groups - 1))
-    half = float(stdtrit(groups - 1, 0.5 + level / 2)) * error
-    return estimate - half, estimate + half
+    feature: str = parameters.feature()
+    seed: int = parameters.seed()
 
 
 class ModeVariance:
-    """The analysis, asked for: see `mode_variance` for the parameters."""
+    """The plan: moments of all images, and sums over the groups that the jackknife leaves out."""
 
-    def __init__(self, *, feature: str = "friction", seed: int = 0) -> None:
-        options.check(seed=seed)
-        self.feature = feature
-        self.seed = seed
+    def __init__(self, asked: ModeVarianceParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        store = passes.store
-        self.store: MapStore = store
+        asked, store = self._asked, passes.store
+        self._store: MapStore = store
         grid = require_grid(store, NAME)
-        self.n_modes = require_feature(store, self.feature)
+        self._n_modes = require_feature(store, asked.feature)
         if store.n_images < 2:
             raise AnalysisError(
                 f"{NAME} compares images and {printable(store.name)} holds one: extract at least 2"
             )
-        self.collected = class_moments(passes, self.feature, self.n_modes)
-        self.grouped = passes.share(
-            ("grouped sums", self.feature, self.seed),
-            lambda: GroupedSums(self.feature, store.n_images, grid, self.n_modes, self.seed),
+        self._collected = class_moments(passes, asked.feature, self._n_modes)
+        self._grouped = passes.share(
+            ("grouped sums", asked.feature, asked.seed),
+            lambda: GroupedSums(asked.feature, store.n_images, grid, self._n_modes, asked.seed),
         )
 
     def result(self) -> Result:
-        everything = self.collected.everything
-        flat = (-1, self.n_modes)
+        everything = self._collected.everything
+        flat = (-1, self._n_modes)
         mean_map = everything.mean[0].reshape(flat)
-        n = self.store.n_images
-        constant = everything.minimum[0].reshape(flat).min(axis=0) == everything.maximum[0].reshape(
-            flat
-        ).max(axis=0)
-        varying = np.flatnonzero(~constant)
-        mean, variance, cv = (x[varying] for x in mean_map_figures(mean_map))
-        left_out = self.grouped.left_out_means()
-        _, variances, cvs = mean_map_figures(left_out)
-        variance_low, variance_high = jackknife(variance, variances[:, varying])
-        cv_low, cv_high = jackknife(cv, cvs[:, varying])
-        image_square = self.grouped.image_means.m2[0]
-        found = shares(everything.m2[0].reshape(flat), mean_map, image_square, n)
-        total = found.total[varying]
-        names = [mode_name(int(m), self.n_modes) for m in varying]
-        columns: dict[str, Any] = {
-            "mode": names,
-            "map_mean": mean,
-            "map_variance": variance,
-            "variance_low": np.maximum(variance_low, 0.0),
-            "variance_high": variance_high,
-            "map_cv": cv,
-            "cv_low": np.maximum(cv_low, 0.0),
-            "cv_high": cv_high,
-            "share_between_images": found.images[varying] / total,
-            "share_between_positions": found.positions[varying] / total,
-            "share_rest": found.rest[varying] / total,
-        }
-        constant_names = [mode_name(int(m), self.n_modes) for m in np.flatnonzero(constant)]
-        notebook = {
-            "per_mode": [
-                {
-                    "mode": name,
-                    "map_mean": float(mean[j]),
-                    "map_var": float(variance[j]),
-                    "map_cv": float(np.sqrt(variance[j]) / (mean[j] + 1e-8)),
-                }
-                for j, name in enumerate(names)
-            ]
-        }
-        values: dict[str, Any] = {}
-        if len(varying):
-            top, top_cv = int(variance.argmax()), int(np.nan_to_num(cv, nan=-1.0).argmax())
-            values = {
-                "largest_variance_mode": int(varying[top]),
-                "largest_variance": float(variance[top]),
-                "largest_variance_low": float(columns["variance_low"][top]),
-                "largest_variance_high": float(variance_high[top]),
-                "largest_cv_mode": int(varying[top_cv]),
-                "largest_cv": float(cv[top_cv]),
-                "largest_cv_low": float(columns["cv_low"][top_cv]),
-                "largest_cv_high": float(cv_high[top_cv]),
-            }
-            interval = interval_text(columns["variance_low"][top], variance_high[top])
-            sentence = (
-                f"the mean {self.feature} map varies most in {names[top]}: variance over patches "
-                f"{number(variance[top])} (95% interval {interval}), CV {number(cv[top])}; of that "
-                f"mode's variance {columns['share_between_images'][top]:.0%} lies between images, "
-                f"{columns['share_between_positions'][top]:.0%} between positions and "
-                f"{columns['share_rest'][top]:.0%} in the rest."
-            )
-        else:
-            sentence = f"every mode of {self.feature} is constant: there is no variance to split."
-        caveats = options.constant_caveat(constant_names)
-        if len(varying):
-            caveats.append(
-                f"the variance of a mean map holds noise of the mean, about the rest / "
-                f"{n} images; intervals are a jackknife over {len(left_out)} groups of images"
-            )
-        caveats += tail_caveat(self.feature, everything)
-        caveats += options.feature_caveats(self.feature, ratios=True)
-
-        def maps() -> Figure:
-            from frictionstore.analyses.core import figures
-
-            title = f"{self.feature}: mean over {n} images"
-            skip = np.broadcast_to(constant, everything.mean[0].shape)
-            return figures.mode_maps(everything.mean[0], title, self.feature, skip=skip)
-
-        def bars() -> Figure:
-            from frictionstore.analyses.core import figures
-
-            parts = {
-                "between images": columns["share_between_images"],
-                "between positions": columns["share_between_positions"],
-                "rest": columns["share_rest"],
-            }
-            return figures.stacked_shares(names, parts, f"{self.feature}: where variance lies")
-
-        return Result(
-            analysis=NAME,
-            feature=self.feature,
-            question=QUESTION,
-            columns={"modes": columns},
-            arrays={"mean_map": everything.mean[0], "variance_map": everything.variance()[0]},
-            values=values,
-            notebook=notebook,
-            parameters={"groups": len(left_out)},
-            seed=self.seed,
-            sentences=[sentence],
-            caveats=caveats,
-            provenance=provenance(self.store),
-            figures={"mean_map": maps, "shares": bars} if len(varying) else {},
-            shown=("modes",),
+        varying = np.flatnonzero(
+            everything.minimum[0].reshape(flat).min(axis=0)
+            != everything.maximum[0].reshape(flat).max(axis=0)
+        )
+        image_square = self._grouped.image_means.m2[0]
+        return _result(
+            self._asked,
+            spread(mean_map, self._grouped.left_out_means(), varying),
+            shares(everything.m2[0].reshape(flat), mean_map, image_square, self._store.n_images),
+            varying,
+            everything,
+            self._store,
         )
 
 
+def _table(found: Spread, lies: Shares, varying: NDArray[Any], names: list[str]) -> dict[str, Any]:
+    total = lies.total[varying]
+    return {
+        "mode": names,
+        "map_mean": found.mean,
+        "map_variance": found.variance,
+        "variance_low": found.variance_low,
+        "variance_high": found.variance_high,
+        "map_cv": found.cv,
+        "cv_low": found.cv_low,
+        "cv_high": found.cv_high,
+        "share_between_images": lies.images[varying] / total,
+        "share_between_positions": lies.positions[varying] / total,
+        "share_rest": lies.rest[varying] / total,
+    }
+
+
+def _values(found: Spread, varying: NDArray[Any]) -> dict[str, Any]:
+    """Return the figures of the modes that vary most, by variance and by CV; none if none does."""
+    if not len(varying):
+        return {}
+    top, top_cv = int(found.variance.argmax()), int(np.nan_to_num(found.cv, nan=-1.0).argmax())
+    return {
+        "largest_variance_mode": int(varying[top]),
+        "largest_variance": float(found.variance[top]),
+        "largest_variance_low": float(found.variance_low[top]),
+        "largest_variance_high": float(found.variance_high[top]),
+        "largest_cv_mode": int(varying[top_cv]),
+        "largest_cv": float(found.cv[top_cv]),
+        "largest_cv_low": float(found.cv_low[top_cv]),
+        "largest_cv_high": float(found.cv_high[top_cv]),
+    }
+
+
+def _claims(feature: str, values: dict[str, Any], n_modes: int) -> list[Claim]:
+    """Return the figures of the modes that vary most; which modes they are is claimed with them."""
+    return [
+        Claim(
+            figure,
+            f"{what} of the mean map of {feature}, largest in "
+            f"{mode_name(values[f'{figure}_mode'], n_modes)}",
+            values[figure], values[f"{figure}_low"], values[f"{figure}_high"],
+        )
+        for figure, what in (("largest_variance", "variance"), ("largest_cv", "CV"))
+        if values
+    ]  # fmt: skip
+
+
+def _answer(feature: str, table: dict[str, Any]) -> str:
+    if not table["mode"]:
+        return f"every mode of {feature} is constant: there is no variance to split."
+    top = int(table["map_variance"].argmax())
+    interval = interval_text(table["variance_low"][top], table["variance_high"][top])
+    return (
+        f"the mean {feature} map varies most in {table['mode'][top]}: variance over patches "
+        f"{number(table['map_variance'][top])} (95% interval {interval}), CV "
+        f"{number(table['map_cv'][top])}; of that mode's variance "
+        f"{table['share_between_images'][top]:.0%} lies between images, "
+        f"{table['share_between_positions'][top]:.0%} between positions and "
+        f"{table['share_rest'][top]:.0%} in the rest."
+    )
+
+
+def _result(
+    asked: ModeVarianceParameters,
+    found: Spread,
+    lies: Shares,
+    varying: NDArray[Any],
+    everything: Moments,
+    store: MapStore,
+) -> Result:
+    feature, n, n_modes = asked.feature, store.n_images, len(lies.total)
+    groups = min(GROUPS, n)
+    constant = ~np.isin(np.arange(n_modes), varying)
+    names = [mode_name(int(m), n_modes) for m in varying]
+    table = _table(found, lies, varying, names)
+    said = caveats.constant([mode_name(int(m), n_modes) for m in np.flatnonzero(constant)])
+    if len(varying):
+        said.append(
+            f"the variance of a mean map holds noise of the mean, about the rest / "
+            f"{n} images; intervals are a jackknife over {groups} groups of images"
+        )
+    said += caveats.heavy_tail(feature, everything) + caveats.features(feature, ratios=True)
+
+    def maps() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        title = f"{feature}: mean over {n} images"
+        skip = np.broadcast_to(constant, everything.mean[0].shape)
+        return figures.mode_maps(everything.mean[0], title, feature, skip=skip)
+
+    def bars() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        parts = ("share_between_images", "share_between_positions", "share_rest")
+        shown = {part.removeprefix("share_").replace("_", " "): table[part] for part in parts}
+        return figures.stacked_shares(names, shown, f"{feature}: where variance lies")
+
+    cv = np.sqrt(found.variance) / (found.mean + 1e-8)
+    values = _values(found, varying)
+    return Result(
+        analysis=NAME,
+        feature=feature,
+        question=QUESTION,
+        columns={"modes": table},
+        arrays={"mean_map": everything.mean[0], "variance_map": everything.variance()[0]},
+        values=values,
+        notebook={
+            "per_mode": by_row(
+                {"mode": names, "map_mean": found.mean, "map_var": found.variance, "map_cv": cv}
+            )
+        },
+        parameters={"groups": groups},
+        seed=asked.seed,
+        sentences=[_answer(feature, table)],
+        caveats=said,
+        provenance=provenance(store),
+        figures={"mean_map": maps, "shares": bars} if len(varying) else {},
+        shown=("modes",),
+        claims=_claims(feature, values, n_modes),
+    )
+
+
 def mode_variance(
-    store: MapStore, *, feature: str = "friction", seed: int = 0, show_progress: bool = False
+    store: MapStore,
+    *,
+    feature: str = ModeVarianceParameters.feature,
+    seed: int = ModeVarianceParameters.seed,
+    show_progress: bool = False,
 ) -> Result:
     """Measure how much the mean map varies over the grid, and where a mode's variance lies.
 
@@ -324,16 +376,10 @@ def mode_variance(
     AnalysisError
         If there are fewer than 2 images, values are not finite, or the grid is one patch.
     """
-    return run(store, [ModeVariance(feature=feature, seed=seed)], show_progress=show_progress)[0]
+    asked = ModeVarianceParameters(feature=feature, seed=seed)
+    return run(store, [ModeVariance(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-@options.seed_option
-def command(target: options.Target, features: tuple[str, ...], seed: int) -> None:
-    """Measure how much the mean map varies over the grid, and where a mode's variance lies."""
-    target.run(ModeVariance(feature=f, seed=seed) for f in features)
-
+command = options.feature_command(NAME, mode_variance, ModeVarianceParameters, ModeVariance)
 
 make_callable(__name__)

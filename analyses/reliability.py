@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.agreement import Agreement, RankAgreement, logarithm, raw
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import RELIABLE
@@ -39,8 +39,6 @@ CHANGED = 0.1
 """A relative change that counts as one."""
 WITHIN = 0.01
 """A relative rounding error that is small."""
-SAMPLES = 1000
-"""Of the bootstrap over images."""
 
 _DROPPED = 14
 """Bits of a float32 that its place in a histogram does without: places are 0.2% wide."""
@@ -180,18 +178,28 @@ class LogCorrelation:
         return False
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReliabilityParameters(parameters.Parameters):
+    """What is asked for: see `reliability`."""
+
+    feature: str = parameters.parameter(
+        "friction", "Map to measure; may be given several times.", several=True
+    )
+    samples: int = parameters.parameter(
+        1000, "Samples of the bootstrap over images.", least=2, most=100_000
+    )
+    seed: int = parameters.seed()
+
+
 class Reliability:
-    """The analysis, asked for: see `reliability` for the parameters."""
+    """The plan: agreement on each scale, changes and rounding error in the same passes."""
 
     on_repeats = False
 
-    def __init__(self, *, feature: str = "friction", samples: int = SAMPLES, seed: int = 0) -> None:
-        options.check(seed=seed)
-        if samples < 2:
-            raise AnalysisError(f"samples is {samples}: it must be 2 or more")
-        self.feature = feature
-        self.samples = samples
-        self.seed = seed
+    def __init__(self, asked: ReliabilityParameters) -> None:
+        self.feature = asked.feature
+        self.samples = asked.samples
+        self.seed = asked.seed
 
     def prepare(self, passes: Passes) -> None:
         store = passes.store
@@ -435,9 +443,9 @@ def _agreement_caveats(name: str, scales: dict[str, Agreement], modes: list[str]
 def reliability(
     store: MapStore,
     *,
-    feature: str = "friction",
-    samples: int = SAMPLES,
-    seed: int = 0,
+    feature: str = ReliabilityParameters.feature,
+    samples: int = ReliabilityParameters.samples,
+    seed: int = ReliabilityParameters.seed,
     show_progress: bool = False,
 ) -> Result:
     """Measure how much of a map repeats of the measurement leave as it is.
@@ -471,24 +479,10 @@ def reliability(
         If the store has neither repeats of the map nor its exact counterpart, or values are not
         finite.
     """
-    plan = Reliability(feature=feature, samples=samples, seed=seed)
-    return run(store, [plan], show_progress=show_progress)[0]
+    asked = ReliabilityParameters(feature=feature, samples=samples, seed=seed)
+    return run(store, [Reliability(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-@click.option(
-    "--samples",
-    type=click.IntRange(2, 100_000),
-    default=SAMPLES,
-    show_default=True,
-    help="Samples of the bootstrap over images.",
-)
-@options.seed_option
-def command(target: options.Target, features: tuple[str, ...], samples: int, seed: int) -> None:
-    """Measure how much of a map repeats of the measurement leave as it is."""
-    target.run(Reliability(feature=f, samples=samples, seed=seed) for f in features)
-
+command = options.feature_command(NAME, reliability, ReliabilityParameters, Reliability)
 
 make_callable(__name__)

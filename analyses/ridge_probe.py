@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import click
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import THREADS, Passes, run
@@ -33,7 +34,6 @@ Floats = NDArray[np.float64]
 ProbeProtocol = Literal["default", "notebook"]
 DEFAULT_FEATURES = ("S", "friction", "settle", "S+friction+settle")
 NOTEBOOK_TRAIN = 0.8
-PERMUTATIONS = 100
 HELD = 64 << 20
 """Bytes of rows up to which they are held in memory and read once."""
 
@@ -71,33 +71,43 @@ def feature_sets(features: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
     return sets
 
 
-class RidgeProbe:
-    """The analysis, asked for: see `ridge_probe` for the parameters."""
+@dataclass(frozen=True, kw_only=True)
+class RidgeProbeParameters(parameters.Parameters):
+    """What is asked for: see `ridge_probe`."""
 
-    def __init__(
-        self,
-        *,
-        features: str | Sequence[str] = DEFAULT_FEATURES,
-        folds: int = 5,
-        permutations: int = PERMUTATIONS,
-        seed: int = 0,
-        protocol: ProbeProtocol = "default",
-        order: ArrayLike | None = None,
-    ) -> None:
-        options.check(permutations=permutations, seed=seed)
-        if protocol not in ("default", "notebook"):
-            raise AnalysisError(f"protocol is {protocol!r}: it must be 'default' or 'notebook'")
-        if folds < 2:
-            raise AnalysisError(f"folds is {folds}: it must be 2 or more")
-        if order is not None and protocol != "notebook":
+    features: str | Sequence[str] = parameters.parameter(
+        DEFAULT_FEATURES,
+        "Feature sets to compare, separated by commas; + joins maps, log_NAME is a logarithm.",
+        flags=("--features", "--feature"),
+        several=True,
+    )
+    folds: int = parameters.folds("Number of folds.")
+    permutations: int = parameters.permutations(100, "of the labels, refitted each time")
+    seed: int = parameters.seed()
+    protocol: ProbeProtocol = parameters.parameter(  # noqa: RUF009 - a field, as the others
+        "default",
+        "The notebook's is one 80/20 split of the first 2,000 images with lambda 1.",
+        choices=("default", "notebook"),
+    )
+    order: ArrayLike | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.order is not None and self.protocol != "notebook":
             raise AnalysisError("an order of the images belongs to protocol 'notebook' only")
-        self._sets = feature_sets(features)
+
+
+class RidgeProbe:
+    """The plan: rows held in memory, or Gram matrices added up, and the notebook's own split."""
+
+    def __init__(self, asked: RidgeProbeParameters) -> None:
+        self._sets = feature_sets(asked.features)
         self.features = tuple(self._sets)
-        self.folds = folds
-        self.permutations = 0 if protocol == "notebook" else permutations
-        self.seed = seed
-        self.protocol: ProbeProtocol = protocol
-        self.order = None if order is None else np.asarray(order, np.int64)
+        self.folds = asked.folds
+        self.permutations = 0 if asked.protocol == "notebook" else asked.permutations
+        self.seed = asked.seed
+        self.protocol = asked.protocol
+        self.order = None if asked.order is None else np.asarray(asked.order, np.int64)
 
     def prepare(self, passes: Passes) -> None:
         store = passes.store
@@ -214,12 +224,12 @@ class RidgeProbe:
 def ridge_probe(
     store: MapStore,
     *,
-    features: str | Sequence[str] = DEFAULT_FEATURES,
-    folds: int = 5,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-    protocol: ProbeProtocol = "default",
-    order: ArrayLike | None = None,
+    features: str | Sequence[str] = RidgeProbeParameters.features,
+    folds: int = RidgeProbeParameters.folds,
+    permutations: int = RidgeProbeParameters.permutations,
+    seed: int = RidgeProbeParameters.seed,
+    protocol: ProbeProtocol = RidgeProbeParameters.protocol,
+    order: ArrayLike | None = RidgeProbeParameters.order,
     show_progress: bool = False,
 ) -> Result:
     """Classify images by ridge regression on flattened maps and compare feature sets.
@@ -264,50 +274,21 @@ def ridge_probe(
         If labels are missing, a class has fewer than 2 images, values are not finite, the grid
         is one patch, or no column varies.
     """
-    plan = RidgeProbe(
+    asked = RidgeProbeParameters(
         features=features, folds=folds, permutations=permutations, seed=seed, protocol=protocol,
         order=order,
     )  # fmt: skip
-    return run(store, [plan], show_progress=show_progress)[0]
+    return run(store, [RidgeProbe(asked)], show_progress=show_progress)[0]
 
 
 @click.command(NAME)
 @options.on_store
-@click.option(
-    "--features",
-    "--feature",
-    multiple=True,
-    default=DEFAULT_FEATURES,
-    show_default=",".join(DEFAULT_FEATURES),
-    help="Feature sets to compare, separated by commas; + joins maps, log_NAME is a logarithm.",
-)
-@click.option(
-    "--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Number of folds."
-)
-@options.permutations_option(PERMUTATIONS, "of the labels, refitted each time")
-@options.seed_option
-@click.option(
-    "--protocol",
-    type=click.Choice(["default", "notebook"]),
-    default="default",
-    show_default=True,
-    help="The notebook's is one 80/20 split of the first 2,000 images with lambda 1.",
-)
-def command(
-    target: options.Target,
-    features: tuple[str, ...],
-    folds: int,
-    permutations: int,
-    seed: int,
-    protocol: ProbeProtocol,
-) -> None:
+@parameters.asks(RidgeProbeParameters)
+def command(target: options.Target, **asked: Any) -> None:
     """Classify images by ridge regression on flattened maps and compare feature sets."""
-    if protocol == "notebook":
+    if asked["protocol"] == "notebook":
         options.refuse_given("with the notebook's protocol", "folds", "permutations")
-    plan = RidgeProbe(
-        features=features, folds=folds, permutations=permutations, seed=seed, protocol=protocol
-    )
-    target.run([plan])
+    target.run([RidgeProbe(RidgeProbeParameters(**asked))])
 
 
 make_callable(__name__)

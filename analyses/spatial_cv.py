@@ -6,17 +6,18 @@ is structure at all is one test of all maps; which maps have it is a test of eac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
-from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import THREADS, Arrays, Passes, run
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.passes import Passes, run
+from frictionstore.analyses.core.results import Result, by_column, provenance
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
@@ -25,22 +26,12 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
-from frictionstore.analyses.image_summary import notebook_caveat
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import mean_interval
-from frictionstore.analyses.stats.lattice import (
-    CONTIGUITIES,
-    FEW,
-    JOINT_SHUFFLES,
-    SURE,
-    Contiguity,
-    JointMoran,
-    JointResult,
-    MoranTest,
-    Weights,
-    moran,
-    shuffle_further,
-)
+from frictionstore.analyses.stats.joint_moran import JOINT_SHUFFLES, JointResult
+from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weights
+from frictionstore.analyses.stats.moran import FEW, MoranTest
+from frictionstore.analyses.stats.spatial_rows import SpatialRows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,405 +42,128 @@ QUESTION = "Do maps have spatial structure within images?"
 NOTEBOOK_THRESHOLD = 0.1
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
-_BATCH = 256
-"""Images that share one set of shuffles; fixed, so that results do not depend on chunks."""
 
-MOST_SHUFFLES = options.MAX_PERMUTATIONS
-"""Shuffles of one map at most, those of maps with few as extreme among the first included."""
-
-PRODUCTS = 256 << 20
-"""Bytes of products of patches held at a time; less takes more passes over the store."""
-
-HELD = 256 << 20
-"""Bytes of maps that may be held to be shuffled further."""
-
-
-def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
-    """Return mean and variance over patches (ddof 1) of each image and mode.
-
-    Parameters
-    ----------
-    maps
-        Finite array of shape (n_images, row, col, mode), more than one patch.
-
-    Returns
-    -------
-    Two float64 arrays of shape (n_images, n_modes). The variance of equal values is exactly 0.
-    """
-    x = maps.reshape(len(maps), -1, maps.shape[-1]).astype(np.float64)
-    variance = x.var(axis=1, ddof=1)
-    variance[x.min(axis=1) == x.max(axis=1)] = 0.0
-    return x.mean(axis=1), variance
-
-
-class SpatialRows:
-    """Mean, variance and Moran's I of every image and mode, and the test of their mean.
+@dataclass(frozen=True)
+class Found:
+    """What is found of every image and mode, and of all together.
 
     Attributes
     ----------
-    mean, variance
-        float64 of shape (n_images, n_modes).
-    moran
-        Per contiguity a dict of `i`, `z`, `p`, `variance` and `shuffles` (how many p rests on),
-        float64 of shape (n_images, n_modes); NaN where an image's map does not vary.
-    joint
-        Per contiguity the test of mean I under joint shuffles; empty without permutations.
+    mean, variance, cv
+        Of an image's map over its patches, shape (n_images, n_modes); CV is 0 where nothing varies,
+        NaN where the mean is 0.
+    moran, joint
+        As in `SpatialRows`.
+    q
+        Per contiguity Benjamini-Hochberg over images, each mode a family.
     constant
-        bool of shape (n_modes,): modes with one value in the whole map.
+        Modes with one value in the whole map, shape (n_modes,).
     """
 
-    def __init__(
-        self,
-        feature: str,
-        n_images: int,
-        grid: tuple[int, int],
-        n_modes: int,
-        permutations: int,
-        seed: int,
-        alpha: float,
-        weights: Weights,
-    ) -> None:
-        self.features = (feature,)
-        self._feature = feature
-        self._n_images = n_images
-        self._permutations = permutations
-        self._seed = seed
-        self._alpha = alpha
-        self._weights: Weights = weights
-        self._grid = grid
-        shape = (n_images, n_modes)
-        self.mean = np.empty(shape)
-        self.variance = np.empty(shape)
-        self.moran = {
-            name: {key: np.full(shape, np.nan) for key in ("i", "z", "p", "variance", "shuffles")}
-            for name in CONTIGUITIES
-        }
-        self.joint: dict[Contiguity, JointResult] = {}
-        self._joint = JointMoran(
-            [MoranTest(*grid, name, weights) for name in CONTIGUITIES], n_modes
-        )
-        n_patches = grid[0] * grid[1]
-        # As many modes a pass as their products of patches may take.
-        self._blocks = list(permutation.spans(n_modes, max(1, PRODUCTS // (8 * n_patches**2))))
-        self._first = True
-        self._start_block()
-        self._low = np.full(n_modes, np.inf)
-        self._high = np.full(n_modes, -np.inf)
-        self._held: list[NDArray[Any]] = []
-        self._further: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+    mean: Floats
+    variance: Floats
+    cv: Floats
+    moran: dict[Contiguity, dict[str, Floats]]
+    joint: dict[Contiguity, JointResult]
+    q: dict[Contiguity, Floats]
+    constant: NDArray[np.bool_]
 
-    def _start_block(self) -> None:
-        self._products: Floats | int = 0
-        self._varying: NDArray[np.int64] | int = 0
+    @property
+    def varying(self) -> NDArray[np.int64]:
+        """Numbers of the modes that are not constant."""
+        return np.flatnonzero(~self.constant)
 
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        values = arrays[self._feature]
-        if self._first:
-            self.mean[rows], self.variance[rows] = patch_variation(values)
-            self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
-            self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
-        self._held.append(values)
-        held = np.concatenate(self._held) if len(self._held) > 1 else values
-        start = rows.stop - len(held)
-        while len(held) >= _BATCH or (rows.stop == self._n_images and len(held)):
-            if self._first:
-                self._test(held[:_BATCH], start)
-            if self._permutations:
-                self._multiply(held[:_BATCH])
-            start += _BATCH
-            held = held[_BATCH:]
-        self._held = [held]
+    def names(self, modes: NDArray[Any]) -> list[str]:
+        """Return the names of modes."""
+        return [mode_name(int(mode), len(self.constant)) for mode in modes]
 
-    def _multiply(self, maps: NDArray[Any]) -> None:
-        maps = maps.reshape(len(maps), -1, maps.shape[-1])
-        products, varying = self._joint.moments(maps[:, :, self._blocks[0]])
-        self._products = products + self._products
-        self._varying = varying + self._varying
 
-    def _test(self, maps: NDArray[Any], start: int) -> None:
-        n, rows, cols, modes = maps.shape
-        flat = np.moveaxis(maps, 3, 1).reshape(n * modes, rows, cols)
-        # A batch has its own stream: p-values of different batches are independent.
-        seed = np.random.SeedSequence(self._seed, spawn_key=(start // _BATCH,))
-        found = moran(
-            flat,
-            weights=self._weights,
-            permutations=self._permutations,
-            rng=np.random.default_rng(seed),
-            threads=THREADS,
-        )
-        where = slice(start, start + n)
-        for name, result in found.items():
-            into = self.moran[name]
-            into["i"][where] = result.i.reshape(n, modes)
-            into["z"][where] = result.z.reshape(n, modes)
-            into["p"][where] = result.p.reshape(n, modes)
-            into["variance"][where] = result.variance_random.reshape(n, modes)
-        if self._permutations:
-            self._hold(maps, where)
+def found_in(rows: SpatialRows) -> Found:
+    """Return what follows from the rows of all images."""
+    std = np.sqrt(rows.variance)
+    cv = np.divide(std, rows.mean, out=np.full(std.shape, np.nan), where=rows.mean != 0)
+    cv[std == 0] = 0.0
+    q = {n: permutation.benjamini_hochberg(one["p"], axis=0) for n, one in rows.moran.items()}
+    return Found(rows.mean, rows.variance, cv, rows.moran, rows.joint, q, rows.constant)
 
-    def _hold(self, maps: NDArray[Any], where: slice) -> None:
-        """Keep the maps that may be shuffled further, of modes that do not have too many."""
-        few = self._few()[where]
-        most = min(
-            SURE * self._n_images / (self._alpha * self._permutations),
-            HELD / (maps.itemsize * self._grid[0] * self._grid[1] * maps.shape[3]),
-        )
-        for mode, held in enumerate(self._further):
-            if held is not None:
-                held.append(maps[few[:, mode], :, :, mode])
-                if sum(map(len, held)) > most:
-                    self._further[mode] = None
 
-    def _few(self) -> NDArray[np.bool_]:
-        """Return for which maps few shuffles were as extreme as the observed."""
-        level = FEW / (self._permutations + 1) + 1e-12
-        return np.any([found["p"] <= level for found in self.moran.values()], axis=0)
+@dataclass(frozen=True, kw_only=True)
+class SpatialCVParameters(parameters.Parameters):
+    """What is asked for: see `spatial_cv`."""
 
-    def _shuffle_further(self) -> None:
-        few = self._few()
-        few[:, [held is None for held in self._further]] = False
-        modes, images = np.nonzero(few.T)
-        maps = [part for held in self._further for part in held or ()]
-        self._further = []
-        for found in self.moran.values():
-            found["shuffles"][np.isfinite(found["p"])] = self._permutations
-        if not len(images):
-            return
-        p = np.stack([found["p"][images, modes] for found in self.moran.values()])
-        extreme, shuffles = shuffle_further(
-            np.concatenate(maps),
-            np.rint(p * (self._permutations + 1)).astype(np.int64) - 1,
-            permutations=self._permutations,
-            groups=modes,
-            family=np.isfinite(self.moran["queen"]["p"]).sum(axis=0),
-            alpha=self._alpha,
-            most=MOST_SHUFFLES,
-            rng=np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(0, 1))),
-            weights=self._weights,
-            threads=THREADS,
-        )
-        for found, count, total in zip(self.moran.values(), extreme, shuffles, strict=True):
-            found["p"][images, modes] = (count + 1) / (total + 1)
-            found["shuffles"][images, modes] = total
-
-    def end_pass(self) -> bool:
-        self.constant = self._low == self._high
-        self._held = []
-        if not self._permutations:
-            return False
-        if self._first:
-            self._shuffle_further()
-        self._first = False
-        assert isinstance(self._products, np.ndarray)
-        assert isinstance(self._varying, np.ndarray)
-        block = self._blocks.pop(0)
-        self._joint.shuffle(block, self._products, self._varying, self._seed, THREADS)
-        self._start_block()
-        if not self._blocks:
-            self.joint = self._joint.results()
-        return bool(self._blocks)
+    feature: str = parameters.feature()
+    permutations: int = parameters.permutations(1000, "of the patches")
+    seed: int = parameters.seed()
+    alpha: float = parameters.alpha()
+    weights: Weights = parameters.parameter(  # noqa: RUF009 - a field, as the others
+        "row", "Row-standardised or plain spatial weights.", choices=("row", "binary")
+    )
 
 
 class SpatialCV:
-    """The analysis, asked for: see `spatial_cv` for the parameters."""
+    """The plan: rows of every image, in as many passes as the joint test needs."""
 
-    def __init__(
-        self,
-        *,
-        feature: str = "friction",
-        permutations: int = 1000,
-        seed: int = 0,
-        alpha: float = 0.05,
-        weights: Weights = "row",
-    ) -> None:
-        options.check(permutations=permutations, seed=seed, alpha=alpha)
-        if weights not in ("row", "binary"):
-            raise AnalysisError(f"weights is {weights!r}: it must be 'row' or 'binary'")
-        self.feature = feature
-        self.permutations = permutations
-        self.seed = seed
-        self.alpha = alpha
-        self.weights: Weights = weights
+    def __init__(self, asked: SpatialCVParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        store = passes.store
-        self.store: MapStore = store
-        self.grid = require_grid(store, NAME)
-        self.n_modes = require_feature(store, self.feature)
-        self.tests = {name: MoranTest(*self.grid, name, self.weights) for name in CONTIGUITIES}
-        self.rows = passes.share(
-            (
-                "spatial rows", self.feature, self.permutations, self.seed, self.alpha,
-                self.weights,
-            ),
+        asked, store = self._asked, passes.store
+        self._store: MapStore = store
+        grid = require_grid(store, NAME)
+        of_map = (require_feature(store, asked.feature),)
+        of_map += (asked.permutations, asked.seed, asked.alpha, asked.weights)
+        self._rows = passes.share(
+            ("spatial rows", asked.feature, *of_map),
             lambda: SpatialRows(
-                self.feature, store.n_images, self.grid, self.n_modes, self.permutations,
-                self.seed, self.alpha, self.weights,
+                asked.feature, store.n_images, grid, *of_map, single=not passes.claims_only
             ),
-        )  # fmt: skip
+        )
 
     def result(self) -> Result:
-        rows = self.rows
-        std = np.sqrt(rows.variance)
-        cv = np.divide(std, rows.mean, out=np.full(std.shape, np.nan), where=rows.mean != 0)
-        cv[std == 0] = 0.0
-        q = {
-            name: permutation.benjamini_hochberg(found["p"], axis=0)
-            for name, found in rows.moran.items()
-        }
-        varying = np.flatnonzero(~rows.constant)
-        constant = [mode_name(int(m), self.n_modes) for m in np.flatnonzero(rows.constant)]
-        modes = self._mode_table(cv, q, varying)
-        # The notebook kept the maps of its first images only, and added 1e-8 to the mean.
-        kept = slice(NOTEBOOK_IMAGES)
-        notebook_variance = rows.variance[kept]
-        notebook_cv = std[kept] / (rows.mean[kept] + 1e-8)
-        overall = float(notebook_cv.mean())
-        verdict = "HAS SPATIAL STRUCTURE" if overall > NOTEBOOK_THRESHOLD else "SPATIALLY UNIFORM"
-        one = self.store.n_images == 1
-        notebook = {
-            "mean_cv": overall,
-            "verdict": verdict,
-            "per_mode": [
-                {
-                    "mode": mode_name(int(m), self.n_modes),
-                    "variance_mean": float(notebook_variance[:, m].mean()),
-                    "variance_std": None if one else float(notebook_variance[:, m].std(ddof=1)),
-                    "cv_mean": float(notebook_cv[:, m].mean()),
-                    "cv_median": float(np.median(notebook_cv[:, m])),
-                    "cv_max": float(notebook_cv[:, m].max()),
-                }
-                for m in varying
-            ],
-        }
-        # Over all modes, 0 for a map that does not vary: a mode that was constant but for one patch
-        # then counts as it did.
-        per_image = cv.mean(axis=1)
-        mean, low, high = mean_interval(per_image[np.isfinite(per_image)])
-        values: dict[str, Any] = {
-            "mean_cv": mean,
-            "mean_cv_low": low,
-            "mean_cv_high": high,
-            "moran_expectation": self.tests["queen"].expectation,
-            "permutations": self.permutations,
-            "joint_shuffles": JOINT_SHUFFLES if self.permutations else 0,
-            "smallest_p": permutation.smallest_p(JOINT_SHUFFLES if self.permutations else 0),
-        }
+        return _result(self._asked, found_in(self._rows), self._store)
+
+
+def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
+    rows = []
+    for m, mode in zip(found.varying, found.names(found.varying), strict=True):
+        row: dict[str, Any] = {"mode": mode}
         for name in CONTIGUITIES:
-            i, tested = rows.moran[name]["i"][:, varying], q[name][:, varying]
-            values[f"mean_moran_{name}"] = float(np.nanmean(i)) if np.isfinite(i).any() else np.nan
-            values[f"n_maps_{name}"] = int(np.isfinite(i).sum())
-            values[f"n_tested_{name}"] = int(np.isfinite(tested).sum())
-            values[f"n_significant_{name}"] = int((tested <= self.alpha).sum())
-            values[f"share_significant_{name}"] = _share(tested, self.alpha)
-            if rows.joint:
-                values[f"p_mean_moran_{name}"] = rows.joint[name].overall_p
-        arrays = {"mean": rows.mean, "variance": rows.variance, "cv": cv}
-        for name in CONTIGUITIES:
-            arrays |= {f"moran_{name}_{key}": a for key, a in rows.moran[name].items()}
-            arrays[f"moran_{name}_q"] = q[name]
-        flat = int(((rows.variance == 0) & ~rows.constant).sum())
-        caveats = options.constant_caveat(constant)
-        if flat:
-            caveats.append(
-                f"{flat} of {rows.variance.size} maps of one image and mode do not vary over "
-                "patches and have no Moran's I"
-            )
-        if self.permutations:
-            caveats.append(
-                f"p of a mean Moran's I rests on {JOINT_SHUFFLES} joint shuffles, each of which "
-                "moves the patches of all images and modes alike: that images share an effect of "
-                "position is no evidence, that neighbours are alike in it is"
-            )
-            most = max(np.nanmax(f["shuffles"], initial=0) for f in rows.moran.values())
-            caveats.append(
-                f"p of one map rests on {self.permutations} shuffles or more (up to {most:.0f} "
-                f"where fewer than {FEW} were as extreme); q is Benjamini-Hochberg over the images "
-                "of a mode"
-            )
-        caveats += notebook_caveat(self.store.n_images)
-        caveats.append("CV cannot see space: shuffling the patches of an image leaves it unchanged")
-        caveats += options.feature_caveats(self.feature, ratios=True)
+            of_maps = found.moran[name]
+            i = of_maps["i"][:, m]
+            mean, low, high = mean_interval(i[np.isfinite(i)])
+            row |= {f"moran_{name}": mean, f"moran_{name}_low": low, f"moran_{name}_high": high}
+            if found.joint:
+                joint = found.joint[name]
+                row[f"moran_{name}_p"] = float(joint.p[m])
+                row[f"moran_{name}_p_family_wise"] = float(joint.p_family_wise[m])
+            row[f"share_significant_{name}"] = _share(found.q[name][:, m], asked.alpha)
+            row[f"z_{name}"] = _mean(of_maps["z"][:, m])
+        cv = found.cv[:, m][np.isfinite(found.cv[:, m])]
+        mean, low, high = mean_interval(cv)
+        row |= {"cv": mean, "cv_low": low, "cv_high": high}
+        row["cv_std"] = float(cv.std(ddof=1)) if cv.size > 1 else np.nan
+        row["cv_median"] = float(np.median(cv)) if cv.size else np.nan
+        row["cv_max"] = float(cv.max()) if cv.size else np.nan
+        for quantile in QUANTILES:
+            value = float(np.quantile(cv, quantile)) if cv.size else np.nan
+            row[f"cv_q{quantile * 100:02.0f}"] = value
+        rows.append(row | {"variance": float(found.variance[:, m].mean())})
+    return by_column(rows)
 
-        def figure() -> Figure:
-            from frictionstore.analyses.core import figures
 
-            return figures.histograms(
-                {mode_name(int(m), self.n_modes): rows.moran["queen"]["i"][:, m] for m in varying},
-                f"{self.feature}: Moran's I of single images, queen contiguity",
-                "Moran's I", "images",
-            )  # fmt: skip
-
-        return Result(
-            analysis=NAME,
-            feature=self.feature,
-            question=QUESTION,
-            columns={"modes": modes, "images": self._image_table(cv, q, varying)},
-            arrays=arrays,
-            values=values,
-            notebook=notebook,
-            parameters={
-                "permutations": self.permutations, "alpha": self.alpha, "weights": self.weights,
-                "alternative": "two-sided",
-            },
-            seed=self.seed,
-            sentences=[_answer(self.feature, values, self.alpha, notebook)],
-            caveats=caveats,
-            provenance=provenance(self.store),
-            figures={"moran": figure} if len(varying) else {},
-            shown=("modes",),
-        )  # fmt: skip
-
-    def _mode_table(self, cv: Floats, q: dict[Any, Floats], varying: NDArray[Any]) -> Columns:
-        rows: dict[str, list[Any]] = {}
-        for m in varying:
-            of_mode = cv[:, m][np.isfinite(cv[:, m])]
-            row: dict[str, Any] = {"mode": mode_name(int(m), self.n_modes)}
-            for name in CONTIGUITIES:
-                i = self.rows.moran[name]["i"][:, m]
-                mean, low, high = mean_interval(i[np.isfinite(i)])
-                row |= {
-                    f"moran_{name}": mean,
-                    f"moran_{name}_low": low,
-                    f"moran_{name}_high": high,
-                }
-                if self.rows.joint:
-                    joint = self.rows.joint[name]
-                    row[f"moran_{name}_p"] = float(joint.p[m])
-                    row[f"moran_{name}_p_family_wise"] = float(joint.p_family_wise[m])
-                row[f"share_significant_{name}"] = _share(q[name][:, m], self.alpha)
-                row[f"z_{name}"] = _mean(self.rows.moran[name]["z"][:, m])
-            mean, low, high = mean_interval(of_mode)
-            row |= {"cv": mean, "cv_low": low, "cv_high": high}
-            row["cv_std"] = float(of_mode.std(ddof=1)) if of_mode.size > 1 else np.nan
-            row["cv_median"] = float(np.median(of_mode)) if of_mode.size else np.nan
-            row["cv_max"] = float(of_mode.max()) if of_mode.size else np.nan
-            for quantile in QUANTILES:
-                row[f"cv_q{quantile * 100:02.0f}"] = (
-                    float(np.quantile(of_mode, quantile)) if of_mode.size else np.nan
-                )
-            row["variance"] = float(self.rows.variance[:, m].mean())
-            for key, value in row.items():
-                rows.setdefault(key, []).append(value)
-        return dict(rows)
-
-    def _image_table(self, cv: Floats, q: dict[Any, Floats], varying: NDArray[Any]) -> Columns:
-        n, k = len(cv), len(varying)
-        ids = np.asarray(self.store.image_ids)
-        columns: dict[str, Any] = {
-            "image": np.repeat(np.arange(n), k),
-            "image_id": np.repeat(ids, k),
-            "mode": np.tile(varying, n),
-            "mean": self.rows.mean[:, varying].reshape(-1),
-            "variance": self.rows.variance[:, varying].reshape(-1),
-            "cv": cv[:, varying].reshape(-1),
-        }
-        for name in CONTIGUITIES:
-            for key in ("i", "z", "p", "shuffles"):
-                columns[f"moran_{name}_{key}"] = self.rows.moran[name][key][:, varying].reshape(-1)
-            columns[f"moran_{name}_q"] = q[name][:, varying].reshape(-1)
-        return columns
+def _image_table(found: Found, ids: Sequence[str]) -> Columns:
+    """Return the table with one row per image and mode."""
+    varying = found.varying
+    n, k = len(found.cv), len(varying)
+    arrays = {"mean": found.mean, "variance": found.variance, "cv": found.cv}
+    for name in CONTIGUITIES:
+        of_maps = {**found.moran[name], "q": found.q[name]}
+        arrays |= {f"moran_{name}_{key}": of_maps[key] for key in ("i", "z", "p", "shuffles", "q")}
+    return {
+        "image": np.repeat(np.arange(n), k),
+        "image_id": np.repeat(np.asarray(ids), k),
+        "mode": np.tile(varying, n),
+    } | {key: array[:, varying].reshape(-1) for key, array in arrays.items()}
 
 
 def _share(q: Floats, alpha: float) -> float:
@@ -460,6 +174,139 @@ def _share(q: Floats, alpha: float) -> float:
 def _mean(values: Floats) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if finite.size else float("nan")
+
+
+def _notebook_figures(found: Found) -> dict[str, Any]:
+    """Return what the notebook printed: of its first images, with 1e-8 added to the mean."""
+    kept = slice(NOTEBOOK_IMAGES)
+    variance = found.variance[kept]
+    # The root of all, then the part: the last digit of a mean depends on how its terms lie.
+    cv = np.sqrt(found.variance)[kept] / (found.mean[kept] + 1e-8)
+    overall = float(cv.mean())
+    verdict = "HAS SPATIAL STRUCTURE" if overall > NOTEBOOK_THRESHOLD else "SPATIALLY UNIFORM"
+    return {
+        "mean_cv": overall,
+        "verdict": verdict,
+        "per_mode": [
+            {
+                "mode": mode,
+                "variance_mean": float(variance[:, m].mean()),
+                "variance_std": float(variance[:, m].std(ddof=1)) if len(variance) > 1 else None,
+                "cv_mean": float(cv[:, m].mean()),
+                "cv_median": float(np.median(cv[:, m])),
+                "cv_max": float(cv[:, m].max()),
+            }
+            for m, mode in zip(found.varying, found.names(found.varying), strict=True)
+        ],
+    }
+
+
+def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dict[str, Any]:
+    # Over all modes, 0 for a map that does not vary: a mode that was constant but for one patch
+    # then counts as it did.
+    per_image = found.cv.mean(axis=1)
+    mean, low, high = mean_interval(per_image[np.isfinite(per_image)])
+    shuffles = JOINT_SHUFFLES if asked.permutations else 0
+    values: dict[str, Any] = {
+        "mean_cv": mean,
+        "mean_cv_low": low,
+        "mean_cv_high": high,
+        "moran_expectation": expectation,
+        "permutations": asked.permutations,
+        "joint_shuffles": shuffles,
+        "smallest_p": permutation.smallest_p(shuffles),
+    }
+    for name in CONTIGUITIES:
+        i, tested = (x[:, found.varying] for x in (found.moran[name]["i"], found.q[name]))
+        values[f"mean_moran_{name}"] = float(np.nanmean(i)) if np.isfinite(i).any() else np.nan
+        values[f"n_maps_{name}"] = int(np.isfinite(i).sum())
+        values[f"n_tested_{name}"] = int(np.isfinite(tested).sum())
+        values[f"n_significant_{name}"] = int((tested <= asked.alpha).sum())
+        values[f"share_significant_{name}"] = _share(tested, asked.alpha)
+        if found.joint:
+            values[f"p_mean_moran_{name}"] = found.joint[name].overall_p
+    return values
+
+
+def _caveats(asked: SpatialCVParameters, found: Found) -> list[str]:
+    said = caveats.constant(found.names(np.flatnonzero(found.constant)))
+    flat = int(((found.variance == 0) & ~found.constant).sum())
+    if flat:
+        said.append(
+            f"{flat} of {found.variance.size} maps of one image and mode do not vary over "
+            "patches and have no Moran's I"
+        )
+    if asked.permutations:
+        said.append(
+            f"p of a mean Moran's I rests on {JOINT_SHUFFLES} joint shuffles, each of which "
+            "moves the patches of all images and modes alike: that images share an effect of "
+            "position is no evidence, that neighbours are alike in it is"
+        )
+        most = max(np.nanmax(one["shuffles"], initial=0) for one in found.moran.values())
+        said.append(
+            f"p of one map rests on {asked.permutations} shuffles or more (up to {most:.0f} "
+            f"where fewer than {FEW} were as extreme); q is Benjamini-Hochberg over the images "
+            "of a mode"
+        )
+    said += caveats.notebook(len(found.cv))
+    said.append("CV cannot see space: shuffling the patches of an image leaves it unchanged")
+    return said + caveats.features(asked.feature, ratios=True)
+
+
+def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result:
+    varying = found.varying
+    expectation = MoranTest(*store.grid, "queen", asked.weights).expectation
+    values, notebook = _values(asked, found, expectation), _notebook_figures(found)
+    arrays = {"mean": found.mean, "variance": found.variance, "cv": found.cv}
+    for name in CONTIGUITIES:
+        arrays |= {f"moran_{name}_{key}": a for key, a in found.moran[name].items()}
+        arrays[f"moran_{name}_q"] = found.q[name]
+
+    def figure() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        queen = found.moran["queen"]["i"]
+        return figures.histograms(
+            {name: queen[:, m] for m, name in zip(varying, found.names(varying), strict=True)},
+            f"{asked.feature}: Moran's I of single images, queen contiguity",
+            "Moran's I", "images",
+        )  # fmt: skip
+
+    return Result(
+        analysis=NAME,
+        feature=asked.feature,
+        question=QUESTION,
+        columns={
+            "modes": _mode_table(asked, found), "images": _image_table(found, store.image_ids)
+        },
+        arrays=arrays,
+        values=values,
+        notebook=notebook,
+        parameters={
+            "permutations": asked.permutations, "alpha": asked.alpha, "weights": asked.weights,
+            "alternative": "two-sided",
+        },
+        seed=asked.seed,
+        sentences=[_answer(asked.feature, values, asked.alpha, notebook)],
+        caveats=_caveats(asked, found),
+        provenance=provenance(store),
+        figures={"moran": figure} if len(varying) else {},
+        shown=("modes",),
+        claims=_claims(asked, values),
+    )  # fmt: skip
+
+
+def _claims(asked: SpatialCVParameters, values: dict[str, Any]) -> list[Claim]:
+    feature = asked.feature
+    cv = Claim(
+        "mean_cv", f"mean CV of {feature} over patches", values["mean_cv"],
+        values["mean_cv_low"], values["mean_cv_high"],
+    )  # fmt: skip
+    if not values["n_maps_queen"]:
+        return [cv]
+    says = f"spatial structure of {feature} within images"
+    moran, p = values["mean_moran_queen"], values.get("p_mean_moran_queen")
+    return [Claim("mean_moran_queen", says, moran, p=p, level=asked.alpha), cv]
 
 
 def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[str, Any]) -> str:
@@ -487,11 +334,11 @@ def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[s
 def spatial_cv(
     store: MapStore,
     *,
-    feature: str = "friction",
-    permutations: int = 1000,
-    seed: int = 0,
-    alpha: float = 0.05,
-    weights: Weights = "row",
+    feature: str = SpatialCVParameters.feature,
+    permutations: int = SpatialCVParameters.permutations,
+    seed: int = SpatialCVParameters.seed,
+    alpha: float = SpatialCVParameters.alpha,
+    weights: Weights = SpatialCVParameters.weights,
     show_progress: bool = False,
 ) -> Result:
     """Measure how each image's map varies over its patches, and whether neighbours are alike.
@@ -504,7 +351,7 @@ def spatial_cv(
         A map over patches.
     permutations
         Shuffles of the patches of each map, or more where p needs them (see
-        `analyses.stats.lattice.shuffle_further`); 0 leaves p-values out.
+        `analyses.stats.moran.shuffle_further`); 0 leaves p-values out.
     seed
         Seed of the shuffles.
     alpha
@@ -518,9 +365,9 @@ def spatial_cv(
     -------
     Result
         Table `modes`, with each mode's mean Moran's I and its p under joint shuffles of all
-        images (see `analyses.stats.lattice.JointMoran`), alone and family-wise over modes; and
-        `images`
-        with one row per image and mode. Value `p_mean_moran_queen`, of all maps together, decides.
+        images (see `analyses.stats.joint_moran.JointMoran`), alone and family-wise over modes;
+        and `images` with one row per image and mode. Value `p_mean_moran_queen`, of all maps
+        together, decides.
         Arrays of shape (image, mode): `mean`, `variance` (ddof 1), `cv`, and for each contiguity
         `moran_queen_i`, `moran_queen_z` (exact permutation z), `moran_queen_p` (two-sided, by
         `moran_queen_shuffles` shuffles) and `moran_queen_q` (Benjamini-Hochberg over images, each
@@ -531,38 +378,12 @@ def spatial_cv(
     AnalysisError
         If values are not finite or the grid has fewer than 4 patches.
     """
-    plan = SpatialCV(
+    asked = SpatialCVParameters(
         feature=feature, permutations=permutations, seed=seed, alpha=alpha, weights=weights
     )
-    return run(store, [plan], show_progress=show_progress)[0]
+    return run(store, [SpatialCV(asked)], show_progress=show_progress)[0]
 
 
-@click.command(NAME)
-@options.on_store
-@options.features_option
-@options.permutations_option(1000, "of the patches")
-@options.seed_option
-@options.alpha_option
-@click.option(
-    "--weights",
-    type=click.Choice(["row", "binary"]),
-    default="row",
-    show_default=True,
-    help="Row-standardised or plain spatial weights.",
-)
-def command(
-    target: options.Target,
-    features: tuple[str, ...],
-    permutations: int,
-    seed: int,
-    alpha: float,
-    weights: Weights,
-) -> None:
-    """Measure how each image's map varies over its patches, and whether neighbours are alike."""
-    target.run(
-        SpatialCV(feature=f, permutations=permutations, seed=seed, alpha=alpha, weights=weights)
-        for f in features
-    )
-
+command = options.feature_command(NAME, spatial_cv, SpatialCVParameters, SpatialCV)
 
 make_callable(__name__)

@@ -5,25 +5,39 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from frictionstore.analyses.center_edge import CenterEdge
-from frictionstore.analyses.class_distance import ClassDistance
-from frictionstore.analyses.core import options
+from frictionstore.analyses.center_edge import CenterEdge, CenterEdgeParameters
+from frictionstore.analyses.class_distance import ClassDistance, ClassDistanceParameters
+from frictionstore.analyses.closing_table import (
+    ACCURACY,
+    Facts,
+    Line,
+    claim_of,
+    closing_lines,
+    finite,
+    lift_of,
+    most_joined,
+    sets_of,
+)
+from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
-from frictionstore.analyses.core.results import Result, provenance, read_saved
+from frictionstore.analyses.core.results import Result, by_column, provenance
+from frictionstore.analyses.core.saved import read_saved
 from frictionstore.analyses.core.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
-from frictionstore.analyses.f_statistic import FStatistic
-from frictionstore.analyses.image_summary import ImageSummary
-from frictionstore.analyses.mode_variance import ModeVariance
-from frictionstore.analyses.ridge_probe import DEFAULT_FEATURES, PERMUTATIONS, RidgeProbe
-from frictionstore.analyses.spatial_cv import SpatialCV
+from frictionstore.analyses.f_statistic import FStatistic, FStatisticParameters
+from frictionstore.analyses.image_summary import ImageSummary, ImageSummaryParameters
+from frictionstore.analyses.mode_variance import ModeVariance, ModeVarianceParameters
+from frictionstore.analyses.ridge_probe import RidgeProbe, RidgeProbeParameters
+from frictionstore.analyses.spatial_cv import SpatialCV, SpatialCVParameters
 from frictionstore.analyses.stats import permutation
 from frictionstore.text import printable
 
@@ -32,11 +46,8 @@ if TYPE_CHECKING:
 
 NAME = "summary"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
-SUMMARY_PERMUTATIONS = 1000
 LEVEL = 0.05
 """Level of the summary's claims, after Holm's procedure over all its p-values."""
-
-Facts = Mapping[str, Any]
 
 
 def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
@@ -56,185 +67,45 @@ def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
     return (*names, "+".join(names)) if len(names) > 1 else tuple(names)
 
 
-def plans(
-    *,
-    feature: str = "friction",
-    permutations: int = 1000,
-    probe_features: Sequence[str] = DEFAULT_FEATURES,
-    probe_permutations: int = PERMUTATIONS,
-    folds: int = 5,
-    seed: int = 0,
-) -> dict[str, Plan]:
+@dataclass(frozen=True, kw_only=True)
+class SummaryParameters(parameters.Parameters):
+    """What is asked for: see `summary`, whose command does not permute the probe's labels."""
+
+    feature: str = parameters.parameter("friction", "Map to summarise.")
+    permutations: int = parameters.permutations(1000, "of labels and of patches")
+    seed: int = parameters.seed()
+    probe_permutations: int = 0
+    folds: int = RidgeProbeParameters.folds
+
+
+def plans(asked: SummaryParameters, probe_features: Sequence[str]) -> dict[str, Plan]:
     """Return the seven analyses that a summary is made of, by name."""
+    feature, seed, permutations = asked.feature, asked.seed, asked.permutations
+    permuted = {"permutations": permutations, "seed": seed}
     return {
-        "spatial-cv": SpatialCV(feature=feature, permutations=permutations, seed=seed),
-        "class-distance": ClassDistance(feature=feature, permutations=permutations, seed=seed),
-        "center-edge": CenterEdge(feature=feature),
-        "f-statistic": FStatistic(feature=feature, permutations=permutations, seed=seed),
-        "mode-variance": ModeVariance(feature=feature, seed=seed),
-        "image-summary": ImageSummary(feature=feature),
+        "spatial-cv": SpatialCV(SpatialCVParameters(feature=feature, **permuted)),
+        "class-distance": ClassDistance(ClassDistanceParameters(feature=feature, **permuted)),
+        "center-edge": CenterEdge(CenterEdgeParameters(feature=feature)),
+        "f-statistic": FStatistic(FStatisticParameters(feature=feature, **permuted)),
+        "mode-variance": ModeVariance(ModeVarianceParameters(feature=feature, seed=seed)),
+        "image-summary": ImageSummary(ImageSummaryParameters(feature=feature)),
         "ridge-probe": RidgeProbe(
-            features=probe_features, folds=folds, permutations=probe_permutations, seed=seed
+            RidgeProbeParameters(
+                features=tuple(probe_features), folds=asked.folds,
+                permutations=asked.probe_permutations, seed=seed,
+            )
         ),
-    }
+    }  # fmt: skip
 
 
 def _facts(results: Sequence[Result]) -> list[Facts]:
     """Return what a summary needs of results in memory, as saved ones give it."""
+    needed = ("analysis", "feature", "values", "notebook", "parameters")
     return [
-        {
-            "analysis": result.analysis,
-            "feature": result.feature,
-            "values": result.values,
-            "notebook": result.notebook,
-            "parameters": result.parameters,
-        }
+        {name: getattr(result, name) for name in needed}
+        | {"claims": [claim.as_dict() for claim in result.claims]}
         for result in results
     ]
-
-
-def closing_lines(facts: Sequence[Facts]) -> list[dict[str, Any]]:
-    """Return the closing table's lines, as far as the results are there.
-
-    Parameters
-    ----------
-    facts
-        `values` and `notebook` of results, as `Result.as_dict` gives them.
-
-    Returns
-    -------
-    list of dicts with the keys line, notebook (the figure it printed), measure, value, value_low,
-    value_high (95% interval), p, and p_holm, which is p adjusted over all lines; None where a line
-    has no such number.
-    """
-    by_name = {fact["analysis"]: fact for fact in facts}
-    lines: list[dict[str, Any]] = []
-
-    def line(
-        text: str,
-        notebook: float | None,
-        measure: str,
-        value: float | None,
-        *,
-        interval: tuple[float | None, float | None] = (None, None),
-        p: float | None = None,
-    ) -> None:
-        low, high = interval
-        lines.append(
-            {"line": text, "notebook": notebook, "measure": measure, "value": value,
-             "value_low": low, "value_high": high, "p": p}
-        )  # fmt: skip
-
-    if "spatial-cv" in by_name:
-        v, old = by_name["spatial-cv"]["values"], by_name["spatial-cv"]["notebook"]
-        line(
-            "spatial structure within images", old["mean_cv"], "mean CV over images and modes",
-            v["mean_cv"], interval=(v["mean_cv_low"], v["mean_cv_high"]),
-        )  # fmt: skip
-        if _finite(v.get("p_mean_moran_queen")) is not None:
-            expected = f"mean Moran's I (by chance {number(v['moran_expectation'])})"
-            line("", None, expected, v["mean_moran_queen"], p=v["p_mean_moran_queen"])
-            share = v["share_significant_queen"]
-            line("", None, "share of maps with Moran's I, q <= 0.05", share, interval=_wilson(v))
-    if "class-distance" in by_name:
-        v, old = by_name["class-distance"]["values"], by_name["class-distance"]["notebook"]
-        line(
-            "inter-class pattern distance", old["min_cosine"], "smallest cosine",
-            v["min_cosine"], p=v.get("p_min_cosine"),
-        )  # fmt: skip
-        line("", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"))
-    if "center-edge" in by_name:
-        v = by_name["center-edge"]["values"]
-        # The notebook printed it by class only.
-        line(
-            "center vs edge asymmetry", None, "edge / centre, all images", v["ratio"],
-            interval=(v["ratio_low"], v["ratio_high"]), p=v["p"],
-        )  # fmt: skip
-    if "f-statistic" in by_name:
-        v, old = by_name["f-statistic"]["values"], by_name["f-statistic"]["notebook"]
-        if "max_f" in v:
-            # Without permutations Bonferroni's: the p of the largest of many is no p of one.
-            p = v.get("family_wise_p", min(1.0, v["max_f_p"] * v["n_tests"]))
-            text = "largest F over positions and modes"
-            line("per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p)
-    if "ridge-probe" in by_name:
-        v, old = by_name["ridge-probe"]["values"], by_name["ridge-probe"]["notebook"]
-        for name in _sets(v):
-            found = v[f"accuracy {name}"]
-            line(
-                _probe_line(name), _finite(old.get(f"{name} test_accuracy")),
-                "cross-validated accuracy", found["accuracy"],
-                interval=(found["accuracy_low"], found["accuracy_high"]), p=found.get("p"),
-            )  # fmt: skip
-        lift = _lift(v)
-        if lift is not None:
-            joined, alone = (
-                _finite(old.get(f"{name} test_accuracy")) for name in (_joined(v), "S")
-            )
-            line(
-                "conduit lift over eigenvalues",
-                None if joined is None or alone is None else joined - alone,
-                "paired difference", lift["difference"],
-                interval=(lift["difference_low"], lift["difference_high"]), p=lift["mcnemar_p"],
-            )  # fmt: skip
-    if "mode-variance" in by_name:
-        v = by_name["mode-variance"]["values"]
-        if v:
-            line(
-                "spatial variance of the mean map", v["largest_variance"],
-                f"variance over patches, mode {v['largest_variance_mode']}",
-                v["largest_variance"],
-                interval=(v["largest_variance_low"], v["largest_variance_high"]),
-            )  # fmt: skip
-    if "image-summary" in by_name:
-        v = by_name["image-summary"]["values"]
-        line(
-            "single images", None, "mean entropy / largest possible", v["entropy"],
-            interval=(v["entropy_low"], v["entropy_high"]),
-        )  # fmt: skip
-    adjusted = permutation.holm([math.nan if one["p"] is None else one["p"] for one in lines])
-    for one, p in zip(lines, adjusted, strict=True):
-        one["p_holm"] = _finite(float(p))
-    return lines
-
-
-def _finite(value: float | None) -> float | None:
-    """Return a number, None for one that is not defined."""
-    return value if value is not None and math.isfinite(value) else None
-
-
-def _sets(values: Facts) -> list[str]:
-    """Return the probe's feature sets, joined ones last."""
-    names = [key.removeprefix("accuracy ") for key in values if key.startswith("accuracy ")]
-    order = {"friction": 0, "settle": 1, "S": 2}
-    return sorted(
-        names, key=lambda name: (name.count("+"), order.get(logarithm_of(name) or name, 3))
-    )
-
-
-def _probe_line(name: str) -> str:
-    """Return the notebook's name of a probe's line."""
-    if "+" in name:
-        return "combined conduit linear probe"
-    return f"{'eigenvalue' if name == 'S' else name} map linear probe"
-
-
-def _joined(values: Facts) -> str:
-    """Return the probe's feature set that joins most maps."""
-    return max(_sets(values), key=lambda name: name.count("+"))
-
-
-def _lift(values: Facts) -> Facts | None:
-    """Return the paired difference between all maps joined and S, None if there is none."""
-    lift: Facts | None = values.get(f"difference {_joined(values)} - S")
-    return lift if "+" in _joined(values) else None
-
-
-def _wilson(values: Facts) -> tuple[float, float]:
-    """Return Wilson's interval for the share of significant maps."""
-    from frictionstore.analyses.stats.intervals import wilson_interval
-
-    return wilson_interval(values["n_significant_queen"], values["n_tested_queen"])
 
 
 def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
@@ -245,7 +116,6 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
             "there is nothing to summarise: none of the results is of an analysis that the "
             "summary has a line for"
         )
-    columns: dict[str, list[Any]] = {key: [one[key] for one in lines] for key in lines[0]}
     feature = next((fact["feature"] for fact in facts if fact["feature"]), "")
     caveats = [
         "the column notebook holds the notebook's figure as it computed it; value is the sounder "
@@ -256,7 +126,7 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
             f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: its figures "
             f"of single images and of probes are of these, value is of all {store.n_images}"
         )
-    tests = sum(one["p"] is not None and not math.isnan(one["p"]) for one in lines)
+    tests = sum(one.p is not None and not math.isnan(one.p) for one in lines)
     if tests:
         caveats.append(
             f"p holm is Holm's p over the {tests} p-values of this table: of all claims made at "
@@ -271,34 +141,41 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
             f"below {permutation.smallest_p(least):.2g} where they are {least}"
         )
 
+    compared = any(one.under_rounding for one in lines)
+    if compared:
+        caveats.append(
+            "lowest and highest are of value over the measurement and its repeats, which change "
+            "every matrix by at most one unit in the last place; what is not reproducible under "
+            "that is no claim"
+        )
+    probes = [one for one in lines if one.measure == ACCURACY]
+
     def figure() -> Figure:
         from frictionstore.analyses.core import figures
 
-        probes = [one for one in lines if one["measure"] == "cross-validated accuracy"]
         return figures.intervals(
-            [one["line"] for one in probes],
-            [one["value"] for one in probes],
-            [one["value_low"] for one in probes],
-            [one["value_high"] for one in probes],
+            [one.line for one in probes],
+            [one.value for one in probes],
+            [one.value_low for one in probes],
+            [one.value_high for one in probes],
             "linear probes, 95% interval over images",
             "accuracy",
         )
 
-    has_probes = any(one["measure"] == "cross-validated accuracy" for one in lines)
     return Result(
         analysis=NAME,
         feature=feature,
         question=QUESTION,
-        columns={"summary": columns},
+        columns={"summary": by_column([one.columns(compared=compared) for one in lines])},
         arrays={},
-        values={one["line"] or one["measure"]: one["value"] for one in lines},
-        notebook={one["line"]: one["notebook"] for one in lines if one["notebook"] is not None},
+        values={one.line or one.measure: one.value for one in lines},
+        notebook={one.line: one.notebook for one in lines if one.notebook is not None},
         parameters={"analyses": [fact["analysis"] for fact in facts]},
         seed=seed,
         sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts}, lines)],
         caveats=caveats,
         provenance=provenance(store),
-        figures={"probes": figure} if has_probes else {},
+        figures={"probes": figure} if probes else {},
         shown=("summary",),
     )
 
@@ -307,29 +184,38 @@ def _shuffles(fact: Facts) -> int:
     """Return how many permutations the p-values in an analysis' lines rest on; 0 for none."""
     values = fact["values"]
     if fact["analysis"] == "ridge-probe":
-        found = any("p" in values[f"accuracy {name}"] for name in _sets(values))
+        found = any("p" in values[f"accuracy {name}"] for name in sets_of(values))
         return int(fact["parameters"]["permutations"]) if found else 0
     return int(values.get("joint_shuffles", values.get("permutations", 0)))
 
 
-def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Mapping[str, Any]]) -> str:
+def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -> str:
     """Return one sentence with the main answers; what it claims, it claims by p holm."""
 
     def p_holm(measure: str) -> float:
-        found = next(one["p_holm"] for one in lines if one["measure"].startswith(measure))
+        found = next(one.p_holm for one in lines if one.measure.startswith(measure))
         return math.nan if found is None else float(found)
 
     parts = []
-    if "spatial-cv" in by_name:
+
+    def shaky(analysis: str, figure: str) -> bool:
+        """Say of a claim that is not reproducible that it is not, and nothing else."""
+        claim = claim_of(by_name[analysis], figure)
+        if claim.get("word") != NOT_REPRODUCIBLE:
+            return False
+        parts.append(claim["text"])
+        return True
+
+    if "spatial-cv" in by_name and not shaky("spatial-cv", "mean_moran_queen"):
         v = by_name["spatial-cv"]["values"]
-        if _finite(v.get("p_mean_moran_queen")) is not None:
+        if finite(v.get("p_mean_moran_queen")) is not None:
             p = p_holm("mean Moran's I")
             parts.append(
                 f"{'' if p <= LEVEL else 'no evidence of '}spatial structure within images (mean "
                 f"Moran's I {number(v['mean_moran_queen'])}, Holm {p_text(p)}; one by one, "
                 f"{v['share_significant_queen']:.1%} of maps at q <= 0.05)"
             )
-    if "class-distance" in by_name:
+    if "class-distance" in by_name and not shaky("class-distance", "mean_distance"):
         v = by_name["class-distance"]["values"]
         if "p_mean_distance" in v:
             p = p_holm("mean distance")
@@ -340,19 +226,20 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Mapping[
             )
     if "ridge-probe" in by_name:
         v = by_name["ridge-probe"]["values"]
-        lift = _lift(v)
-        if lift is not None:
+        lift = lift_of(v)
+        figure = f"difference {most_joined(v)} - S"
+        if lift is not None and not shaky("ridge-probe", figure):
             p = p_holm("paired difference")
             low, high = lift["difference_low"] * 100, lift["difference_high"] * 100
             there = "a difference" if p <= LEVEL else "no evidence of a difference"
             parts.append(
-                f"{there} in accuracy between {_joined(v)} and S "
+                f"{there} in accuracy between {most_joined(v)} and S "
                 f"({lift['difference'] * 100:+.1f} percentage points, 95% interval {low:+.1f} to "
                 f"{high:+.1f}, Holm {p_text(p)})"
             )
     if not parts and "mode-variance" in by_name:
         v = by_name["mode-variance"]["values"]
-        if v:
+        if v and not shaky("mode-variance", "largest_cv"):
             interval = interval_text(v["largest_cv_low"], v["largest_cv_high"])
             parts.append(
                 f"the mean map varies with CV {number(v['largest_cv'])} (95% interval {interval})"
@@ -361,40 +248,31 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Mapping[
 
 
 class Summary:
-    """The analysis, asked for: see `summary` for the parameters."""
+    """The plan: those of the analyses, in passes that they share."""
 
-    def __init__(
-        self,
-        *,
-        feature: str = "friction",
-        permutations: int = SUMMARY_PERMUTATIONS,
-        probe_permutations: int = 0,
-        seed: int = 0,
-    ) -> None:
-        self.seed = seed
-        self.feature = feature
-        self.asked = {
-            "permutations": permutations, "probe_permutations": probe_permutations, "seed": seed
-        }  # fmt: skip
+    on_repeats = False  # each of them sees to its own
+
+    def __init__(self, asked: SummaryParameters) -> None:
+        self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        self.store: MapStore = passes.store
-        sets = probe_sets(self.store, self.feature)
-        self.parts = plans(feature=self.feature, probe_features=sets, **self.asked)
-        for plan in self.parts.values():
-            plan.prepare(passes)
+        self._store: MapStore = passes.store
+        self._parts = plans(self._asked, probe_sets(self._store, self._asked.feature)).values()
+        self._passes = passes
+        for plan in self._parts:
+            passes.add(plan)
 
     def result(self) -> Result:
-        results = [plan.result() for plan in self.parts.values()]
-        return summarise(_facts(results), self.store, self.seed)
+        results = [self._passes.result(plan) for plan in self._parts]
+        return summarise(_facts(results), self._store, self._asked.seed)
 
 
 def summary(
     store: MapStore,
     *,
-    feature: str = "friction",
-    permutations: int = SUMMARY_PERMUTATIONS,
-    seed: int = 0,
+    feature: str = SummaryParameters.feature,
+    permutations: int = SummaryParameters.permutations,
+    seed: int = SummaryParameters.seed,
     results: Sequence[Result] | str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> Result:
@@ -427,8 +305,8 @@ def summary(
         As the analyses; or if the results are of another store.
     """
     if results is None:
-        plan = Summary(feature=feature, permutations=permutations, seed=seed)
-        return run(store, [plan], show_progress=show_progress)[0]
+        asked = SummaryParameters(feature=feature, permutations=permutations, seed=seed)
+        return run(store, [Summary(asked)], show_progress=show_progress)[0]
     if isinstance(results, (str, os.PathLike)):
         folder = Path(results)
         selected = getattr(store, "selected_classes", None)
@@ -452,24 +330,21 @@ def summary(
 
 @click.command(NAME)
 @options.on_store
-@click.option("--feature", default="friction", show_default=True, help="Map to summarise.")
 @click.option(
     "--results",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Summarise the results that 'analyze all' saved in this folder.",
 )
-@options.permutations_option(SUMMARY_PERMUTATIONS, "of labels and of patches")
-@options.seed_option
-def command(
-    target: options.Target, feature: str, results: Path | None, permutations: int, seed: int
-) -> None:
+@parameters.asks(SummaryParameters)
+def command(target: options.Target, results: Path | None, **asked: Any) -> None:
     """Give the notebook's closing table with an interval or p beside every number."""
     if results is None:
-        target.run([Summary(feature=feature, permutations=permutations, seed=seed)])
+        target.run([Summary(SummaryParameters(**asked))])
     else:
         options.refuse_given("on results that are made already", "permutations", "seed")
         target.check_out()
-        target.emit([summary(target.open(), feature=feature, results=results, seed=seed)])
+        found = summary(target.open(), feature=asked["feature"], results=results)
+        target.emit([found])
 
 
 make_callable(__name__)

@@ -36,13 +36,13 @@ class Claim:
     p, level, holds
         Its p-value, the level and whether the answer at that level is yes; None where it is no
         question of yes or no.
-    moments
-        The figure is made of the map's means, variances or distances: what is noise in these is
-        noise in the figure, whatever the repeats say.
+    maps
+        The maps whose means, variances or distances the figure is made of: what is noise in these
+        is noise in the figure, whatever the repeats say. None are those that the result is about.
     values, p_values, answers
         Of the measurement and every repeat; empty in a claim that was not compared.
     reliability
-        The smallest of the map's modes that vary, on the scale that was analysed; NaN if none.
+        The smallest of the maps' modes that vary, on the scale that was analysed; NaN if none.
     """
 
     figure: str
@@ -53,11 +53,17 @@ class Claim:
     p: float | None = None
     level: float | None = None
     holds: bool | None = None
-    moments: bool = True
+    maps: tuple[str, ...] | None = None
     values: tuple[float, ...] = ()
     p_values: tuple[float | None, ...] = ()
     answers: tuple[tuple[str, bool | None], ...] = ()
     reliability: float = np.nan
+
+    def __post_init__(self) -> None:
+        if self.p is not None and not np.isfinite(self.p):
+            object.__setattr__(self, "p", None)
+        if self.holds is None and self.p is not None and self.level is not None:
+            object.__setattr__(self, "holds", bool(self.p <= self.level))
 
     @property
     def spread(self) -> float:
@@ -70,7 +76,7 @@ class Claim:
         """Whether the repeats leave the claim as it is; None if it was not compared."""
         if not self.values:
             return None
-        if len(set(self.answers)) > 1 or (self.moments and self.reliability < RELIABLE):
+        if len(set(self.answers)) > 1 or self.reliability < RELIABLE:
             return False
         if np.isnan(self.values).all():
             return True
@@ -109,7 +115,7 @@ class Claim:
         shown = p if len(p) == len(self.values) else list(self.values)
         listed = ", ".join(number(one) for one in shown)
         said = f"p = {listed}" if shown is p else listed
-        if self.moments and self.reliability < RELIABLE:
+        if self.reliability < RELIABLE:
             said += f"; reliability of the map {number(self.reliability)}"
         return said
 
@@ -118,7 +124,6 @@ class Claim:
         found: dict[str, Any] = {
             "figure": self.figure, "says": self.says, "value": self.value, "low": self.low,
             "high": self.high, "p": self.p, "level": self.level, "holds": self.holds,
-            "moments": self.moments,
         }  # fmt: skip
         if self.values:
             found |= {
@@ -130,6 +135,7 @@ class Claim:
                 ],
                 "lowest": float(np.min(self.values)), "highest": float(np.max(self.values)),
                 "reliability": self.reliability, "word": self.word,
+                "text": self.text(),
             }  # fmt: skip
         return found
 
@@ -146,15 +152,22 @@ def compared(
     claims
         Of the measurement.
     repeats
-        The same of each repeat, in the same order.
+        The same of each repeat.
     reliability
         Of each map that the result is about, the smallest of its modes that vary.
     """
-    least = min(reliability.values(), default=np.nan, key=lambda x: np.inf if np.isnan(x) else x)
-    return [
-        claim.compared([of_repeat[place] for of_repeat in repeats], least)
-        for place, claim in enumerate(claims)
-    ]
+    found = []
+    for claim in claims:
+        maps = reliability if claim.maps is None else claim.maps
+        least = np.fmin.reduce([reliability.get(name, np.nan) for name in maps], initial=np.nan)
+        # A repeat that does not have the figure concludes nothing.
+        none = Claim(claim.figure, "", np.nan)
+        same = [
+            next((one for one in of_repeat if one.figure == claim.figure), none)
+            for of_repeat in repeats
+        ]
+        found.append(claim.compared(same, float(least)))
+    return found
 
 
 def answer(claims: Sequence[Claim]) -> str | None:

@@ -180,3 +180,20 @@ class Moments:
         for name in ("mean", "m2", "minimum", "maximum"):
             getattr(moments, name)[...] = arrays[name]
         return moments
+
+
+class Extremes:
+    """Smallest and largest value of each mode over images and patches, chunk by chunk."""
+
+    def __init__(self, n_modes: int) -> None:
+        self._low = np.full(n_modes, np.inf)
+        self._high = np.full(n_modes, -np.inf)
+
+    def update(self, values: NDArray[Any]) -> None:
+        """Take in maps of shape (image, row, col, mode)."""
+        self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
+        self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
+
+    def constant(self) -> NDArray[np.bool_]:
+        """Return which modes have one value in the whole map, bool of shape (n_modes,)."""
+        return np.asarray(self._low == self._high)

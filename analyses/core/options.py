@@ -11,68 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.source import logarithm_of
+from frictionstore.analyses.core.parameters import Parameters, asks
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from frictionstore.analyses.core.passes import Plan
     from frictionstore.analyses.core.results import Result
     from frictionstore.analyses.core.source import MapStore
-
-MAX_PERMUTATIONS = 100_000
-"""More would take gigabytes for p-values that nobody reads that closely."""
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-
-def check(
-    *,
-    permutations: int | None = None,
-    seed: int | None = None,
-    alpha: float | None = None,
-) -> None:
-    """Raise unless the parameters that many analyses share are in range.
-
-    Raises
-    ------
-    AnalysisError
-        Naming the parameter, its value and what would work.
-    """
-    if permutations is not None and not 0 <= permutations <= MAX_PERMUTATIONS:
-        raise AnalysisError(
-            f"permutations is {permutations}: it must be from 0 to {MAX_PERMUTATIONS}"
-        )
-    if seed is not None and seed < 0:
-        raise AnalysisError(f"seed is {seed}: it must be 0 or more")
-    if alpha is not None and not 0 < alpha < 1:
-        raise AnalysisError(f"alpha is {alpha}: it must lie between 0 and 1")
-
-
-def constant_caveat(names: Sequence[str]) -> list[str]:
-    """Return the sentence that names constant modes, if there are any."""
-    if not names:
-        return []
-    if len(names) == 1:
-        return [f"{names[0]} is constant over all images and left out"]
-    return [f"{len(names)} modes are constant over all images and left out: {', '.join(names)}"]
-
-
-def feature_caveats(*features: str, ratios: bool = False) -> list[str]:
-    """Return what holds for maps whatever is done with them; with `ratios`, also for quotients."""
-    caveats = []
-    stored = [logarithm_of(feature) or feature for feature in features]
-    if ratios and stored != list(features):
-        caveats.append(
-            "a logarithm has no natural zero: what is divided by its mean or total (CV, edge / "
-            "centre, entropy) depends on the unit of the map, differences do not"
-        )
-    if "settle" in stored:
-        caveats.append(
-            "settle is a threshold on a quantity near float32 rounding: a change in the last place "
-            "of the input flips it for up to a few percent of the patches"
-        )
-    return caveats
 
 
 @dataclass(frozen=True)
@@ -108,7 +53,7 @@ class Target:
     def check_out(self) -> None:
         """Raise if the results could not be written: before the work, not after it."""
         if self.out is not None:
-            from frictionstore.analyses.core.results import check_folder
+            from frictionstore.analyses.core.saved import check_folder
 
             check_folder(self.out, self.opened.digest)
 
@@ -117,7 +62,8 @@ class Target:
 
         `brief` prints the answers of all, and tables and notes of summaries only.
         """
-        from frictionstore.analyses.core.results import answers, earlier_results, save_all, text
+        from frictionstore.analyses.core.results import answers, text
+        from frictionstore.analyses.core.saved import earlier_results, save_all
 
         if self.as_json:
             if len(results) == 1:
@@ -190,46 +136,15 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def features_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --feature, which may be given several times."""
-    return click.option(
-        "--feature",
-        "features",
-        multiple=True,
-        default=("friction",),
-        show_default="friction",
-        help="Map to analyse, or log_NAME for its decimal logarithm; may be given several times.",
-    )(function)
+def feature_command(
+    name: str, function: Callable[..., Any], parameters: type[Parameters], plan: Callable[..., Plan]
+) -> click.Command:
+    """Return the command of an analysis of one map: its options, and its help from `function`."""
 
+    @click.command(name, help=(function.__doc__ or "").partition("\n")[0])
+    @on_store
+    @asks(parameters)
+    def command(target: Target, feature: tuple[str, ...], **asked: Any) -> None:
+        target.run(plan(parameters(feature=one, **asked)) for one in feature)  # type: ignore[call-arg]
 
-def permutations_option(default: int, what: str) -> Decorator:
-    """Add --permutations."""
-    return click.option(
-        "--permutations",
-        type=click.IntRange(0, MAX_PERMUTATIONS),
-        default=default,
-        show_default=True,
-        help=f"Permutations {what}; 0 for none.",
-    )
-
-
-def seed_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --seed."""
-    return click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Seed of everything random; the same seed gives the same numbers.",
-    )(function)
-
-
-def alpha_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add --alpha."""
-    return click.option(
-        "--alpha",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        default=0.05,
-        show_default=True,
-        help="Level at which results are counted as significant.",
-    )(function)
+    return command

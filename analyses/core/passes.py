@@ -20,15 +20,12 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.source import (
     AT,
-    LOG,
     NOISY,
     REPEATS,
     Logarithms,
     MapStore,
     class_labels,
     is_repeated,
-    logarithm_of,
-    mode_name,
     n_repeats,
     repeat_of,
     stored_maps,
@@ -358,28 +355,6 @@ class ClassMoments:
         self.everything = self._moments.pooled()
         self.labelled = self.by_class.pooled() if self._n_classes else self._moments.pooled()
         return False
-
-
-HEAVY_TAIL = 1000.0
-"""A largest value this many times the mean: sums of squares rest on few images."""
-
-
-def tail_caveat(feature: str, everything: Moments) -> list[str]:
-    """Return the sentence that names modes whose means and variances rest on few values."""
-    mean = np.abs(everything.mean[0]).mean(axis=(0, 1))
-    top = np.maximum(np.abs(everything.maximum[0]), np.abs(everything.minimum[0])).max(axis=(0, 1))
-    heavy = np.flatnonzero(top > HEAVY_TAIL * mean)
-    if not heavy.size:
-        return []
-    most = int(heavy[(top[heavy] / mean[heavy]).argmax()])
-    named = ", ".join(mode_name(int(mode), len(mean)) for mode in heavy)
-    positive = everything.minimum.min() > 0 and logarithm_of(feature) is None
-    remedy = f"; {LOG}{printable(feature)} is the map of logarithms" if positive else ""
-    return [
-        f"{printable(feature)} is heavy-tailed in {named} (up to {top[most]:.2g}, "
-        f"{top[most] / mean[most]:.2g} times the mean): means, distances and variances rest on few "
-        f"images there{remedy}"
-    ]
 
 
 def class_moments(passes: Passes, feature: str, n_modes: int) -> ClassMoments:

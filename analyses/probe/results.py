@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import options
+from frictionstore.analyses.core import caveats as known
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.results import Result, by_column, by_row, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
-from frictionstore.analyses.core.terminal import Columns, p_text
+from frictionstore.analyses.core.terminal import p_text
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 NAME = "ridge-probe"
 QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
 NOTEBOOK_THRESHOLD = 0.15
+LEVEL = 0.05
+"""Level at which an accuracy is called better than chance, and two of them different."""
 
 
 class Asked(Protocol):
@@ -67,120 +72,157 @@ def _baselines(plan: Asked, split: Split) -> dict[str, float]:
     }
 
 
-def default_result(plan: Asked) -> Result:
-    labels, classes, split = plan.classes.labels, plan.classes, plan.split
+@dataclass(frozen=True)
+class Accuracies:
+    """How each feature set did, and each two of them on the same images.
+
+    Attributes
+    ----------
+    n
+        Images that are tested.
+    confusion
+        Per set how many images of each true class got each prediction, (set, true, predicted).
+    null
+        Correct predictions under permuted labels, (set, permutations).
+    compared
+        Paired comparisons by the names of two sets, the larger first.
+    """
+
+    n: int
+    confusion: NDArray[np.int64]
+    null: NDArray[np.int64]
+    compared: dict[tuple[str, str], Paired]
+
+
+def accuracies_of(sets: Sequence[SetFit], split: Split, n_classes: int) -> Accuracies:
+    """Return accuracies and paired comparisons of the predictions of all sets."""
     tested = split.folds >= 0
-    n = int(tested.sum())
-    tables = [confusion(labels, one.prediction, classes.n) for one in plan.sets]
-    rows: dict[str, list[Any]] = {}
-    by_class: dict[str, list[Any]] = {}
-    penalties: dict[str, list[Any]] = {}
-    values: dict[str, Any] = {**_baselines(plan, split), "n_images": n, "folds": plan.folds}
-    null_by_set = np.stack([one.null_correct.sum(axis=0) for one in plan.sets])
-    for one, table, null in zip(plan.sets, tables, null_by_set, strict=True):
-        correct = int(table.trace())
-        low, high = wilson_interval(correct, n)
-        recall = table.diagonal() / classes.counts
-        row: dict[str, Any] = {
-            "features": one.name,
-            "columns": one.n_columns,
-            "varying": int(one.used.min()),
-            "lambda": float(np.median(one.penalties)),
-            "accuracy": correct / n,
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "balanced_accuracy": float(recall.mean()),
-        }
-        if plan.permutations:
-            row["permuted_mean"] = float(null.mean() / n)
-            row["permuted_q95"] = float(np.quantile(null, 0.95) / n)
-            row["p"] = float(permutation.p_value(correct, null))
-            # Labels are shuffled alike for all sets, so the best of them is known each time.
-            family = permutation.family_wise_p(correct, null_by_set.max(axis=0))
-            row["p_family_wise"] = float(family)
-        row["notebook_accuracy"] = _notebook_accuracy(plan, one)
-        _append(rows, row)
-        values[f"accuracy {one.name}"] = {
-            key: row[key]
-            for key in ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
-            if key in row
-        }
+    right = {one.name: (one.prediction == split.labels)[tested] for one in sets}
+    by_size = sorted(sets, key=lambda one: len(one.columns))
+    return Accuracies(
+        n=int(tested.sum()),
+        confusion=np.stack([confusion(split.labels, one.prediction, n_classes) for one in sets]),
+        null=np.stack([one.null_correct.sum(axis=0) for one in sets]),
+        compared={
+            (first, second): compare_paired(right[first], right[second])
+            for second, first in combinations([one.name for one in by_size], 2)
+        },
+    )
+
+
+def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
+    one, table, null = plan.sets[which], found.confusion[which], found.null[which]
+    correct, n = int(table.trace()), found.n
+    low, high = wilson_interval(correct, n)
+    row: dict[str, Any] = {
+        "features": one.name,
+        "columns": one.n_columns,
+        "varying": int(one.used.min()),
+        "lambda": float(np.median(one.penalties)),
+        "accuracy": correct / n,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "balanced_accuracy": float((table.diagonal() / plan.classes.counts).mean()),
+    }
+    if plan.permutations:
+        row["permuted_mean"] = float(null.mean() / n)
+        row["permuted_q95"] = float(np.quantile(null, 0.95) / n)
+        row["p"] = float(permutation.p_value(correct, null))
+        # Labels are shuffled alike for all sets, so the best of them is known each time.
+        family = permutation.family_wise_p(correct, found.null.max(axis=0))
+        row["p_family_wise"] = float(family)
+    return row | {"notebook_accuracy": _notebook_accuracy(plan, one)}
+
+
+def _class_rows(name: str, table: NDArray[np.int64], classes: Classes) -> Iterator[dict[str, Any]]:
+    for c, of_class in enumerate(classes.names):
+        right, images = int(table[c, c]), int(classes.counts[c])
+        low, high = wilson_interval(right, images)
+        yield {
+            "features": name, "class": of_class, "images": images,
+            "accuracy": right / images, "accuracy_low": low, "accuracy_high": high,
+        }  # fmt: skip
+
+
+def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
+    tables = {
+        "sets": [_set_row(plan, found, which) for which in range(len(plan.sets))],
+        "comparisons": [
+            {"first": first, "second": second, "difference": one.difference,
+             "difference_low": one.low, "difference_high": one.high,
+             "only_first": one.only_first, "only_second": one.only_second, "mcnemar_p": one.p}
+            for (first, second), one in found.compared.items()
+        ],
+        "classes": [
+            row
+            for one, table in zip(plan.sets, found.confusion, strict=True)
+            for row in _class_rows(one.name, table, plan.classes)
+        ],
+        "penalties": [
+            {"features": one.name, "fold": fold, "lambda": float(penalty), "end_of_path": end}
+            for one in plan.sets
+            for fold, (penalty, end) in enumerate(zip(one.penalties, one.ends, strict=True))
+        ],
+    }  # fmt: skip
+    return {name: by_column(rows) for name, rows in tables.items() if rows}
+
+
+def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dict[str, Any]:
+    values = {**_baselines(plan, plan.split), "n_images": n, "folds": plan.folds}
+    told = ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
+    for one, row in zip(plan.sets, by_row(tables["sets"]), strict=True):
+        values[f"accuracy {one.name}"] = {key: row[key] for key in told if key in row}
         values[f"penalties {one.name}"] = one.penalties.tolist()
-        for fold, (penalty, end) in enumerate(zip(one.penalties, one.ends, strict=True)):
-            _append(
-                penalties,
-                {"features": one.name, "fold": fold, "lambda": float(penalty), "end_of_path": end},
-            )
-        for c, name in enumerate(classes.names):
-            right, of_class = int(table[c, c]), int(classes.counts[c])
-            low, high = wilson_interval(right, of_class)
-            _append(
-                by_class,
-                {"features": one.name, "class": name, "images": of_class,
-                 "accuracy": right / of_class, "accuracy_low": low, "accuracy_high": high},
-            )  # fmt: skip
-    right_by_set = {one.name: (one.prediction == labels)[tested] for one in plan.sets}
-    pairs: dict[str, list[Any]] = {}
-    compared: dict[tuple[str, str], Paired] = {}
-    # The larger set first.
-    by_size = sorted(plan.sets, key=lambda one: len(one.columns))
-    for second, first in combinations([one.name for one in by_size], 2):
-        found = compare_paired(right_by_set[first], right_by_set[second])
-        compared[first, second] = found
-        _append(
-            pairs,
-            {"first": first, "second": second, "difference": found.difference,
-             "difference_low": found.low, "difference_high": found.high,
-             "only_first": found.only_first, "only_second": found.only_second,
-             "mcnemar_p": found.p},
-        )  # fmt: skip
-        values[f"difference {first} - {second}"] = {
-            "difference": found.difference,
-            "difference_low": found.low,
-            "difference_high": found.high,
-            "mcnemar_p": found.p,
-        }
-    columns: dict[str, Columns] = {"sets": dict(rows)}
-    if pairs:
-        columns["comparisons"] = dict(pairs)
-    columns["classes"] = dict(by_class)
-    columns["penalties"] = dict(penalties)
-    accuracies = {one.name: _notebook_accuracy(plan, one) for one in plan.sets}
-    caveats = classes.caveats()
-    caveats.append(
+    told = ("difference", "difference_low", "difference_high", "mcnemar_p")
+    for row in by_row(tables.get("comparisons", {})):
+        values[f"difference {row['first']} - {row['second']}"] = {key: row[key] for key in told}
+    return values
+
+
+def _caveats(plan: Asked) -> list[str]:
+    """Return what has to be known of the default protocol."""
+    said = plan.classes.caveats()
+    said.append(
         f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals are over "
         "images and do not hold the variation from drawing other training images"
     )
-    caveats += _penalty_caveats(plan)
+    said += _penalty_caveats(plan)
     if any(len(one.columns) > 1 for one in plan.sets):
-        caveats.append(
+        said.append(
             "joined maps share one lambda, which may suit none of them: joined maps that classify "
             "worse than one of them alone do not show that the others take anything away"
         )
-    caveats.append(
+    said.append(
         f"the notebook's accuracy is from one {_notebook_words(plan)}, with lambda 1 and no choice "
         "of lambda"
     )
-    caveats += _notebook_caveats(plan)
+    said += _notebook_caveats(plan)
     if plan.permutations:
-        caveats.append(
+        said.append(
             f"permuted: labels shuffled within folds {plan.permutations} times with the lambda "
             f"chosen on the real labels; no p-value is below "
             f"{permutation.smallest_p(plan.permutations):.2g}; p family wise is against the best "
             f"of the {len(plan.sets)} feature sets in each"
         )
-    caveats += _column_caveats(plan)
-    small = int((classes.counts < plan.folds).sum())
-    if small:
-        caveats.append(f"{small} classes have fewer images than there are folds")
+    said += _column_caveats(plan)
+    small = int((plan.classes.counts < plan.folds).sum())
+    return said + ([f"{small} classes have fewer images than there are folds"] if small else [])
+
+
+def default_result(plan: Asked) -> Result:
+    """Return the result of the default protocol: cross-validation, lambda chosen inside."""
+    classes = plan.classes
+    found = accuracies_of(plan.sets, plan.split, classes.n)
+    tables = _tables(plan, found)
+    rows, values = tables["sets"], _values(plan, tables, found.n)
     arrays: dict[str, NDArray[Any]] = {
         "prediction": np.stack([one.prediction for one in plan.sets]),
-        "fold": split.folds,
-        "confusion": np.stack(tables),
+        "fold": plan.split.folds,
+        "confusion": found.confusion,
         "penalty": np.stack([one.penalties for one in plan.sets]),
     }
     if plan.permutations:
-        arrays["permuted_accuracy"] = null_by_set / n
+        arrays["permuted_accuracy"] = found.null / found.n
 
     def accuracy_figure() -> Figure:
         from frictionstore.analyses.core import figures
@@ -195,7 +237,7 @@ def default_result(plan: Asked) -> Result:
         from frictionstore.analyses.core import figures
 
         best = int(np.argmax(rows["accuracy"]))
-        share = tables[best] / np.maximum(classes.counts[:, None], 1)
+        share = found.confusion[best] / np.maximum(classes.counts[:, None], 1)
         title = f"ridge probe on {plan.sets[best].name}"
         return figures.matrix(share, classes.names, title, "share of the true class", "true")
 
@@ -203,30 +245,26 @@ def default_result(plan: Asked) -> Result:
         analysis=NAME,
         feature=_feature_label(plan),
         question=QUESTION,
-        columns=columns,
+        columns=dict(tables),
         arrays=arrays,
         values=values,
-        notebook=_notebook_figures(accuracies),
+        notebook=_notebook_figures(dict(zip(plan.features, rows["notebook_accuracy"], strict=True))),
         parameters={
             "features": list(plan.features), "folds": plan.folds, "protocol": plan.protocol,
             "permutations": plan.permutations,
         },
         seed=plan.seed,
-        sentences=_answers(rows, compared, values),
-        caveats=caveats,
+        sentences=_answers(rows, found.compared, values),
+        caveats=_caveats(plan),
         provenance=provenance(plan.store),
         figures={"accuracy": accuracy_figure, "confusion": confusion_figure},
-        shown=("sets", "comparisons") if pairs else ("sets",),
+        shown=("sets", "comparisons") if found.compared else ("sets",),
+        claims=_claims(plan, found.compared, values),
     )  # fmt: skip
 
 
 def _feature_label(plan: Asked) -> str:
     return ",".join(plan.features) if len(plan.features) == 1 else ""
-
-
-def _append(columns: dict[str, list[Any]], row: dict[str, Any]) -> None:
-    for key, value in row.items():
-        columns.setdefault(key, []).append(value)
 
 
 def _notebook_accuracy(plan: Asked, one: SetFit, *, group: int = 0) -> float:
@@ -311,7 +349,7 @@ def _column_caveats(plan: Asked) -> list[str]:
                 "images of a fold and left out there"
             )
     parts = {part for one in plan.sets for part in one.columns}
-    return caveats + options.feature_caveats(*parts)
+    return caveats + known.features(*parts)
 
 
 def _best(names: list[str], accuracies: list[float]) -> tuple[int, str]:
@@ -339,13 +377,50 @@ def _answers(
         f"{test})."
     ]
     if compared:
-        # Which pair is told does not depend on what came out: joined maps against one of them, S
-        # if it is there.
-        singles = [pair for pair in compared if "+" in pair[0] and "+" not in pair[1]]
-        chosen = next((pair for pair in singles if pair[1] == "S"), None)
-        pair = chosen or (singles or list(compared))[0]
+        pair = _told(compared)
         sentences.append(_difference(*pair, compared[pair]))
     return sentences
+
+
+def _told(compared: dict[tuple[str, str], Paired]) -> tuple[str, str]:
+    """Return which pair is told, whatever came out: joined maps against one of them, S if there."""
+    singles = [pair for pair in compared if "+" in pair[0] and "+" not in pair[1]]
+    chosen = next((pair for pair in singles if pair[1] == "S"), None)
+    return chosen or (singles or list(compared))[0]
+
+
+def _claims(
+    plan: Asked, compared: dict[tuple[str, str], Paired], values: dict[str, Any]
+) -> list[Claim]:
+    """Return each set's accuracy and the difference that is told.
+
+    Ridge regression is made of means, variances and products of the maps in the set.
+    """
+    claims = []
+    for one in plan.sets:
+        figure = f"accuracy {one.name}"
+        found = values[figure]
+        claims.append(
+            Claim(
+                figure, f"classification by {one.name} better than by chance", found["accuracy"],
+                found["accuracy_low"], found["accuracy_high"], p=found.get("p_family_wise"),
+                level=LEVEL, maps=tuple(one.columns),
+            )
+        )  # fmt: skip
+    if compared:
+        pair = _told(compared)
+        of_pair = compared[pair]
+        better = "" if of_pair.p > LEVEL else f" ({'more' if of_pair.difference > 0 else 'less'})"
+        maps = {part for one in plan.sets if one.name in pair for part in one.columns}
+        claims.append(
+            Claim(
+                f"difference {pair[0]} - {pair[1]}",
+                f"a difference in accuracy between {pair[0]} and {pair[1]}{better}",
+                of_pair.difference, of_pair.low, of_pair.high, p=of_pair.p, level=LEVEL,
+                maps=tuple(sorted(maps)),
+            )
+        )  # fmt: skip
+    return claims
 
 
 def _difference(first: str, second: str, found: Paired) -> str:
@@ -363,27 +438,28 @@ def _difference(first: str, second: str, found: Paired) -> str:
     return f"{better} than {second}: the first minus the second is {figures} on the same images."
 
 
+def _notebook_row(plan: Asked, one: SetFit, n_train: int, n_test: int) -> dict[str, Any]:
+    if not one.notebook_used:
+        raise AnalysisError(
+            f"no column of {printable(one.name)} varies in the {n_train} images that the "
+            "notebook's protocol trains on, so there is nothing to classify by: use other "
+            "features or more images"
+        )
+    accuracy = _notebook_accuracy(plan, one)
+    low, high = wilson_interval(accuracy * n_test, n_test)
+    return {
+        "features": one.name, "columns": one.n_columns, "varying": one.notebook_used,
+        "train_accuracy": _notebook_accuracy(plan, one, group=1), "accuracy": accuracy,
+        "accuracy_low": low, "accuracy_high": high,
+    }  # fmt: skip
+
+
 def notebook_result(plan: Asked) -> Result:
     """Return the result of the notebook's protocol: one 80/20 split, lambda 1."""
     labels, split = plan.classes.labels, plan.notebook_split
     test = split.folds == 0
     n_test, n_train = int(test.sum()), int((split.folds == 1).sum())
-    rows: dict[str, list[Any]] = {}
-    for one in plan.sets:
-        if not one.notebook_used:
-            raise AnalysisError(
-                f"no column of {printable(one.name)} varies in the {n_train} images that the "
-                "notebook's protocol trains on, so there is nothing to classify by: use other "
-                "features or more images"
-            )
-        accuracy = _notebook_accuracy(plan, one)
-        low, high = wilson_interval(accuracy * n_test, n_test)
-        _append(
-            rows,
-            {"features": one.name, "columns": one.n_columns, "varying": one.notebook_used,
-             "train_accuracy": _notebook_accuracy(plan, one, group=1), "accuracy": accuracy,
-             "accuracy_low": low, "accuracy_high": high},
-        )  # fmt: skip
+    rows = by_column(_notebook_row(plan, one, n_train, n_test) for one in plan.sets)
     accuracies = dict(zip(rows["features"], rows["accuracy"], strict=True))
     notebook = _notebook_figures(accuracies)
     notebook |= {

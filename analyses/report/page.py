@@ -56,7 +56,7 @@ def to_analyse(store: Store, folder: Path, features: Sequence[str] = ()) -> list
     frictionstore.errors.FrictionstoreError
         The folder holds something else, or results of another store.
     """
-    from frictionstore.analyses.core.results import check_folder
+    from frictionstore.analyses.core.saved import check_folder
     from frictionstore.analyses.everything import default_feature
 
     check_folder(folder, store.digest)
@@ -86,7 +86,7 @@ def analyse(
     frictionstore.errors.FrictionstoreError
         None of the analyses could be done, or the folder cannot be written.
     """
-    from frictionstore.analyses.core.results import save_all
+    from frictionstore.analyses.core.saved import save_all
     from frictionstore.analyses.everything import analyze_all
 
     results = analyze_all(store, feature=features, seed=seed, show_progress=show_progress)

@@ -50,7 +50,7 @@ class Saved:
 
     def beside(self, others: list[Saved]) -> list[Saved]:
         """Those of the others that are about the same map and images."""
-        from frictionstore.analyses.core.results import is_about
+        from frictionstore.analyses.core.saved import is_about
 
         return [
             one
@@ -94,14 +94,14 @@ def _value(cell: str) -> Any:
 
 def holds_results(folder: Path) -> bool:
     """Whether a folder holds saved results."""
-    from frictionstore.analyses.core.results import INDEX_FILE, RESULT_FILE
+    from frictionstore.analyses.core.saved import INDEX_FILE, RESULT_FILE
 
     return any((folder / name).is_file() for name in (INDEX_FILE, RESULT_FILE))
 
 
 def summarised(folder: Path) -> list[str]:
     """The maps whose results, of all images, are in a folder and closed by a summary."""
-    from frictionstore.analyses.core.results import read_saved
+    from frictionstore.analyses.core.saved import read_saved
 
     if not holds_results(folder):
         return []
@@ -129,7 +129,7 @@ def read_results(folder: Path, store: Store, features: Sequence[str] = ()) -> li
     frictionstore.errors.FrictionstoreError
         The folder holds none, or they cannot be read.
     """
-    from frictionstore.analyses.core.results import is_about, read_folders
+    from frictionstore.analyses.core.saved import is_about, read_folders
 
     saved = [Saved(place, content) for place, content in read_folders(folder)]
     if features:

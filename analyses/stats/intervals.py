@@ -39,3 +39,53 @@ def wilson_interval(correct: float, n: int, level: float = 0.95) -> tuple[float,
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+
+
+def jackknife(estimate: Floats, left_out: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return a delete-a-group jackknife interval.
+
+        se^2 = (G - 1) / G sum_g (estimate_(g) - mean)^2,  interval = estimate +- t_{G-1} se
+
+    Parameters
+    ----------
+    estimate
+        Estimate from all groups, shape (...).
+    left_out
+        Estimates without each group, shape (groups, ...), at least 2 groups.
+    level
+        Coverage, in (0, 1).
+
+    References
+    ----------
+    Efron and Stein (1981), The jackknife estimate of variance, Annals of Statistics 9, 586-596.
+    """
+    from scipy.special import stdtrit
+
+    groups = len(left_out)
+    error = np.sqrt(np.var(left_out, axis=0) * (groups - 1))
+    half = float(stdtrit(groups - 1, 0.5 + level / 2)) * error
+    return estimate - half, estimate + half
+
+
+def fieller(
+    c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float
+) -> tuple[Floats, Floats, Floats]:
+    """Return e / c and its interval, from the variances and the covariance of the two means.
+
+    References
+    ----------
+    Fieller (1954), Some problems in interval estimation, Journal of the Royal Statistical
+    Society B 16, 175-185.
+    """
+    squared = quantile * quantile
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(c == 0, np.nan, e / c)
+        g = squared * vc / np.square(c)
+        middle = ratio - squared * cov / np.square(c)
+        root = ve - 2 * ratio * cov + np.square(ratio) * vc
+        root = root - squared * (vc * ve - np.square(cov)) / np.square(c)
+        half = quantile * np.sqrt(np.maximum(root, 0.0)) / np.abs(c)
+        bounded = (g < 1) & (c != 0)
+        low = np.where(bounded, (middle - half) / (1 - g), np.nan)
+        high = np.where(bounded, (middle + half) / (1 - g), np.nan)
+    return ratio, low, high

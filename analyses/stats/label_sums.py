@@ -228,3 +228,46 @@ def off_diagonal(matrices: NDArray[Any]) -> NDArray[Any]:
 def class_weights(counts: Sequence[int] | NDArray[np.int64]) -> Floats:
     """Return 1 / count as a column, shape (n_classes, 1)."""
     return 1.0 / np.asarray(counts, np.float64)[:, None]
+
+
+def f_from_sums(
+    sums: Floats, counts: NDArray[np.int64], total_squares: float | Floats, *, pooled: bool = False
+) -> Floats:
+    """Return F between classes from class sums alone, of each feature or, pooled, of all together.
+
+        F = (B / (C - 1)) / ((T - B) / (n - C)),  B = sum_c sums_c^2 / n_c - (sum_c sums_c)^2 / n
+
+    T, the total sum of squares, does not change when labels are permuted. With B and T summed over
+    the features (`pooled`) F is PERMANOVA's pseudo-F for Euclidean distances, the same as from all
+    pairwise distances.
+
+    Parameters
+    ----------
+    sums
+        Class sums, shape (..., n_classes, n_features), of values shifted by any constant map.
+    counts
+        Images per class, shape (n_classes,).
+    total_squares
+        T, positive: of each feature, shape (n_features,), or of all, one number.
+
+    Returns
+    -------
+    float64 array of shape (..., n_features) or (...); infinity where no variance is left within
+    classes.
+
+    References
+    ----------
+    Anderson (2001), A new method for non-parametric multivariate analysis of variance, Austral
+    Ecology 26, 32-46.
+    """
+    n, classes = int(counts.sum()), len(counts)
+    weight = class_weights(counts)[:, 0]
+    of_all = np.square(sums.sum(axis=-2))
+    # Summed over features in the same product: maps may have millions of numbers.
+    between = np.einsum(f"...cf,...cf,c->...{'' if pooled else 'f'}", sums, sums, weight)
+    between -= (of_all.sum(axis=-1) if pooled else of_all) / n
+    within = np.asarray(total_squares - between)
+    # What is left of the total after rounding is no variance.
+    within = np.where(within <= 1e-12 * total_squares, 0.0, within)
+    with np.errstate(divide="ignore"):
+        return np.asarray((between / (classes - 1)) / (within / (n - classes)))

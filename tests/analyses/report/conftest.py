@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import frictionstore as fs
-from frictionstore.analyses.core.results import save_all
+from frictionstore.analyses.core.saved import save_all
 from frictionstore.analyses.everything import analyze_all
 from frictionstore.analyses.report.page import write_report
 from tests import browser as chromium

@@ -1,0 +1,213 @@
+"""The lines of the notebook's closing table, each from the result of one analysis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from frictionstore.analyses.core.source import logarithm_of
+from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.f_statistic import family_wise
+from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.intervals import wilson_interval
+
+ACCURACY = "cross-validated accuracy"
+"""Measure of the probes' lines."""
+
+Facts = Mapping[str, Any]
+
+
+@dataclass
+class Line:
+    """One line of the closing table; None where it has no such number.
+
+    Attributes
+    ----------
+    line, notebook
+        The notebook's words and the figure that it printed.
+    measure, value, value_low, value_high
+        The sounder figure beside it, and its 95% interval.
+    p, p_holm
+        Its p, and p adjusted over all lines.
+    lowest, highest, under_rounding
+        Its range over the measurement and its repeats, and whether its claim is reproducible.
+    figure
+        The figure's name in the values of the result that the line is from.
+    """
+
+    line: str
+    notebook: float | None
+    measure: str
+    value: float | None
+    value_low: float | None = None
+    value_high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    under_rounding: str | None = None
+    figure: str = ""
+
+    def columns(self, *, compared: bool) -> dict[str, Any]:
+        """Return the line for the table, with what repeats gave only if there are any."""
+        found = asdict(self)
+        del found["figure"]
+        if not compared:
+            for name in ("lowest", "highest", "under_rounding"):
+                del found[name]
+        return found
+
+
+def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    yield Line(
+        "spatial structure within images", old["mean_cv"], "mean CV over images and modes",
+        v["mean_cv"], v["mean_cv_low"], v["mean_cv_high"], figure="mean_cv",
+    )  # fmt: skip
+    if finite(v.get("p_mean_moran_queen")) is not None:
+        expected = f"mean Moran's I (by chance {number(v['moran_expectation'])})"
+        yield Line(
+            "", None, expected, v["mean_moran_queen"], p=v["p_mean_moran_queen"],
+            figure="mean_moran_queen",
+        )  # fmt: skip
+        interval = wilson_interval(v["n_significant_queen"], v["n_tested_queen"])
+        share = v["share_significant_queen"]
+        yield Line("", None, "share of maps with Moran's I, q <= 0.05", share, *interval)
+
+
+def _distance_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    yield Line(
+        "inter-class pattern distance", old["min_cosine"], "smallest cosine",
+        v["min_cosine"], p=v.get("p_min_cosine"), figure="min_cosine",
+    )  # fmt: skip
+    yield Line(
+        "", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"),
+        figure="mean_distance",
+    )  # fmt: skip
+
+
+def _edge_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    # The notebook printed it by class only.
+    yield Line(
+        "center vs edge asymmetry", None, "edge / centre, all images", v["ratio"],
+        v["ratio_low"], v["ratio_high"], v["p"], figure="ratio",
+    )  # fmt: skip
+
+
+def _f_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    if "max_f" in v:
+        yield Line(
+            "per-position F-statistic", old["overall_max_f"], "largest F over positions and modes",
+            v["max_f"], p=family_wise(v), figure="max_f",
+        )  # fmt: skip
+
+
+def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    for name in sets_of(v):
+        found = v[f"accuracy {name}"]
+        yield Line(
+            _probe_line(name), finite(old.get(f"{name} test_accuracy")), ACCURACY,
+            found["accuracy"], found["accuracy_low"], found["accuracy_high"], found.get("p"),
+            figure=f"accuracy {name}",
+        )  # fmt: skip
+    lift = lift_of(v)
+    if lift is not None:
+        joined, alone = (finite(old.get(f"{name} test_accuracy")) for name in (most_joined(v), "S"))
+        yield Line(
+            "conduit lift over eigenvalues",
+            None if joined is None or alone is None else joined - alone,
+            "paired difference", lift["difference"],
+            lift["difference_low"], lift["difference_high"], lift["mcnemar_p"],
+            figure=f"difference {most_joined(v)} - S",
+        )  # fmt: skip
+
+
+def _mode_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    if v:
+        yield Line(
+            "spatial variance of the mean map", v["largest_variance"],
+            f"variance over patches, mode {v['largest_variance_mode']}",
+            v["largest_variance"], v["largest_variance_low"], v["largest_variance_high"],
+            figure="largest_variance",
+        )  # fmt: skip
+
+
+def _image_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    yield Line(
+        "single images", None, "mean entropy / largest possible", v["entropy"],
+        v["entropy_low"], v["entropy_high"], figure="entropy",
+    )  # fmt: skip
+
+
+LINES = {
+    "spatial-cv": _spatial_lines,
+    "class-distance": _distance_lines,
+    "center-edge": _edge_lines,
+    "f-statistic": _f_lines,
+    "ridge-probe": _probe_lines,
+    "mode-variance": _mode_lines,
+    "image-summary": _image_lines,
+}
+"""Of each analysis, in the order of the table: its `values` and `notebook` to lines."""
+
+
+def closing_lines(facts: Sequence[Facts]) -> list[Line]:
+    """Return the closing table's lines, as far as the results are there.
+
+    Parameters
+    ----------
+    facts
+        `values` and `notebook` of results, as `Result.as_dict` gives them.
+    """
+    by_name = {fact["analysis"]: fact for fact in facts}
+    lines = []
+    for name, lines_of in LINES.items():
+        if name in by_name:
+            for one in lines_of(by_name[name]["values"], by_name[name]["notebook"]):
+                claim = claim_of(by_name[name], one.figure)
+                if "word" in claim:
+                    one.lowest, one.highest = finite(claim["lowest"]), finite(claim["highest"])
+                    one.under_rounding = claim["word"]
+                lines.append(one)
+    adjusted = permutation.holm([math.nan if one.p is None else one.p for one in lines])
+    for one, p in zip(lines, adjusted, strict=True):
+        one.p_holm = finite(float(p))
+    return lines
+
+
+def claim_of(fact: Facts, figure: str) -> Facts:
+    """Return the claim of a result that is about a figure; empty if there is none."""
+    return next((one for one in fact.get("claims", ()) if one["figure"] == figure), {})
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number, None for one that is not defined."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def sets_of(values: Facts) -> list[str]:
+    """Return the probe's feature sets, joined ones last."""
+    names = [key.removeprefix("accuracy ") for key in values if key.startswith("accuracy ")]
+    order = {"friction": 0, "settle": 1, "S": 2}
+    return sorted(
+        names, key=lambda name: (name.count("+"), order.get(logarithm_of(name) or name, 3))
+    )
+
+
+def _probe_line(name: str) -> str:
+    """Return the notebook's name of a probe's line."""
+    if "+" in name:
+        return "combined conduit linear probe"
+    return f"{'eigenvalue' if name == 'S' else name} map linear probe"
+
+
+def most_joined(values: Facts) -> str:
+    """Return the probe's feature set that joins most maps."""
+    return max(sets_of(values), key=lambda name: name.count("+"))
+
+
+def lift_of(values: Facts) -> Facts | None:
+    """Return the paired difference between all maps joined and S, None if there is none."""
+    lift: Facts | None = values.get(f"difference {most_joined(values)} - S")
+    return lift if "+" in most_joined(values) else None

@@ -1,0 +1,436 @@
+"""Folders of saved results: what may be written where, what stays, and how they are read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.io.durable import write_atomic
+from frictionstore.text import listed, printable
+
+RESULT_FILE = "result.json"
+INDEX_FILE = "results.json"
+LONGEST_LABEL = 80
+"""Characters of a result's folder name, before the mark that keeps long ones apart."""
+
+Identity = tuple[Any, ...]
+
+
+class Saveable(Protocol):
+    """What is saved here: this much of `results.Result`."""
+
+    analysis: str
+    feature: str
+    provenance: dict[str, Any]
+
+    @property
+    def sentence(self) -> str: ...
+
+    @property
+    def label(self) -> str: ...
+
+    @property
+    def identity(self) -> Identity: ...
+
+    def write(self, folder: Path, *, figures: bool = True) -> None: ...
+
+
+def identity_of(analysis: str, feature: str, parameters: Mapping[str, Any]) -> Identity:
+    """Return what tells results apart."""
+    sets = () if feature else tuple(parameters.get("features") or ())
+    protocol = parameters.get("protocol")
+    classes = parameters.get("classes")
+    return (
+        analysis,
+        feature,
+        sets,
+        None if protocol == "default" else protocol,
+        None if classes is None else tuple(classes),
+    )
+
+
+def identity(content: Mapping[str, Any]) -> Identity:
+    """Return the identity of a result as `Result.as_dict` gives it."""
+    return identity_of(content["analysis"], content["feature"], content["parameters"])
+
+
+def label(of: Identity) -> str:
+    """Return a name for a file that no other identity has."""
+    analysis, feature, sets, protocol, classes = of
+    plain = [analysis, feature or "-".join(sets), protocol]
+    plain += [] if classes is None else ["of", *classes]
+    whole = "-".join(part for part in plain if part)
+    name = "".join(c if c.isalnum() or c in "-_+" else "_" for c in whole)
+    if name == whole and len(name) <= LONGEST_LABEL and classes is None:
+        return name
+    # What was cut or replaced, or where a dash in a class's name would be read as two classes.
+    mark = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:8]
+    return f"{name[:LONGEST_LABEL]}-{mark}"
+
+
+def save(result: Saveable, folder: str | os.PathLike[str], *, figures: bool = True) -> Path:
+    """Write one result into a folder, as `Result.save` says."""
+    folder = Path(folder).absolute()
+    check_place(folder, result)
+    with _writing(folder), _beside(folder) as new:
+        result.write(new, figures=figures)
+        _keep_others(folder, new)
+        _put(new, folder)
+    return folder
+
+
+def save_all(
+    results: Sequence[Saveable],
+    folder: str | os.PathLike[str],
+    *,
+    figures: bool = True,
+) -> Path:
+    """Write several results into one folder, a sub-folder each, and an index of their answers.
+
+    What else lies in the folder stays: results of other analyses, maps and classes, a report, files
+    of any kind. An earlier result of the same analysis and map is replaced.
+
+    Raises
+    ------
+    AnalysisError
+        If the folder holds no results and is not empty, or a sub-folder of a result's name is
+        not that result.
+    """
+    folder = Path(folder).absolute()
+    check_folder(folder)
+    places = _places(folder, results)
+    with _writing(folder), _beside(folder) as new:
+        for result in results:
+            (new / result.label).mkdir()
+            result.write(new / result.label, figures=figures)
+        if not folder.exists():
+            _write_index(new, results, places, [])
+            new.rename(folder)
+            return folder
+        for result in results:
+            _keep_others(places[result.label], new / result.label)
+        earlier = _read_index(folder)
+        for result in results:
+            _put(new / result.label, places[result.label])
+        _write_index(folder, results, places, earlier)
+        if (folder / RESULT_FILE).is_file():  # a result alone in the folder
+            there = identity(_read_result(folder / RESULT_FILE))
+            if any(result.identity == there for result in results):
+                for name in _written(folder):
+                    (folder / name).unlink(missing_ok=True)
+    return folder
+
+
+def earlier_results(folder: Path, results: Sequence[Saveable]) -> int:
+    """Return how many results in `folder` these would replace."""
+    if not folder.exists():
+        return 0
+    check_folder(folder)
+    there = {identity(content) for _, content in _read_all(folder)}
+    return len(there & {result.identity for result in results})
+
+
+def _places(folder: Path, results: Sequence[Saveable]) -> dict[str, Path]:
+    """Return the folder of each result by its label: where it already lies, or one of its name."""
+    there = {
+        identity(content): path
+        for path, content in (_read_all(folder) if folder.exists() else [])
+        if path != folder
+    }
+    places = {}
+    for result in results:
+        places[result.label] = there.get(result.identity, folder / result.label)
+        check_place(places[result.label], result)
+    return places
+
+
+def _write_index(
+    folder: Path,
+    results: Sequence[Saveable],
+    places: Mapping[str, Path],
+    earlier: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write the index: earlier results that were not made again, then these."""
+    made = [
+        {
+            "folder": places[result.label].name,
+            "analysis": result.analysis,
+            "feature": result.feature,
+            "answer": result.sentence,
+        }
+        for result in results
+    ]
+    names = {entry["folder"] for entry in made}
+    kept = [entry for entry in earlier if entry["folder"] not in names]
+    content = {"results": [*kept, *made], "provenance": plain(results[0].provenance)}
+    write_atomic(folder / INDEX_FILE, json.dumps(content, indent=1).encode())
+
+
+def check_folder(folder: Path, digest: str | None = None) -> None:
+    """Raise unless results, of the store with this digest, may be written to `folder`.
+
+    Raises
+    ------
+    AnalysisError
+        If it exists and is neither empty nor a folder of results, or these are of another store.
+    """
+    if not folder.exists():
+        return
+    name = printable(folder)
+    if not folder.is_dir():
+        raise AnalysisError(f"{name} is a file: name a folder for the results")
+    ours = (folder / RESULT_FILE).is_file() or (folder / INDEX_FILE).is_file()
+    if not ours and any(folder.iterdir()):
+        raise AnalysisError(
+            f"{name} holds files that are not results of an analysis: name another folder, "
+            "or empty this one"
+        )
+    if ours and digest is not None:
+        of = [content["provenance"] for _, content in _read_all(folder)]
+        found = next((one for one in of if one["digest"] != digest), None)
+        if found is not None:
+            raise AnalysisError(
+                f"{name} holds results of a store with digest {printable(found['digest'])[:12]} "
+                f"({printable(found['store'])}) and this one has {digest[:12]}: name another "
+                "folder, or delete that one"
+            )
+
+
+def check_place(folder: Path, result: Saveable) -> None:
+    """Raise unless `folder` is free or holds an earlier result of the same analysis and map.
+
+    Raises
+    ------
+    AnalysisError
+        Naming what is there.
+    """
+    if not folder.exists():
+        return
+    name = printable(folder)
+    if not folder.is_dir():
+        raise AnalysisError(f"{name} is a file: name another folder for the results")
+    file = folder / RESULT_FILE
+    if not file.is_file():
+        if any(folder.iterdir()):
+            raise AnalysisError(
+                f"{name} holds files that are not results of an analysis: name another folder, "
+                "or empty this one"
+            )
+        return
+    there = identity(_read_result(file))
+    if there != result.identity:
+        raise AnalysisError(
+            f"{name} holds {printable(label(there))} and this is {printable(result.label)}: name "
+            "another folder for it"
+        )
+
+
+def _keep_others(place: Path, new: Path) -> None:
+    """Copy what is not of the earlier result at `place` beside the new one."""
+    if not place.exists():
+        return
+    written = _written(place)
+    for path in sorted(place.iterdir()):
+        if path.name in written:
+            continue
+        if (new / path.name).exists():
+            raise AnalysisError(
+                f"{printable(path)} is no file of the earlier result and the new one would have "
+                "its name: move it, or name another folder"
+            )
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
+
+
+def _put(new: Path, place: Path) -> None:
+    """Move a complete result to its place, instead of what is there."""
+    place = place.resolve()
+    if not place.exists():
+        new.rename(place)
+        return
+    old = new.with_name(f".{new.name}.old")
+    try:
+        place.rename(old)
+        new.rename(place)
+    finally:
+        if not place.exists():
+            old.rename(place)
+    shutil.rmtree(old)
+
+
+def _written(folder: Path) -> set[str]:
+    """Return the names of the files of a saved result in its folder."""
+    if not (folder / RESULT_FILE).is_file():
+        return set()
+    content = _read_result(folder / RESULT_FILE)
+    if "files" in content:
+        return {str(name) for name in content["files"]}
+    # Results written before their files were listed; a figure is a pair of files.
+    names = {RESULT_FILE, "arrays.npz"}
+    names |= {f"{table}{end}" for table in content["tables"] for end in (".csv", ".parquet")}
+    for path in folder.glob("*.svg"):
+        if path.with_suffix(".png").is_file():
+            names |= {path.name, path.with_suffix(".png").name}
+    return names
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """Give a new folder beside `folder`, which is gone afterwards."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    new.mkdir()
+    try:
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say in words that results could not be written."""
+    try:
+        yield
+    except OSError as error:
+        raise AnalysisError(
+            f"the results cannot be written to {printable(folder)}: "
+            f"{error.strerror or error}; name a folder that can be written"
+        ) from error
+
+
+def read_saved(
+    folder: str | os.PathLike[str],
+    *,
+    feature: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return saved results, as `Result.as_dict` gives them.
+
+    Parameters
+    ----------
+    folder
+        A folder of `save_all` or of `Result.save`, of any version.
+    feature
+        Only results about this map, and of several probes the latest that reads it.
+    classes
+        With `feature`: only results of these classes; None for those of all classes.
+
+    Raises
+    ------
+    AnalysisError
+        If the folder holds no results, or one of them cannot be read.
+    """
+    folder = Path(folder)
+    contents = [content for _, content in read_folders(folder)]
+    if feature is None:
+        return contents
+    wanted = None if classes is None else list(classes)
+    kept = {
+        content["analysis"]: content
+        for content in contents
+        if content["parameters"].get("classes") == wanted and is_about(content, feature)
+    }
+    if not kept:
+        of = "" if wanted is None else f" of the classes {', '.join(wanted)} only"
+        there = sorted({content["feature"] for content in contents} - {""})
+        raise AnalysisError(
+            f"{printable(folder)} holds no results about {printable(feature)}{printable(of)} "
+            f"(there are results about {listed(there)}): make them with 'frictionstore analyze all "
+            "STORE --feature NAME --out FOLDER'"
+        )
+    return list(kept.values())
+
+
+def is_about(content: Mapping[str, Any], feature: str) -> bool:
+    """Return whether a saved result is about a map; a probe is about every map that it reads."""
+    if content["feature"]:
+        return bool(content["feature"] == feature)
+    sets = content["parameters"].get("features") or ()
+    return not sets or feature in {part for name in sets for part in name.split("+")}
+
+
+def read_folders(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the saved results of a folder, each with the folder of its files.
+
+    Raises
+    ------
+    AnalysisError
+        As `read_saved`.
+    """
+    found = _read_all(folder)
+    if not found:
+        raise AnalysisError(
+            f"{printable(folder)} holds no saved results: make them with "
+            "'frictionstore analyze all STORE --out FOLDER'"
+        )
+    return found
+
+
+def _read_all(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the results of a folder, those whose folder was deleted left out."""
+    names = [Path(entry["folder"]).name for entry in _read_index(folder)]
+    places = [folder / name for name in names if (folder / name).is_dir()]
+    if (folder / RESULT_FILE).is_file():
+        places.insert(0, folder)
+    return [(place, _read_result(place / RESULT_FILE)) for place in places]
+
+
+def _read_index(folder: Path) -> list[dict[str, Any]]:
+    """Return the entries of a folder's index, none where there is no index."""
+    file = folder / INDEX_FILE
+    if not file.is_file():
+        return []
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))["results"]
+        return [{**entry, "folder": str(entry["folder"])} for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _read_result(file: Path) -> dict[str, Any]:
+    """Return one saved result."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        identity(content)
+        _ = content["provenance"]["digest"], content["provenance"]["store"], content["tables"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(file, error) from error
+    return dict(content)
+
+
+def _unreadable(file: Path, error: Exception) -> AnalysisError:
+    return AnalysisError(
+        f"the saved results in {printable(file)} cannot be read "
+        f"({type(error).__name__}: {printable(error)}): delete that folder and run "
+        "'frictionstore analyze all' again"
+    )
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON types; numbers that are not finite become None."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "f":
+            listed = value.tolist()
+            return listed if np.isfinite(value).all() else plain(listed)
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,46 @@
+"""The notebook's class sums in float32: its F ratios cannot be had from exact variances."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core.passes import Arrays
+from frictionstore.analyses.core.source import Classes
+
+
+class NotebookSums:
+    """Class sums and sums of squares as the notebook formed them: in float32, image by image.
+
+    The differences of squares that it built on them are rounding noise where a position hardly
+    varies, so what it printed cannot be had from exact variances. This is for comparison with
+    old results and for nothing else.
+    """
+
+    def __init__(self, feature: str, classes: Classes, shape: tuple[int, ...]) -> None:
+        self.features = (feature,)
+        self._feature = feature
+        self._classes = classes
+        self._sum = np.zeros((classes.n, *shape), np.float32)
+        self._square = np.zeros((classes.n, *shape), np.float32)
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        values = arrays[self._feature].astype(np.float32, copy=False)
+        labels = self._classes.labels[rows]
+        for c in np.unique(labels[labels >= 0]):
+            of_class = values[labels == c]
+            # Adding along the first axis goes row by row, as the notebook's loop did.
+            self._sum[c] = np.concatenate([self._sum[c][None], of_class]).sum(axis=0)
+            square = np.concatenate([self._square[c][None], np.square(of_class)])
+            self._square[c] = square.sum(axis=0)
+
+    def end_pass(self) -> bool:
+        return False
+
+    def ratio(self) -> NDArray[np.float32]:
+        """Return the notebook's F ratio, float32 of shape (row, col, mode)."""
+        count = self._classes.counts.astype(np.float32)[:, None, None, None]
+        mean = self._sum / count
+        variance = self._square / count - np.square(mean)
+        ratio = mean.var(axis=0, ddof=1) / (variance.mean(axis=0) + np.float32(1e-10))
+        return np.asarray(ratio, np.float32)

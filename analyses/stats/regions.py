@@ -1,0 +1,76 @@
+"""The centre and the edge of the patch grid, and the mean of each in every image."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.moments import Extremes
+from frictionstore.analyses.core.passes import Arrays
+
+
+def central_block(rows: int, cols: int, border: int | None = None) -> NDArray[np.bool_]:
+    """Return which patches are central, bool of shape (rows, cols).
+
+    Parameters
+    ----------
+    rows, cols
+        Size of the grid.
+    border
+        Width of the edge in patches; None takes a quarter of each side, as the notebook did.
+
+    Raises
+    ------
+    AnalysisError
+        If no patch is left in the centre or none at the edge.
+    """
+    down, across = (rows // 4, cols // 4) if border is None else (border, border)
+    central = np.zeros((rows, cols), bool)
+    if down >= 0 and across >= 0:
+        central[down : rows - down, across : cols - across] = True
+    if central.all() or not central.any():
+        widest = (min(rows, cols) - 1) // 2
+        asked = f"a quarter of a {rows} x {cols} grid" if border is None else f"border {border}"
+        part = "edge" if central.all() else "centre"
+        remedy = (
+            f"a border from 1 to {widest} leaves some of both"
+            if widest >= 1
+            else "center-edge needs at least 3 patches a side"
+        )
+        raise AnalysisError(
+            f"{asked} leaves no patch for the {part} of a {rows} x {cols} grid: {remedy}"
+        )
+    return central
+
+
+class RegionMeans:
+    """Mean over the central and the edge patches of every image and mode.
+
+    Attributes
+    ----------
+    centre, edge
+        float64 of shape (n_images, n_modes).
+    constant
+        bool of shape (n_modes,): modes with one value in the whole map.
+    """
+
+    def __init__(
+        self, feature: str, central: NDArray[np.bool_], n_images: int, n_modes: int
+    ) -> None:
+        self.features = (feature,)
+        self._feature = feature
+        self._central = central
+        self.centre = np.empty((n_images, n_modes))
+        self.edge = np.empty((n_images, n_modes))
+        self._extremes = Extremes(n_modes)
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        values = arrays[self._feature]
+        self.centre[rows] = values[:, self._central].mean(axis=1, dtype=np.float64)
+        self.edge[rows] = values[:, ~self._central].mean(axis=1, dtype=np.float64)
+        self._extremes.update(values)
+
+    def end_pass(self) -> bool:
+        self.constant = self._extremes.constant()
+        return False
