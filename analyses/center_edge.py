@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.passes import Passes, run
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import (
     Classes,
     MapStore,
@@ -28,9 +28,6 @@ from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import fieller
 from frictionstore.analyses.stats.regions import RegionMeans, central_block
 from frictionstore.text import listed
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 NAME = "center-edge"
@@ -144,24 +141,10 @@ class CenterEdgeParameters(parameters.Parameters):
 
 @dataclass(frozen=True)
 class Found:
-    """What is found, of the mean over all modes first and then of each mode that varies.
+    """What is found, of the mean over all modes first and then of each mode that varies (`names`).
 
-    Attributes
-    ----------
-    names, constant
-        Of the figures, and of the modes that are left out.
-    classes
-        Of the comparisons `by_class`.
-    pooled
-        The comparison of all images.
-    p_modes
-        Its p by Holm over the modes, without the mean.
-    q
-        By Benjamini-Hochberg over classes and modes, shape (n_classes, 1 + varying modes).
-    geometric
-        Values are logarithms: ratios are of geometric means.
-    central
-        Which patches are central.
+    `p_modes` is Holm's over the modes of all images (`pooled`), without the mean; `q` is over
+    classes and modes, (n_classes, 1 + varying modes). With `geometric` values are logarithms.
     """
 
     names: list[str]
@@ -301,21 +284,16 @@ def _notebook_figures(found: Found) -> dict[str, Any]:
 def _result(asked: CenterEdgeParameters, found: Found, said: list[str], store: MapStore) -> Result:
     values = _values(found, asked.alpha)
 
-    def figure() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        means = " of geometric means" if found.geometric else ""
-        rows = [*found.by_class, found.pooled]
-        return figures.intervals(
-            [*found.classes, "all images"],
-            [one.ratio[0] for one in rows],
-            [one.ratio_low[0] for one in rows],
-            [one.ratio_high[0] for one in rows],
-            f"{asked.feature}: edge / centre{means}, 95% interval over images",
-            f"edge / centre{means}",
-            reference={"no difference": 1.0},
-        )
-
+    means = " of geometric means" if found.geometric else ""
+    rows = [*found.by_class, found.pooled]
+    figure = drawn(
+        "intervals",
+        [*found.classes, "all images"],
+        *([getattr(one, key)[0] for one in rows] for key in ("ratio", "ratio_low", "ratio_high")),
+        f"{asked.feature}: edge / centre{means}, 95% interval over images",
+        f"edge / centre{means}",
+        reference={"no difference": 1.0},
+    )
     arrays: dict[str, NDArray[Any]] = {
         key: np.stack([getattr(one, key) for one in found.by_class])
         for key in ("centre", "edge", "ratio", "p")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import (
     Classes,
     MapStore,
@@ -23,9 +23,6 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import label_sums, permutation
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 NAME = "class-distance"
@@ -90,22 +87,11 @@ class ClassDistanceParameters(parameters.Parameters):
 
 @dataclass(frozen=True)
 class Found:
-    """What is found of the mean maps; the null distributions have shape (permutations,).
+    """What is found of the mean maps, shape (n_classes, row, col, mode).
 
-    Attributes
-    ----------
-    means
-        Mean map of each class, shape (n_classes, row, col, mode).
-    observed
-        Distances and cosines of the mean maps.
-    halves
-        Distances between two random halves of each class, shape (splits, n_classes).
-    within
-        Sum of squares within each class, shape (n_classes,).
-    pseudo_f
-        PERMANOVA's; NaN where all images are equal.
-    null_distance, null_cosine, null_f
-        Mean distance, smallest cosine and pseudo-F under permuted labels.
+    `halves` are distances between two random halves of each class, (splits, n_classes); `within`
+    is each class's sum of squares; `null_...` are mean distance, smallest cosine and pseudo-F under
+    permuted labels. Pseudo-F is NaN where all images are equal.
     """
 
     means: Floats
@@ -278,12 +264,8 @@ def _result(
     if asked.permutations:
         arrays |= {"null_mean_distance": found.null_distance, "null_pseudo_f": found.null_f}
 
-    def figure() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        title = f"{asked.feature}: distance between class mean maps"
-        return figures.matrix(found.observed.euclidean, classes.names, title, "Euclidean distance")
-
+    title = f"{asked.feature}: distance between class mean maps"
+    matrix = (found.observed.euclidean, classes.names, title, "Euclidean distance")
     return Result(
         analysis=NAME,
         feature=asked.feature,
@@ -302,7 +284,7 @@ def _result(
         sentences=[_answer(asked.feature, values, verdict)],
         caveats=said,
         provenance=provenance(store),
-        figures={"distance": figure},
+        figures={"distance": drawn("matrix", *matrix)},
         shown=("classes",),
         claims=_claims(asked.feature, values),
     )

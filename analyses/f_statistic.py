@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
-from frictionstore.analyses.core.results import Result, by_column, provenance
+from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
     Classes,
     MapStore,
@@ -26,9 +26,6 @@ from frictionstore.analyses.core.source import (
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import label_sums, permutation
 from frictionstore.analyses.stats.notebook_sums import NotebookSums
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 NAME = "f-statistic"
@@ -129,18 +126,10 @@ class FStatisticParameters(parameters.Parameters):
 
 @dataclass(frozen=True)
 class Found:
-    """What is found: the exact tests, those under permuted labels, and the notebook's ratio.
+    """The exact tests, those under permuted labels, and the notebook's ratio in float32.
 
-    Attributes
-    ----------
-    exact, q
-        F and its p, and q by Benjamini-Hochberg over all positions and modes.
-    ratio
-        The notebook's F ratio in float32.
-    family_wise, single
-        p by the largest F of each permutation, and by each position's own; NaN without.
-    maxima
-        Largest F of each permutation.
+    `family_wise` and `single` are p by the largest F of each permutation (`maxima`) and by each
+    position's own; NaN without permutations.
     """
 
     exact: Anova
@@ -374,25 +363,17 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
     values = _values(asked, found)
     notebook = _notebook_figures(found.ratio, exact.constant_modes())
     arrays: dict[str, NDArray[Any]] = {
-        "f": exact.f,
-        "p": exact.p,
-        "q": found.q,
-        "eta_squared": exact.eta_squared,
-        "notebook_f_ratio": exact.ratio,
-        "notebook_f_ratio_float32": found.ratio,
+        "f": exact.f, "p": exact.p, "q": found.q, "eta_squared": exact.eta_squared,
+        "notebook_f_ratio": exact.ratio, "notebook_f_ratio_float32": found.ratio,
         "constant": exact.constant,
-    }
+    }  # fmt: skip
     if asked.permutations:
         arrays["p_family_wise"] = found.family_wise
         arrays["p_permutation"] = found.single
         arrays["null_maximum_f"] = found.maxima
 
-    def f_map() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        title = f"{asked.feature}: F between classes"
-        return figures.mode_maps(exact.f, title, "F", skip=exact.constant)
-
+    title = f"{asked.feature}: F between classes"
+    f_map = drawn("mode_maps", exact.f, title, "F", skip=exact.constant)
     return Result(
         analysis=NAME,
         feature=asked.feature,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays, Passes, run
-from frictionstore.analyses.core.results import Result, by_column, by_row, provenance
+from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
@@ -25,9 +25,6 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, interval_text, number
 from frictionstore.analyses.stats.intervals import mean_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Figures = dict[str, NDArray[Any]]
 NAME = "image-summary"
@@ -220,14 +217,8 @@ def _result(feature: str, figures: Figures, constant: NDArray[np.bool_], store: 
         )
     said += caveats.notebook(store.n_images) + caveats.features(feature, ratios=True)
 
-    def figure() -> Figure:
-        from frictionstore.analyses.core import figures as draw
-
-        return draw.histograms(
-            {"images": figures["entropy"]}, f"{feature}: entropy over patches",
-            "entropy / largest possible entropy", "images",
-        )  # fmt: skip
-
+    title, axis = f"{feature}: entropy over patches", "entropy / largest possible entropy"
+    figure = drawn("histograms", {"images": figures["entropy"]}, title, axis, "images")
     return Result(
         analysis=NAME,
         feature=feature,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +14,11 @@ from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
-from frictionstore.analyses.core.results import Result, by_row, provenance
+from frictionstore.analyses.core.results import Result, by_row, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
 from frictionstore.analyses.core.terminal import interval_text, number
 from frictionstore.analyses.stats.intervals import jackknife
 from frictionstore.text import printable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 NAME = "mode-variance"
@@ -304,20 +301,12 @@ def _result(
         )
     said += caveats.heavy_tail(feature, everything) + caveats.features(feature, ratios=True)
 
-    def maps() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        title = f"{feature}: mean over {n} images"
-        skip = np.broadcast_to(constant, everything.mean[0].shape)
-        return figures.mode_maps(everything.mean[0], title, feature, skip=skip)
-
-    def bars() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        parts = ("share_between_images", "share_between_positions", "share_rest")
-        shown = {part.removeprefix("share_").replace("_", " "): table[part] for part in parts}
-        return figures.stacked_shares(names, shown, f"{feature}: where variance lies")
-
+    mean_map = everything.mean[0]
+    title, skip = f"{feature}: mean over {n} images", np.broadcast_to(constant, mean_map.shape)
+    maps = drawn("mode_maps", mean_map, title, feature, skip=skip)
+    parts = ("share_between_images", "share_between_positions", "share_rest")
+    shown = {part.removeprefix("share_").replace("_", " "): table[part] for part in parts}
+    bars = drawn("stacked_shares", names, shown, f"{feature}: where variance lies")
     cv = np.sqrt(found.variance) / (found.mean + 1e-8)
     values = _values(found, varying)
     return Result(
@@ -325,7 +314,7 @@ def _result(
         feature=feature,
         question=QUESTION,
         columns={"modes": table},
-        arrays={"mean_map": everything.mean[0], "variance_map": everything.variance()[0]},
+        arrays={"mean_map": mean_map, "variance_map": everything.variance()[0]},
         values=values,
         notebook={
             "per_mode": by_row(

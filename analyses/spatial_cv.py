@@ -6,18 +6,17 @@ is structure at all is one test of all maps; which maps have it is a test of eac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.passes import Passes, run
-from frictionstore.analyses.core.results import Result, by_column, provenance
+from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
@@ -33,9 +32,6 @@ from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weigh
 from frictionstore.analyses.stats.moran import FEW, MoranTest
 from frictionstore.analyses.stats.spatial_rows import SpatialRows
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 Floats = NDArray[np.float64]
 NAME = "spatial-cv"
 QUESTION = "Do maps have spatial structure within images?"
@@ -45,19 +41,10 @@ QUANTILES = (0.05, 0.25, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Found:
-    """What is found of every image and mode, and of all together.
+    """What is found of every image and mode, shape (n_images, n_modes), and of all together.
 
-    Attributes
-    ----------
-    mean, variance, cv
-        Of an image's map over its patches, shape (n_images, n_modes); CV is 0 where nothing varies,
-        NaN where the mean is 0.
-    moran, joint
-        As in `SpatialRows`.
-    q
-        Per contiguity Benjamini-Hochberg over images, each mode a family.
-    constant
-        Modes with one value in the whole map, shape (n_modes,).
+    CV is 0 where nothing varies, NaN where the mean is 0; `moran` and `joint` are as in
+    `SpatialRows`; `q` is over images, each mode a family.
     """
 
     mean: Floats
@@ -110,14 +97,15 @@ class SpatialCV:
         asked, store = self._asked, passes.store
         self._store: MapStore = store
         grid = require_grid(store, NAME)
-        of_map = (require_feature(store, asked.feature),)
-        of_map += (asked.permutations, asked.seed, asked.alpha, asked.weights)
+        n_modes = require_feature(store, asked.feature)
+        drawn_by = (asked.permutations, asked.seed, asked.alpha, asked.weights)
         self._rows = passes.share(
-            ("spatial rows", asked.feature, *of_map),
+            ("spatial rows", asked.feature, *drawn_by),
             lambda: SpatialRows(
-                asked.feature, store.n_images, grid, *of_map, single=not passes.claims_only
+                asked.feature, store.n_images, grid, n_modes, *drawn_by,
+                single=not passes.claims_only,
             ),
-        )
+        )  # fmt: skip
 
     def result(self) -> Result:
         return _result(self._asked, found_in(self._rows), self._store)
@@ -151,7 +139,7 @@ def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
     return by_column(rows)
 
 
-def _image_table(found: Found, ids: Sequence[str]) -> Columns:
+def _image_table(found: Found, ids: ArrayLike) -> Columns:
     """Return the table with one row per image and mode."""
     varying = found.varying
     n, k = len(found.cv), len(varying)
@@ -262,16 +250,13 @@ def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result
         arrays |= {f"moran_{name}_{key}": a for key, a in found.moran[name].items()}
         arrays[f"moran_{name}_q"] = found.q[name]
 
-    def figure() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        queen = found.moran["queen"]["i"]
-        return figures.histograms(
-            {name: queen[:, m] for m, name in zip(varying, found.names(varying), strict=True)},
-            f"{asked.feature}: Moran's I of single images, queen contiguity",
-            "Moran's I", "images",
-        )  # fmt: skip
-
+    queen = found.moran["queen"]["i"]
+    figure = drawn(
+        "histograms",
+        {name: queen[:, m] for m, name in zip(varying, found.names(varying), strict=True)},
+        f"{asked.feature}: Moran's I of single images, queen contiguity",
+        "Moran's I", "images",
+    )  # fmt: skip
     return Result(
         analysis=NAME,
         feature=asked.feature,

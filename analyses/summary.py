@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -29,7 +29,7 @@ from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
-from frictionstore.analyses.core.results import Result, by_column, provenance
+from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.saved import read_saved
 from frictionstore.analyses.core.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
@@ -40,9 +40,6 @@ from frictionstore.analyses.ridge_probe import RidgeProbe, RidgeProbeParameters
 from frictionstore.analyses.spatial_cv import SpatialCV, SpatialCVParameters
 from frictionstore.analyses.stats import permutation
 from frictionstore.text import printable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NAME = "summary"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
@@ -81,7 +78,7 @@ class SummaryParameters(parameters.Parameters):
 def plans(asked: SummaryParameters, probe_features: Sequence[str]) -> dict[str, Plan]:
     """Return the seven analyses that a summary is made of, by name."""
     feature, seed, permutations = asked.feature, asked.seed, asked.permutations
-    permuted = {"permutations": permutations, "seed": seed}
+    permuted: Any = {"permutations": permutations, "seed": seed}
     return {
         "spatial-cv": SpatialCV(SpatialCVParameters(feature=feature, **permuted)),
         "class-distance": ClassDistance(ClassDistanceParameters(feature=feature, **permuted)),
@@ -150,18 +147,15 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         )
     probes = [one for one in lines if one.measure == ACCURACY]
 
-    def figure() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        return figures.intervals(
-            [one.line for one in probes],
-            [one.value for one in probes],
-            [one.value_low for one in probes],
-            [one.value_high for one in probes],
-            "linear probes, 95% interval over images",
-            "accuracy",
-        )
-
+    figure = drawn(
+        "intervals",
+        *(
+            [getattr(p, key) for p in probes]
+            for key in ("line", "value", "value_low", "value_high")
+        ),
+        "linear probes, 95% interval over images",
+        "accuracy",
+    )
     return Result(
         analysis=NAME,
         feature=feature,

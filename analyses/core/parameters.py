@@ -5,7 +5,7 @@ A class of parameters checks its values, whoever gives them, and gives the comma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -32,22 +32,9 @@ def parameter(
 ) -> T:
     """Return a field of a parameter class.
 
-    Parameters
-    ----------
-    default
-        Value where none is given.
-    words
-        Help of the command's option; without there is no option.
-    least, most
-        Range of an integer.
-    fraction
-        The value lies between 0 and 1.
-    choices
-        What the value can be.
-    flags
-        Names of the option, where they are not the parameter's.
-    several
-        The option may be given several times.
+    `words` is the help of the command's option; without there is none. `flags` are the option's
+    names, where they are not the parameter's; it may be given several times (`several`). An integer
+    lies from `least` to `most`, a `fraction` between 0 and 1.
     """
     metadata = {
         "words": words, "least": least, "most": most, "fraction": fraction, "choices": choices,
@@ -123,37 +110,26 @@ def asks(parameters: type[Parameters]) -> Callable[[Callable[..., Any]], Callabl
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for one in reversed(fields(parameters)):
             if one.metadata and one.metadata["words"]:
-                function = _option(one.name, one.default, **one.metadata)(function)
+                function = _option(one.name, one.default, one.metadata)(function)
         return function
 
     return decorate
 
 
-def _option(
-    name: str,
-    default: Any,
-    *,
-    words: str,
-    least: int | None,
-    most: int | None,
-    fraction: bool,
-    choices: tuple[str, ...],
-    flags: tuple[str, ...],
-    several: bool,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    kind: Any = click.Choice(choices) if choices else None
-    if fraction:
+def _option(name: str, default: Any, of: Mapping[str, Any]) -> Callable[..., Any]:
+    kind: Any = click.Choice(of["choices"]) if of["choices"] else None
+    if of["fraction"]:
         kind = click.FloatRange(0, 1, min_open=True, max_open=True)
-    elif least is not None:
-        kind = click.IntRange(least, most)
+    elif of["least"] is not None:
+        kind = click.IntRange(of["least"], of["most"])
+    several = of["several"]
     values = (default,) if several and isinstance(default, str) else default
-    shown: bool | str = default is not None
     return click.option(
-        *(flags or (f"--{name.replace('_', '-')}",)),
+        *(of["flags"] or (f"--{name.replace('_', '-')}",)),
         name,
         type=kind,
         default=values,
         multiple=several,
-        show_default=",".join(values) if several and values else shown,
-        help=words,
+        show_default=",".join(values) if several and values else default is not None,
+        help=of["words"],
     )

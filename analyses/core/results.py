@@ -273,6 +273,18 @@ def _has_pyarrow() -> bool:
     return find_spec("pyarrow") is not None
 
 
+def drawn(kind: str, *args: Any, **options: Any) -> Callable[[], Figure]:
+    """Return a function that draws with `figures`, imported only then: it takes half a second."""
+
+    def draw() -> Figure:
+        from frictionstore.analyses.core import figures
+
+        made: Figure = getattr(figures, kind)(*args, **options)
+        return made
+
+    return draw
+
+
 def by_row(columns: Columns) -> list[dict[str, Any]]:
     """Return a table's rows as JSON types, from its columns."""
     lists = [plain(values) for values in columns.values()]

@@ -190,11 +190,8 @@ def check_folder(folder: Path, digest: str | None = None) -> None:
     if not folder.is_dir():
         raise AnalysisError(f"{name} is a file: name a folder for the results")
     ours = (folder / RESULT_FILE).is_file() or (folder / INDEX_FILE).is_file()
-    if not ours and any(folder.iterdir()):
-        raise AnalysisError(
-            f"{name} holds files that are not results of an analysis: name another folder, "
-            "or empty this one"
-        )
+    if not ours:
+        _refuse_others(folder)
     if ours and digest is not None:
         of = [content["provenance"] for _, content in _read_all(folder)]
         found = next((one for one in of if one["digest"] != digest), None)
@@ -204,6 +201,14 @@ def check_folder(folder: Path, digest: str | None = None) -> None:
                 f"({printable(found['store'])}) and this one has {digest[:12]}: name another "
                 "folder, or delete that one"
             )
+
+
+def _refuse_others(folder: Path) -> None:
+    if any(folder.iterdir()):
+        raise AnalysisError(
+            f"{printable(folder)} holds files that are not results of an analysis: name another "
+            "folder, or empty this one"
+        )
 
 
 def check_place(folder: Path, result: Saveable) -> None:
@@ -219,15 +224,10 @@ def check_place(folder: Path, result: Saveable) -> None:
     name = printable(folder)
     if not folder.is_dir():
         raise AnalysisError(f"{name} is a file: name another folder for the results")
-    file = folder / RESULT_FILE
-    if not file.is_file():
-        if any(folder.iterdir()):
-            raise AnalysisError(
-                f"{name} holds files that are not results of an analysis: name another folder, "
-                "or empty this one"
-            )
+    if not (folder / RESULT_FILE).is_file():
+        _refuse_others(folder)
         return
-    there = identity(_read_result(file))
+    there = identity(_read_result(folder / RESULT_FILE))
     if there != result.identity:
         raise AnalysisError(
             f"{name} holds {printable(label(there))} and this is {printable(result.label)}: name "

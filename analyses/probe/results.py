@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats as known
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.results import Result, by_column, by_row, provenance
+from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.core.terminal import p_text
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
@@ -21,9 +21,6 @@ from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import wilson_interval
 from frictionstore.text import printable
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 NAME = "ridge-probe"
 QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
@@ -74,18 +71,10 @@ def _baselines(plan: Asked, split: Split) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """How each feature set did, and each two of them on the same images.
+    """How each feature set did on `n` images, and each two of them on the same ones.
 
-    Attributes
-    ----------
-    n
-        Images that are tested.
-    confusion
-        Per set how many images of each true class got each prediction, (set, true, predicted).
-    null
-        Correct predictions under permuted labels, (set, permutations).
-    compared
-        Paired comparisons by the names of two sets, the larger first.
+    `confusion` has shape (set, true, predicted); `null` counts correct predictions under permuted
+    labels, (set, permutations); `compared` is by the names of two sets, the larger first.
     """
 
     n: int
@@ -168,8 +157,8 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
 
 
 def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dict[str, Any]:
-    values = {**_baselines(plan, plan.split), "n_images": n, "folds": plan.folds}
-    told = ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
+    values: dict[str, Any] = {**_baselines(plan, plan.split), "n_images": n, "folds": plan.folds}
+    told: tuple[str, ...] = ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
     for one, row in zip(plan.sets, by_row(tables["sets"]), strict=True):
         values[f"accuracy {one.name}"] = {key: row[key] for key in told if key in row}
         values[f"penalties {one.name}"] = one.penalties.tolist()
@@ -224,23 +213,17 @@ def default_result(plan: Asked) -> Result:
     if plan.permutations:
         arrays["permuted_accuracy"] = found.null / found.n
 
-    def accuracy_figure() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        return figures.intervals(
-            rows["features"], rows["accuracy"], rows["accuracy_low"], rows["accuracy_high"],
-            "ridge probe: accuracy, 95% interval over images", "accuracy",
-            reference={"chance": values["chance_level"], "majority": values["majority_level"]},
-        )  # fmt: skip
-
-    def confusion_figure() -> Figure:
-        from frictionstore.analyses.core import figures
-
-        best = int(np.argmax(rows["accuracy"]))
-        share = found.confusion[best] / np.maximum(classes.counts[:, None], 1)
-        title = f"ridge probe on {plan.sets[best].name}"
-        return figures.matrix(share, classes.names, title, "share of the true class", "true")
-
+    accuracy = drawn(
+        "intervals",
+        rows["features"], rows["accuracy"], rows["accuracy_low"], rows["accuracy_high"],
+        "ridge probe: accuracy, 95% interval over images", "accuracy",
+        reference={"chance": values["chance_level"], "majority": values["majority_level"]},
+    )  # fmt: skip
+    best = int(np.argmax(rows["accuracy"]))
+    share = found.confusion[best] / np.maximum(classes.counts[:, None], 1)
+    title = f"ridge probe on {plan.sets[best].name}"
+    matrix = drawn("matrix", share, classes.names, title, "share of the true class", "true")
+    accuracies = dict(zip(plan.features, rows["notebook_accuracy"], strict=True))
     return Result(
         analysis=NAME,
         feature=_feature_label(plan),
@@ -248,7 +231,7 @@ def default_result(plan: Asked) -> Result:
         columns=dict(tables),
         arrays=arrays,
         values=values,
-        notebook=_notebook_figures(dict(zip(plan.features, rows["notebook_accuracy"], strict=True))),
+        notebook=_notebook_figures(accuracies),
         parameters={
             "features": list(plan.features), "folds": plan.folds, "protocol": plan.protocol,
             "permutations": plan.permutations,
@@ -257,7 +240,7 @@ def default_result(plan: Asked) -> Result:
         sentences=_answers(rows, found.compared, values),
         caveats=_caveats(plan),
         provenance=provenance(plan.store),
-        figures={"accuracy": accuracy_figure, "confusion": confusion_figure},
+        figures={"accuracy": accuracy, "confusion": matrix},
         shown=("sets", "comparisons") if found.compared else ("sets",),
         claims=_claims(plan, found.compared, values),
     )  # fmt: skip
@@ -462,10 +445,8 @@ def notebook_result(plan: Asked) -> Result:
     rows = by_column(_notebook_row(plan, one, n_train, n_test) for one in plan.sets)
     accuracies = dict(zip(rows["features"], rows["accuracy"], strict=True))
     notebook = _notebook_figures(accuracies)
-    notebook |= {
-        f"{name} train_accuracy": accuracy
-        for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True)
-    }
+    for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True):
+        notebook[f"{name} train_accuracy"] = accuracy
     best, name = _best(rows["features"], rows["accuracy"])
     sentence = (
         f"With the notebook's protocol {name} classifies "
@@ -483,9 +464,7 @@ def notebook_result(plan: Asked) -> Result:
         question=QUESTION,
         columns={"sets": dict(rows)},
         arrays={
-            "prediction": np.stack(
-                [np.where(test, one.notebook_prediction, -1) for one in plan.sets]
-            ),
+            "prediction": np.where(test, [one.notebook_prediction for one in plan.sets], -1),
             "fold": split.folds,
             "confusion": np.stack(tables),
         },

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import f_oneway, false_discovery_control
 
 from frictionstore import analyses
-from frictionstore.analyses.f_statistic import permuted_f
 from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.label_sums import f_from_sums
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 
@@ -144,7 +144,7 @@ def test_permuted_f_of_the_real_labels_is_f():
     sums = np.stack([(x - 8.0)[store.labels == c].sum(axis=0) for c in range(3)])[None]
     total = np.square(x - x.mean(axis=0)).sum(axis=0)
     np.testing.assert_allclose(
-        permuted_f(sums, counts, total)[0], brute_f(x, store.labels), rtol=1e-9
+        f_from_sums(sums, counts, total)[0], brute_f(x, store.labels), rtol=1e-9
     )
 
 

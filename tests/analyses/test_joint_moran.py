@@ -9,8 +9,8 @@ import pytest
 from scipy.stats import binom
 
 from frictionstore import analyses
-from frictionstore.analyses import MemoryStore, spatial_cv
-from frictionstore.analyses.stats import lattice, permutation
+from frictionstore.analyses import MemoryStore
+from frictionstore.analyses.stats import joint_moran, lattice, moran, permutation, spatial_rows
 from tests.analyses.material import noise_store
 
 
@@ -19,11 +19,13 @@ def definition(z: np.ndarray, w: np.ndarray) -> float:
     return len(z) / w.sum() * (d @ w @ d) / (d @ d)
 
 
-def joint(maps: np.ndarray, seed: int = 0, weights: str = "row") -> dict[str, lattice.JointResult]:
+def joint(
+    maps: np.ndarray, seed: int = 0, weights: str = "row"
+) -> dict[str, joint_moran.JointResult]:
     """The joint test of maps of shape (image, row, col, mode)."""
     n, rows, cols, modes = maps.shape
-    tests = [lattice.MoranTest(rows, cols, name, weights) for name in lattice.CONTIGUITIES]
-    found = lattice.JointMoran(tests, modes)
+    tests = [moran.MoranTest(rows, cols, name, weights) for name in lattice.CONTIGUITIES]
+    found = joint_moran.JointMoran(tests, modes)
     found.shuffle(slice(0, modes), *found.moments(maps.reshape(n, -1, modes)), seed, 1)
     return found.results()
 
@@ -57,7 +59,9 @@ def test_against_every_order_of_a_small_grid(weights):
         np.testing.assert_allclose(one.overall_mean, overall[0], rtol=1e-10)
         away = np.abs(every + 1 / 5)
         exact = (away >= away[0] - 1e-12).mean(axis=0)
-        np.testing.assert_allclose(one.p, exact, atol=4 * np.sqrt(0.25 / lattice.JOINT_SHUFFLES))
+        np.testing.assert_allclose(
+            one.p, exact, atol=4 * np.sqrt(0.25 / joint_moran.JOINT_SHUFFLES)
+        )
         exact = (np.abs(overall + 1 / 5) >= abs(overall[0] + 1 / 5) - 1e-12).mean()
         assert one.overall_p == pytest.approx(exact, abs=4 * np.sqrt(0.25 / 9999))
         scaled = away / np.sqrt(np.square(away).mean(axis=0))
@@ -67,13 +71,13 @@ def test_against_every_order_of_a_small_grid(weights):
 
 def test_it_is_right_where_images_share_a_pattern_and_shuffling_each_alone_is_not(monkeypatch):
     """A common pattern without spatial order gives every image the same I, by chance."""
-    monkeypatch.setattr(lattice, "JOINT_SHUFFLES", 199)
+    monkeypatch.setattr(joint_moran, "JOINT_SHUFFLES", 199)
     rng = np.random.default_rng(0)
     stores, by_joint, by_each = 300, 0, 0
     for seed in range(stores):
         maps = rng.normal(size=(1, 5, 5, 1)) + 0.5 * rng.normal(size=(40, 5, 5, 1))
         by_joint += joint(maps, seed)["queen"].overall_p <= 0.05
-        alone = lattice.moran(maps[..., 0])["queen"]
+        alone = moran.moran(maps[..., 0])["queen"]
         error = np.sqrt(alone.variance_random.sum()) / 40  # as if images were independent
         by_each += abs(alone.i.mean() - alone.expectation) > 1.96 * error
     low, high = binom.ppf([0.0005, 0.9995], stores, 0.05)
@@ -83,7 +87,7 @@ def test_it_is_right_where_images_share_a_pattern_and_shuffling_each_alone_is_no
 
 @pytest.mark.parametrize("kind", ["noise", "heavy tails"])
 def test_stores_without_structure_are_told_to_have_some_in_one_of_twenty(kind, monkeypatch):
-    monkeypatch.setattr(lattice, "JOINT_SHUFFLES", 199)
+    monkeypatch.setattr(joint_moran, "JOINT_SHUFFLES", 199)
     rng = np.random.default_rng(1)
     stores, found = 300, 0
     for seed in range(stores):
@@ -147,7 +151,7 @@ def test_the_share_of_maps_does_not_decide():
     maps[:20] += (row / 5)[..., None]
     maps[20:] += ((row % 2 == 0) & (col % 2 == 0))[..., None] * 1.0
     # As many of each as cancel.
-    tests = lattice.moran(maps[..., 0])["queen"].i
+    tests = moran.moran(maps[..., 0])["queen"].i
     n = round(20 * (tests[:20].mean() + 1 / 35) / -(tests[20:].mean() + 1 / 35))
     assert 20 < n <= 140
     result = analyses.spatial_cv(MemoryStore({"S": maps[: 20 + n]}), feature="S", permutations=199)
@@ -174,7 +178,7 @@ def test_further_shuffles_give_the_p_that_many_shuffles_give():
     result = analyses.spatial_cv(planted(10, total=300), permutations=50)
     assert np.nanmax(result.moran_queen_shuffles) > 1000
     maps = next(planted(10, total=300).iter_chunks(("friction",), batch=300))[1]["friction"][..., 0]
-    many = lattice.moran(maps, permutations=4000, rng=np.random.default_rng(99))["queen"].p
+    many = moran.moran(maps, permutations=4000, rng=np.random.default_rng(99))["queen"].p
     p, shuffles = result.moran_queen_p[:, 0], result.moran_queen_shuffles[:, 0]
     error = np.sqrt(many * (1 - many) * (1 / shuffles + 1 / 4000)) + 1 / shuffles + 1 / 4000
     assert (np.abs(p - many) < 5 * error).all()
@@ -213,7 +217,7 @@ def test_results_do_not_depend_on_chunks_or_on_the_passes_that_memory_takes(monk
             return read(names, **options)
 
         store.iter_chunks = counted
-        monkeypatch.setattr(spatial_cv, "PRODUCTS", memory)
+        monkeypatch.setattr(spatial_rows, "PRODUCTS", memory)
         results.append(analyses.spatial_cv(store, permutations=40))
         assert len(passes) == (1 if memory > 10**6 else 3)  # two modes at a time
     for other in results[1:]:
@@ -226,7 +230,7 @@ def test_results_do_not_depend_on_chunks_or_on_the_passes_that_memory_takes(monk
 
 def test_maps_that_do_not_fit_keep_the_p_they_have(monkeypatch):
     full = analyses.spatial_cv(planted(10, total=300), permutations=50)
-    monkeypatch.setattr(spatial_cv, "HELD", 64 * 4 * 3)
+    monkeypatch.setattr(spatial_rows, "HELD", 64 * 4 * 3)
     less = analyses.spatial_cv(planted(10, total=300), permutations=50)
     assert np.nanmax(less.moran_queen_shuffles) == 50
     same = full.moran_queen_shuffles == 50
@@ -276,7 +280,7 @@ def test_a_normal_p_from_z_would_find_structure_where_two_patches_meet_by_chance
     for values in maps:
         values[rng.choice(256, 2, replace=False)] = 1000.0
     maps = maps.reshape(400, 16, 16, 1)
-    z = lattice.moran(maps[..., 0])["queen"].z
+    z = moran.moran(maps[..., 0])["queen"].z
     by_normal = permutation.benjamini_hochberg(2 * norm.sf(np.abs(z))) <= 0.05
     assert by_normal.sum() >= 10
     result = analyses.spatial_cv(MemoryStore({"S": maps}), feature="S", permutations=200)

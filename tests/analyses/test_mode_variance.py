@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frictionstore import analyses
-from frictionstore.analyses.mode_variance import jackknife
+from frictionstore.analyses.stats.intervals import jackknife
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 

@@ -46,7 +46,8 @@ def every(maps: dict[str, np.ndarray], name: str) -> np.ndarray:
 def brute(x: np.ndarray) -> np.ndarray:
     within = x.var(axis=4, ddof=1).mean(axis=(0, 1, 2))
     total = np.moveaxis(x, 3, 0).reshape(x.shape[3], -1).var(axis=1, ddof=1)
-    return 1 - within / total
+    with np.errstate(invalid="ignore"):  # a constant mode
+        return 1 - within / total
 
 
 def ranks(x: np.ndarray) -> np.ndarray:

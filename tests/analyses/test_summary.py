@@ -12,7 +12,7 @@ import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.summary import Summary, probe_sets
+from frictionstore.analyses.summary import Summary, SummaryParameters, probe_sets
 from tests.analyses.material import digits_store, noise_store
 from tests.analyses.test_joint_moran import planted
 from tests.support import random_maps
@@ -64,7 +64,7 @@ def test_the_family_of_null_stores_is_held():
 
     stores, claims = 200, 0
     for seed in range(stores):
-        plan = Summary(permutations=199, probe_permutations=199, seed=seed)
+        plan = Summary(SummaryParameters(permutations=199, probe_permutations=199, seed=seed))
         store = noise_store(seed=seed, n=45, grid=(4, 4), modes=2)
         result = analyses.core.passes.run(store, [plan])[0]
         claims += bool((result.table["p_holm"] <= 0.05).any())
@@ -85,7 +85,7 @@ def test_100_permutations_see_structure_in_few_of_a_thousand_maps(n):
     ("permutations", "probe", "least"), [(300, 20, 20), (50, 0, 50), (0, 30, 30)]
 )
 def test_what_p_values_rest_on_is_true_of_each(permutations, probe, least):
-    plan = Summary(permutations=permutations, probe_permutations=probe)
+    plan = Summary(SummaryParameters(permutations=permutations, probe_permutations=probe))
     result = analyses.core.passes.run(noise_store(), [plan])[0]
     said = next(caveat for caveat in result.caveats if "permutation p-values rest on" in caveat)
     assert f"rest on {least} permutations or more" in said
@@ -101,7 +101,7 @@ def test_what_p_values_rest_on_is_true_of_each(permutations, probe, least):
 
 
 def test_no_permutations_no_such_note():
-    plan = Summary(permutations=0, probe_permutations=0)
+    plan = Summary(SummaryParameters(permutations=0, probe_permutations=0))
     result = analyses.core.passes.run(noise_store(), [plan])[0]
     assert not any("rest on" in caveat for caveat in result.caveats)
     # The largest F of many has no p of its own: it is multiplied by their number.

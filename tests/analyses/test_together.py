@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses.core import results
+from frictionstore.analyses.core import saved as folders
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.results import read_saved, save_all
+from frictionstore.analyses.core.saved import read_saved, save_all
 from frictionstore.analyses.core.source import SelectedClasses
 from frictionstore.cli.main import cli
 from tests.analyses.material import noise_store
@@ -110,7 +110,7 @@ def test_nothing_in_the_folder_is_lost(tmp_path):
     assert json.loads(changed.read_text())["seed"] == 3
     saved = read_saved(out)
     assert len(saved) == 4 * 8 - 1
-    assert len({str(results.identity(one)) for one in saved}) == len(saved)
+    assert len({str(folders.identity(one)) for one in saved}) == len(saved)
     assert not list(tmp_path.glob(".*")) and not list(out.rglob("*partial*"))  # noqa: PT018
     for classes in (None, ["ant", "cow"], ["ant", "bee"]):
         view = fs.open(store) if classes is None else SelectedClasses(fs.open(store), classes)
@@ -141,7 +141,7 @@ def test_single_analyses_and_protocols_lie_side_by_side(tmp_path):
 
 def test_labels_tell_apart_what_file_names_cannot():
     def label(feature="x", **parameters):
-        return results.label(results._identity("mode-variance", feature, parameters))
+        return folders.label(folders.identity_of("mode-variance", feature, parameters))
 
     assert label() == "mode-variance-x"
     names = [
@@ -249,14 +249,14 @@ def test_interrupted_between_two_results(tmp_path, monkeypatch):
     both = [analyses.mode_variance(noise_store()), analyses.image_summary(noise_store())]
     save_all(both, folder, figures=False)
     (folder / "image-summary-friction" / "remarks.txt").write_text("odd")
-    put = results._put
+    put = folders._put
 
     def stop(new, place):
         if place.name.startswith("image"):
             raise KeyboardInterrupt
         put(new, place)
 
-    monkeypatch.setattr(results, "_put", stop)
+    monkeypatch.setattr(folders, "_put", stop)
     with pytest.raises(KeyboardInterrupt):
         save_all(both, folder, figures=False)
     monkeypatch.undo()

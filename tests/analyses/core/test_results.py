@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from frictionstore import analyses
-from frictionstore.analyses.core import figures, results
+from frictionstore.analyses.core import figures, results, saved
 from frictionstore.analyses.core.errors import AnalysisError
 from tests.analyses.material import noise_store
 
@@ -136,7 +136,7 @@ def test_summary_of_saved_results_is_the_summary(tmp_path):
     store = noise_store()
     found = analyses.analyze_all(store, permutations=30, probe_permutations=5)
     assert [r.analysis for r in found] == list(analyses.REGISTRY)
-    folder = results.save_all(found, tmp_path / "out", figures=False)
+    folder = saved.save_all(found, tmp_path / "out", figures=False)
     again = analyses.summary(store, results=folder)
     live = analyses.summary(store, results=found[:-1])
     pd.testing.assert_frame_equal(again.table, found[-1].table, check_dtype=False)
@@ -156,7 +156,7 @@ def test_summary_of_saved_results_is_the_summary(tmp_path):
 
 def test_damaged_results_are_refused(tmp_path):
     found = analyses.analyze_all(noise_store(), only=["mode-variance"])
-    folder = results.save_all(found, tmp_path / "out", figures=False)
+    folder = saved.save_all(found, tmp_path / "out", figures=False)
     (folder / "mode-variance-friction" / "result.json").write_text("{")
     with pytest.raises(AnalysisError, match="cannot be read"):
         analyses.summary(noise_store(), results=folder)

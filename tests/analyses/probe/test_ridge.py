@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from frictionstore import analyses
 from frictionstore.analyses.probe import ridge
-from frictionstore.analyses.ridge_probe import RidgeProbe
+from frictionstore.analyses.ridge_probe import RidgeProbe, RidgeProbeParameters
 from frictionstore.analyses.stats import intervals
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
@@ -157,7 +157,7 @@ def test_a_column_that_hardly_varies_is_clamped_as_the_notebook_did(form):
 def test_permuted_accuracy_is_that_of_refits_by_scikit_learn(form):
     n = {"held": 60, "streamed": 100}[form]
     store = noise_store(n=n)
-    plan = RidgeProbe(features=["friction"], permutations=6, seed=1)
+    plan = RidgeProbe(RidgeProbeParameters(features=["friction"], permutations=6, seed=1))
     result = analyses.core.passes.run(store, [plan])[0]
     x = feature(store).reshape(n, -1)
     drawn = np.empty((6, n), int)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from frictionstore import analyses
 from frictionstore.analyses import MemoryStore
 from frictionstore.analyses.probe import ridge
-from frictionstore.analyses.ridge_probe import RidgeProbe
+from frictionstore.analyses.ridge_probe import RidgeProbe, RidgeProbeParameters
 from tests.analyses.material import feature, noise_store
 
 
@@ -157,7 +157,7 @@ def test_permuted_labels_are_refitted_with_the_chosen_penalty(form, monkeypatch)
     store = two_minima(n, (4, 5), noise=0.1)
     if form == "StreamedProbe":
         monkeypatch.setattr("frictionstore.analyses.ridge_probe.HELD", 0)
-    plan = RidgeProbe(features=["S"], permutations=4, seed=2)
+    plan = RidgeProbe(RidgeProbeParameters(features=["S"], permutations=4, seed=2))
     result = analyses.core.passes.run(store, [plan])[0]
     x = feature(store, "S").reshape(n, -1)
     drawn = np.empty((4, n), int)

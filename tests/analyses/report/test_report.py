@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import frictionstore as fs
-from frictionstore.analyses.core.results import Result, read_saved, save_all
+from frictionstore.analyses.core.results import Result
+from frictionstore.analyses.core.saved import read_saved, save_all
 from frictionstore.analyses.report.html import Budget, svg_figure, table
 from frictionstore.analyses.report.page import LIMIT, write_report
 from frictionstore.analyses.report.pictures import _outline, f_maps, paint, png

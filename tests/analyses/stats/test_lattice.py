@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.stats import lattice
+from frictionstore.analyses.stats import lattice, moran, permutation
 
 
 def definition(z: np.ndarray, w: np.ndarray) -> float:
@@ -43,7 +43,7 @@ def test_moments_over_all_orders(contiguity, weights):
     values = np.array([1.0, 5.0, 2.0, 9.0, 4.0, 4.0])
     w = lattice.weight_matrix(2, 3, contiguity, weights)
     every = np.array([definition(np.array(order), w) for order in permutations(values)])
-    found = lattice.moran(values.reshape(1, 2, 3), weights=weights)[contiguity]
+    found = moran.moran(values.reshape(1, 2, 3), weights=weights)[contiguity]
     np.testing.assert_allclose(found.i[0], definition(values, w), rtol=1e-12)
     np.testing.assert_allclose(found.expectation, every.mean(), rtol=1e-12)
     np.testing.assert_allclose(found.variance_random[0], every.var(), rtol=1e-9)
@@ -59,7 +59,7 @@ def test_published_formulas(contiguity, weights):
     rng = np.random.default_rng(3)
     maps = rng.lognormal(size=(4, 5, 7))
     w = lattice.weight_matrix(5, 7, contiguity, weights)
-    found = lattice.moran(maps, weights=weights)[contiguity]
+    found = moran.moran(maps, weights=weights)[contiguity]
     n, s0 = 35, w.sum()
     s1 = ((w + w.T) ** 2).sum() / 2
     s2 = ((w.sum(axis=0) + w.sum(axis=1)) ** 2).sum()
@@ -79,8 +79,8 @@ def test_p_values_against_shuffling_by_hand():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(90, 4, 5))
     maps[:5] += np.arange(5.0)  # a gradient
-    found = lattice.moran(maps, permutations=199, rng=np.random.default_rng(7), threads=2)
-    order = lattice.patch_shuffles(20, 199, np.random.default_rng(7))
+    found = moran.moran(maps, permutations=199, rng=np.random.default_rng(7), threads=2)
+    order = permutation.patch_shuffles(20, 199, np.random.default_rng(7))
     for contiguity, result in found.items():
         w = lattice.weight_matrix(4, 5, contiguity)
         for j in range(0, 90, 6):
@@ -95,9 +95,9 @@ def test_the_bound_on_products_holds():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(20, 60)) ** 5
     z /= np.sqrt(np.square(z).sum(axis=0))
-    bound = lattice._largest_products(z)
+    bound = moran._largest_products(z)
     pairs = lattice.neighbours(4, 5)
-    for order in lattice.patch_shuffles(20, 200, rng):
+    for order in permutation.patch_shuffles(20, 200, rng):
         products = np.abs(z[order][pairs[:, 0]] * z[order][pairs[:, 1]]).sum(axis=0)
         assert (products <= bound).all()
 
@@ -106,8 +106,8 @@ def test_maps_that_one_patch_dominates_are_decided_exactly():
     rng = np.random.default_rng(4)
     maps = rng.normal(size=(20, 4, 5))
     maps[:, 1, 1] = 1e4 * rng.uniform(1, 2, 20)
-    found = lattice.moran(maps, permutations=99, rng=np.random.default_rng(7))["queen"]
-    order = lattice.patch_shuffles(20, 99, np.random.default_rng(7))
+    found = moran.moran(maps, permutations=99, rng=np.random.default_rng(7))["queen"]
+    order = permutation.patch_shuffles(20, 99, np.random.default_rng(7))
     w = lattice.weight_matrix(4, 5)
     for j in range(20):
         values = maps[j].reshape(-1)
@@ -122,8 +122,8 @@ def test_ties_of_few_values_are_counted_exactly():
     rng = np.random.default_rng(5)
     maps = rng.integers(0, 2, (40, 3, 4)).astype(float)
     maps[:, 0, 0] = 2.0
-    found = lattice.moran(maps, permutations=300, rng=np.random.default_rng(8))
-    order = lattice.patch_shuffles(12, 300, np.random.default_rng(8))
+    found = moran.moran(maps, permutations=300, rng=np.random.default_rng(8))
+    order = permutation.patch_shuffles(12, 300, np.random.default_rng(8))
     for contiguity, result in found.items():
         w = lattice.weight_matrix(3, 4, contiguity)
         ties = 0
@@ -139,9 +139,9 @@ def test_ties_of_few_values_are_counted_exactly():
 
 def test_one_contiguity_alone_is_the_same():
     maps = np.random.default_rng(1).normal(size=(3, 4, 4))
-    both = lattice.moran(maps, permutations=50, rng=np.random.default_rng(2))
+    both = moran.moran(maps, permutations=50, rng=np.random.default_rng(2))
     for contiguity in lattice.CONTIGUITIES:
-        alone = lattice.moran(
+        alone = moran.moran(
             maps, contiguities=[contiguity], permutations=50, rng=np.random.default_rng(2)
         )
         np.testing.assert_array_equal(alone[contiguity].p, both[contiguity].p)
@@ -150,11 +150,11 @@ def test_one_contiguity_alone_is_the_same():
 def test_a_map_that_does_not_vary_has_none():
     maps = np.random.default_rng(1).normal(size=(3, 4, 4))
     maps[1] = 0.1
-    found = lattice.moran(maps, permutations=20, rng=np.random.default_rng(2))["rook"]
+    found = moran.moran(maps, permutations=20, rng=np.random.default_rng(2))["rook"]
     for values in (found.i, found.z, found.p, found.variance_random):
         assert np.isnan(values).tolist() == [False, True, False]
 
 
 def test_three_patches_are_too_few():
     with pytest.raises(AnalysisError, match="at least 4 patches and this one is 1 x 3"):
-        lattice.moran(np.zeros((1, 1, 3)))
+        moran.moran(np.zeros((1, 1, 3)))
