@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from frictionstore.analyses.core.source import logarithm_of
-from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.core.results import by_column
+from frictionstore.analyses.core.source import measured_map
+from frictionstore.analyses.core.terminal import Columns, number
 from frictionstore.analyses.f_statistic import family_wise
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import wilson_interval
@@ -33,6 +35,9 @@ class Line:
         Its p, and p adjusted over all lines.
     lowest, highest, under_rounding
         Its range over the measurement and its repeats, and whether its claim is reproducible.
+    raw, raw_under_rounding
+        The same figure of the map as it was measured, where the table is about another form of it,
+        and whether its claim is reproducible.
     figure
         The figure's name in the values of the result that the line is from.
     """
@@ -48,16 +53,9 @@ class Line:
     lowest: float | None = None
     highest: float | None = None
     under_rounding: str | None = None
+    raw: float | None = None
+    raw_under_rounding: str | None = None
     figure: str = ""
-
-    def columns(self, *, compared: bool) -> dict[str, Any]:
-        """Return the line for the table, with what repeats gave only if there are any."""
-        found = asdict(self)
-        del found["figure"]
-        if not compared:
-            for name in ("lowest", "highest", "under_rounding"):
-                del found[name]
-        return found
 
 
 def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
@@ -140,6 +138,19 @@ def _image_lines(v: Facts, old: Facts) -> Iterator[Line]:
     )  # fmt: skip
 
 
+def _reliability_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    words = "reliability of the measurement"
+    for scale in ("raw", "logarithm"):
+        if finite(v.get(f"least_reliability_{scale}")) is not None:
+            ends = (v[f"reliability_{scale}_{end}"] for end in ("low", "high"))
+            name = f"smallest of all modes, {scale}"
+            yield Line(words, None, name, v[f"least_reliability_{scale}"], *ends)
+            words = ""
+    if "rounding_share_within" in v:
+        share = v["rounding_share_within"]
+        yield Line(words, None, "share of values within 1% of exact", share)
+
+
 LINES = {
     "spatial-cv": _spatial_lines,
     "class-distance": _distance_lines,
@@ -148,18 +159,52 @@ LINES = {
     "ridge-probe": _probe_lines,
     "mode-variance": _mode_lines,
     "image-summary": _image_lines,
+    "reliability": _reliability_lines,
 }
 """Of each analysis, in the order of the table: its `values` and `notebook` to lines."""
 
 
-def closing_lines(facts: Sequence[Facts]) -> list[Line]:
+def closing_lines(facts: Sequence[Facts], raw: Sequence[Facts] = ()) -> list[Line]:
     """Return the closing table's lines, as far as the results are there.
 
     Parameters
     ----------
     facts
         `values` and `notebook` of results, as `Result.as_dict` gives them.
+    raw
+        The same of the map as it was measured, if they are about another form of it: what the
+        notebook printed is of that.
     """
+    lines = _lines(facts)
+    if raw:
+        measured = {(measured_names(one.figure), one.line): one for one in _lines(raw)}
+        for line in lines:
+            same = measured.get((measured_names(line.figure), measured_names(line.line)))
+            line.notebook = None if same is None else same.notebook
+            if same is not None and same.figure:
+                line.raw, line.raw_under_rounding = same.value, same.under_rounding
+    adjusted = permutation.holm([math.nan if one.p is None else one.p for one in lines])
+    for one, p in zip(lines, adjusted, strict=True):
+        one.p_holm = finite(float(p))
+    return lines
+
+
+def measured_names(figure: str) -> str:
+    """Return a figure's name with maps as they were measured instead of other forms of them."""
+    return re.sub(r"[a-zA-Z]\w*", lambda name: measured_map(name[0]), figure)
+
+
+def by_columns(lines: Sequence[Line]) -> Columns:
+    """Return the table, without those columns of which nothing is known."""
+    columns = by_column([asdict(one) for one in lines])
+    del columns["figure"]
+    for name in ("lowest", "highest", "under_rounding", "raw", "raw_under_rounding"):
+        if all(value is None for value in columns[name]):
+            del columns[name]
+    return columns
+
+
+def _lines(facts: Sequence[Facts]) -> list[Line]:
     by_name = {fact["analysis"]: fact for fact in facts}
     lines = []
     for name, lines_of in LINES.items():
@@ -170,9 +215,6 @@ def closing_lines(facts: Sequence[Facts]) -> list[Line]:
                     one.lowest, one.highest = finite(claim["lowest"]), finite(claim["highest"])
                     one.under_rounding = claim["word"]
                 lines.append(one)
-    adjusted = permutation.holm([math.nan if one.p is None else one.p for one in lines])
-    for one, p in zip(lines, adjusted, strict=True):
-        one.p_holm = finite(float(p))
     return lines
 
 
@@ -190,9 +232,7 @@ def sets_of(values: Facts) -> list[str]:
     """Return the probe's feature sets, joined ones last."""
     names = [key.removeprefix("accuracy ") for key in values if key.startswith("accuracy ")]
     order = {"friction": 0, "settle": 1, "S": 2}
-    return sorted(
-        names, key=lambda name: (name.count("+"), order.get(logarithm_of(name) or name, 3))
-    )
+    return sorted(names, key=lambda name: (name.count("+"), order.get(measured_map(name), 3)))
 
 
 def _probe_line(name: str) -> str:

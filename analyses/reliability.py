@@ -17,7 +17,9 @@ from frictionstore.analyses.core.claims import RELIABLE
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Arrays, Passes, measured, noise_caveat, run
 from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.saved import RELIABILITY
 from frictionstore.analyses.core.source import (
+    EXACT,
     MapStore,
     class_labels,
     is_repeated,
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
-NAME = "reliability"
+NAME = RELIABILITY
 QUESTION = "How much of a map would be the same if the same images were measured again?"
 SCALES = ("raw", "logarithm", "rank")
 CHANGED = 0.1
@@ -211,7 +213,7 @@ class Reliability:
                 f"{printable(self.feature)} is made of maps and {NAME} looks at maps, on all "
                 f"scales: name one of the store's, such as friction"
             )
-        exact = f"{self.feature}_exact"
+        exact = f"{self.feature}{EXACT}"
         self.exact = exact if exact in store.maps else None
         repeated = [
             name
@@ -414,7 +416,9 @@ def _agreement_answer(
         if np.isnan(one.least):
             continue
         worst = int(np.nanargmin(one.reliability))
-        interval = interval_text(float(one.low[worst]), float(one.high[worst]))
+        ends = float(one.low[worst]), float(one.high[worst])
+        values |= {f"reliability_{scale}_low": ends[0], f"reliability_{scale}_high": ends[1]}
+        interval = interval_text(*ends)
         below = int((one.reliability < RELIABLE).sum())
         judged = (
             f"below {RELIABLE:g} in {below} of {int((~one.constant).sum())} modes that vary"
@@ -438,6 +442,12 @@ def _agreement_caveats(name: str, scales: dict[str, Agreement], modes: list[str]
         which = ", ".join(mode for mode, lacks in zip(modes, none, strict=True) if lacks)
         caveats.append(f"{name} holds values of 0 or less in {which}: no logarithm is taken there")
     return caveats
+
+
+def can_be_measured(store: MapStore, feature: str) -> bool:
+    """Return whether a store has repeats of a map or what it is without rounding."""
+    there = feature in store.maps
+    return there and (is_repeated(store, feature) or f"{feature}{EXACT}" in store.maps)
 
 
 def reliability(

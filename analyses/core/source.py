@@ -21,6 +21,8 @@ LOG = "log_"
 """What stands before a map's name to mean its decimal logarithm."""
 REPEATS = "_repeats"
 """What stands after a map's name to mean its repeats, one more axis at the end."""
+EXACT = "_exact"
+"""What stands after a map's name to mean it without rounding."""
 AT = "@"
 """What stands between a map's name and the number of the repeat that is meant."""
 ROUNDING_ERROR = "rounding_error"
@@ -210,6 +212,11 @@ class Logarithms:
 def logarithm_of(feature: str) -> str | None:
     """Return the name of the map of which a feature is the logarithm, None for a plain name."""
     return feature.removeprefix(LOG) if feature.startswith(LOG) else None
+
+
+def measured_map(feature: str) -> str:
+    """Return the map that a feature is one form of: friction of log_friction and friction_exact."""
+    return feature.removeprefix(LOG).removesuffix(EXACT)
 
 
 def stored_maps(store: MapStore, feature: str) -> tuple[str, ...]:
