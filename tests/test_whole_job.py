@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from frictionstore.extract.encoder.hub_files import HUB_REPOSITORY
+from frictionstore.extract.encoder.hub_address import HUB_REPOSITORY
 from tests import notebook_oracle as oracle
 from tests.cifar import NAMES, class_images, make_cifar
 from tests.servers.model_hub import ModelHub, model_hub

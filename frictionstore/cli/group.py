@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from frictionstore.cli.signals import EndedBySignal, signals_interrupt
 from frictionstore.errors import FrictionstoreError
 from frictionstore.text import did_you_mean, printable
 
@@ -39,9 +40,15 @@ class _UserError(click.ClickException):
 
 
 class _Interrupted(click.ClickException):
-    """Ctrl-C, in words."""
+    """Ctrl-C, or a signal that ends as it does, in words."""
 
     exit_code = 130
+
+    def __init__(self, error: KeyboardInterrupt) -> None:
+        how = "interrupted"
+        if isinstance(error, EndedBySignal):
+            how, self.exit_code = f"ended by {error.signal.name}", 128 + error.signal  # type: ignore[misc]
+        super().__init__(f"{how}: what is complete is kept, run it again to go on")
 
 
 class Suggesting(click.Group):
@@ -77,13 +84,15 @@ class ExplainingGroup(Suggesting):
             what = printable(error.filename) if error.filename is not None else "the system"
             raise _UserError(f"{what}: {error.strerror or error}") from error
         except KeyboardInterrupt as error:
-            raise _Interrupted(
-                "interrupted: what is complete is kept, run it again to go on"
-            ) from error
+            raise _Interrupted(error) from error
 
 
 class Group(ExplainingGroup):
     """The commands of `frictionstore`; those named in `LAZY` are imported on use."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with signals_interrupt():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *LAZY})

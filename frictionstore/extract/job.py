@@ -10,18 +10,19 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
+from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
+from frictionstore.extract.given import expanded
+from frictionstore.extract.recorded import Recorded, asked, version_of
 from frictionstore.extract.request import EncoderIdentity, Job, build_request
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import as_json, differences
+from frictionstore.format.fingerprint import as_json
 from frictionstore.format.plan import StorePlan
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
@@ -34,19 +35,6 @@ if TYPE_CHECKING:
     from frictionstore.extract.encoder.checkpoints import Checkpoint, Source
     from frictionstore.extract.engines.base import Engine
 VERSIONED = ("numpy", "zarr", "numcodecs", "pillow", "torchvision", "numba", "scikit-learn")
-
-
-def _recorded(job: Job) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Request and provenance of the store at the target; None where there is none to read."""
-    from frictionstore.store.reader import open_store
-
-    if not job.out.is_dir():
-        return None
-    try:
-        store = open_store(job.out)
-        return store.request, store.provenance
-    except FrictionstoreError:
-        return None  # what is wrong with the target is said when it is checked
 
 
 def run_job(
@@ -100,13 +88,18 @@ class _Run:
     ) -> None:
         if overwrite and repair:
             raise RequestError("--overwrite replaces a store, --repair mends it: choose one")
+        if job.out.name in ("", ".."):
+            raise RequestError(
+                f"--out {printable(job.out)} has no name of its own: name the store to make, such "
+                f"as {printable(job.out / 'maps.zarr')}"
+            )
         self.job = job
         self.overwrite = overwrite
         self.repair = repair
         self.report = report
         self.show_progress = show_progress
         self.started = started
-        self.recorded = _recorded(job)
+        self.recorded = Recorded(job)
         self.unchecked: list[tuple[str, FrictionstoreError]] = []
         self.source: Source | None = None
         self.checkpoint: Checkpoint | None = None
@@ -137,7 +130,9 @@ class _Run:
                 return self._outcome("up to date", header, 0)
         except FrictionstoreError as error:
             if not self.overwrite:
-                raise self._with_advice(error, request) from error
+                origin = "" if self.source is None else self.source.origin
+                file = parse_hub_file(job.encoder) if self.source is not None else None
+                raise self.recorded.moved_on(error, file, origin, request) from error
         if self.unchecked or isinstance(whole(dataset), RecordedSet):
             raise RequestError(f"{printable(job.out)} was removed just now: run it again")
         plan, kept = self._plan(request, rows, shard_images, dataset)
@@ -154,32 +149,6 @@ class _Run:
         self.report(
             f"{shown} is used as it is ({images:,} images): all else that was asked for agrees "
             f"with it, and not compared could be {what}"
-        )
-
-    def _with_advice(self, error: FrictionstoreError, request: Mapping[str, Any]) -> Exception:
-        """What is said where the target was made with other weights of the same file."""
-        from frictionstore.extract.encoder.hub_files import parse_hub_file
-
-        file = parse_hub_file(self.job.encoder)
-        if self.recorded is None or file is None or self.source is None:
-            return error
-        there, provenance = self.recorded
-        made_at = file.commit_of(_mapping(provenance.get("encoder")).get("origin"))
-        now_at = file.commit_of(self.source.origin)
-        weights = _mapping(there.get("encoder")).get("weights_sha256")
-        if made_at in (None, now_at) or weights == request["encoder"]["weights_sha256"]:
-            return error
-        other = [
-            phrase
-            for phrase in differences(there, dict(request))
-            if not phrase.startswith("encoder.")
-        ]
-        more = f" (and {'; '.join(other[:3])})" if other else ""
-        return RequestError(
-            f"{printable(self.job.out)} was measured with the encoder's weights of commit "
-            f"{made_at}, and the Hub has other ones at {now_at} by now{more}: keep the store with "
-            f"--encoder {printable(file.at(made_at or ''))}, or measure the new weights into "
-            "another with --out, or replace it with --overwrite"
         )
 
     def _outcome(self, status: str, header: Any, measured: int) -> dict[str, Any]:
@@ -203,7 +172,6 @@ class _Run:
 
     def _identify_encoder(self) -> EncoderIdentity:
         from frictionstore.extract.encoder.checkpoints import find_checkpoint, read_checkpoint
-        from frictionstore.extract.encoder.hub_files import AwayError, parse_hub_file
 
         job = self.job
         if job.engine == "geolip" and _is_upstreams_name(job.encoder):
@@ -215,64 +183,43 @@ class _Run:
             )
         except AwayError as error:
             file = parse_hub_file(job.encoder)
-            origin = _mapping((self.recorded or ({}, {}))[1].get("encoder")).get("origin")
-            known = None
+            origin, known = self.recorded.origin, None
             if file and file.commit_of(origin) and not self.overwrite and not self.repair:
-                known = self._recorded_encoder(origin=str(origin))
+                known = self.recorded.encoder(origin=str(origin))
             if known is None:
                 raise
             self.unchecked.append(("the encoder's weights", error))
             return known
-        known = self._recorded_encoder(file_sha256=self.source.sha256)
+        known = self.recorded.encoder(file_sha256=self.source.sha256)
         if known is not None:
             return known
         self._require_torch_for(self.source.path)
         self.checkpoint = read_checkpoint(self.source)
         return EncoderIdentity(self.checkpoint.config, self.checkpoint.weights_sha256)
 
-    def _recorded_encoder(self, **wanted: str) -> EncoderIdentity | None:
-        """The identity that the store at the target has, where its provenance has what is wanted.
-
-        So that torch is not needed for a file known already, nor the Hub for a store.
-        """
-        if self.recorded is None:
-            return None
-        request, provenance = self.recorded
-        made_with = _mapping(provenance.get("encoder"))
-        encoder = _mapping(request.get("encoder"))
-        # The request's config is what the version that wrote it understood of the file's.
-        config, weights = made_with.get("config"), encoder.get("weights_sha256")
-        if any(made_with.get(key) != value for key, value in wanted.items()):
-            return None
-        if not isinstance(config, dict) or not isinstance(weights, str):
-            return None
-        return EncoderIdentity(config, weights)
-
     def _find_dataset(self) -> Dataset:
         """The data set; where the store at the target tells enough of it, without torchvision."""
-        from frictionstore.extract.data.torchvision_files import still_there
+        from frictionstore.extract.data.choose import RecordedSet
 
-        recorded = self._recorded_dataset()
-        if recorded is not None and self.recorded is not None:
-            read = _mapping(self.recorded[1].get("dataset_read"))
-            if read.get("torchvision") == _version("torchvision") and still_there(
-                read.get("files"), self.job.data_root
-            ):
-                return recorded
+        told = None if self.overwrite or self.repair else self.recorded.dataset()
+        if told is not None and self.recorded.files_are_still_there():
+            return self._limited(RecordedSet(*told))
         try:
             return self._open_dataset()
         except DatasetError as error:
-            if recorded is None:
+            if told is None:
                 raise
             self.unchecked.append(("the images of the data set", error))
-            return recorded
+            return self._limited(RecordedSet(*told))
 
     def _open_dataset(self) -> Dataset:
         from frictionstore.extract.data.base import DatasetOptions
         from frictionstore.extract.data.choose import open_dataset
 
         job = self.job
-        options = DatasetOptions(job.split, job.count, job.seed, job.data_root, job.download)
+        options = DatasetOptions(
+            job.split, job.count, job.seed, job.data_root, job.download, job.skip_unreadable
+        )
         return self._limited(open_dataset(job.dataset, options, self.report))
 
     def _limited(self, dataset: Dataset) -> Dataset:
@@ -282,24 +229,6 @@ class _Run:
         if self.job.limit is None:
             return dataset
         return Part(dataset, list(range(min(self.job.limit, len(dataset.ids)))))
-
-    def _recorded_dataset(self) -> Dataset | None:
-        """The data set as the store at the target has it, if it was asked for in the same words."""
-        from frictionstore.extract.data.choose import RecordedSet
-
-        if self.recorded is None or self.overwrite or self.repair:
-            return None
-        request, provenance = self.recorded
-        described, count = request.get("dataset"), provenance.get("dataset_images")
-        if provenance.get("asked") != self._asked() or not isinstance(described, dict):
-            return None
-        if not isinstance(count, int) or count < 1:
-            return None
-        return self._limited(RecordedSet(described, count))
-
-    def _asked(self) -> dict[str, Any]:
-        job = self.job
-        return {"dataset": job.dataset, "split": job.split, "count": job.count, "seed": job.seed}
 
     @staticmethod
     def _require_torch_for(path: Path) -> None:
@@ -329,7 +258,7 @@ class _Run:
         shard_images: int,
         dataset: Dataset,
     ) -> tuple[StorePlan, Dataset]:
-        from frictionstore.extract.data.base import Part
+        from frictionstore.extract.data.base import Part, whole
         from frictionstore.extract.data.choose import unreadable
 
         attributes: dict[str, Any] = {}
@@ -337,9 +266,11 @@ class _Run:
         if self.job.skip_unreadable:
             bad = set(unreadable(dataset, self.job.image_size))
             kept = Part(dataset, [i for i in range(len(dataset.ids)) if i not in bad])
-            attributes["skipped"] = [dataset.ids[i] for i in sorted(bad)]
-            if bad:
-                self.report(f"{len(bad):,} images cannot be read and are left out")
+            shut = getattr(whole(dataset), "left_out", [])
+            attributes["skipped"] = [dataset.ids[i] for i in sorted(bad)] + shut
+            for count, what in ((len(bad), "images"), (len(shut), "folders")):
+                if count:
+                    self.report(f"{count:,} {what} cannot be read and are left out")
             if not kept.ids:
                 raise RequestError("none of the images can be read: there is nothing to extract")
         return (
@@ -357,7 +288,7 @@ class _Run:
         opened = whole(dataset)
         if isinstance(opened, TorchvisionSet) and opened.read_from is not None:
             self.dataset_read = {
-                "torchvision": _version("torchvision"),
+                "torchvision": version_of("torchvision"),
                 "files": opened.read_from,
             }
         job = self.job
@@ -417,6 +348,15 @@ class _Run:
 
         assert self.source is not None
         checkpoint = self.checkpoint or read_checkpoint(self.source)
+        told = self.identity
+        if told is None or (checkpoint.weights_sha256, as_json(checkpoint.config)) != (
+            told.weights_sha256,
+            as_json(told.config),
+        ):
+            raise RequestError(
+                f"{printable(job.out)} says of {printable(self.source.path.name)} what is not so "
+                "(its weights or its config): choose another target, or remove that store"
+            )
         model = build_encoder(checkpoint, self.source.path.name)
         return native_engine(
             model,
@@ -437,7 +377,7 @@ class _Run:
     def _describe_run(engine: Engine) -> dict[str, Any]:
         versions = {"frictionstore": __version__, "python": platform.python_version()}
         for package in VERSIONED:
-            found = _version(package)
+            found = version_of(package)
             if found is not None:
                 versions[package] = found
         return {**engine.describe(), "versions": versions}
@@ -458,7 +398,7 @@ class _Run:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": job.recipe,
             "dataset": job.dataset,
-            "asked": self._asked(),
+            "asked": asked(self.job),
             "dataset_images": self.dataset_images,
             "dataset_read": self.dataset_read,
             "encoder": encoder,
@@ -468,24 +408,12 @@ class _Run:
         }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    """A store's metadata are somebody else's: what should be a mapping may be anything."""
-    return value if isinstance(value, Mapping) else {}
-
-
 def _is_upstreams_name(encoder: str) -> bool:
     """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
     from frictionstore.extract.encoder.checkpoints import BUNDLED
 
     ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
-    return not ours and not Path(encoder).expanduser().exists()
+    return not ours and not expanded(encoder).exists()
 
 
 def _require_torch() -> None:

@@ -7,12 +7,9 @@ two units and a few batches, whatever the data set.
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,21 +18,12 @@ from numpy.typing import NDArray
 from frictionstore.errors import DatasetError, MeasurementError
 from frictionstore.extract.data.base import Dataset
 from frictionstore.extract.engines.base import Engine, Maps, Started
+from frictionstore.extract.loading import Batch, BatchLoader, loaded
 from frictionstore.format import schema
 from frictionstore.store.writer import StoreWriter
 from frictionstore.text import printable
 
 Progress = Callable[[int], None]
-AHEAD = 2  # batches loaded ahead by the loading thread
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of the store and their images, or the reason why one cannot be read."""
-
-    rows: range
-    images: NDArray[np.float32] | None
-    failure: str | None = None
 
 
 def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
@@ -46,94 +34,6 @@ def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
         for unit in units
         for first in range(unit.start, unit.stop, step)
     ]
-
-
-class BatchLoader:
-    """Loads one batch by its number; an error becomes part of the batch, whoever loads it."""
-
-    def __init__(
-        self, dataset: Dataset, batches: list[range], size: int, channels: int = 3
-    ) -> None:
-        self.dataset = dataset
-        self.batches = batches
-        self.size = size
-        self.channels = channels
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, number: int) -> Batch:
-        rows = self.batches[number]
-        shape = (len(rows), self.channels, self.size, self.size)
-        images = np.empty(shape, dtype=np.float32)
-        options = {"grey": True} if self.channels == 1 else {}
-        try:
-            for place, row in enumerate(rows):
-                images[place] = self.dataset.load(row, self.size, **options)
-        except DatasetError as error:
-            return Batch(rows, None, str(error))
-        return Batch(rows, images)
-
-
-def loaded(loader: BatchLoader, workers: int) -> Iterator[Batch]:
-    """The loader's batches in order, loaded ahead by `workers` processes, or a thread for 0."""
-    if workers > 0:
-        yield from _from_processes(loader, workers)
-    else:
-        yield from _from_thread(loader)
-
-
-def _from_processes(loader: BatchLoader, workers: int) -> Iterator[Batch]:
-    from torch.utils.data import DataLoader
-
-    # forkserver: forking a process that runs threads may deadlock the child.
-    batches: Any = DataLoader(
-        loader,  # type: ignore[arg-type]
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=2,
-        collate_fn=_as_is,  # type: ignore[arg-type]
-        multiprocessing_context="forkserver",
-    )
-    yield from batches
-
-
-def _as_is(batch: Batch) -> Batch:
-    return batch
-
-
-def _from_thread(loader: BatchLoader) -> Iterator[Batch]:
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
-    stop = threading.Event()
-
-    def put(item: Batch | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-                return
-            except queue.Full:
-                continue
-
-    def load() -> None:
-        try:
-            for number in range(len(loader)):
-                if stop.is_set():
-                    return
-                put(loader[number])
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=load, name="frictionstore-load", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join()
 
 
 def measured(
@@ -156,9 +56,7 @@ def measured(
         if batch.images is None:
             while under_way:
                 yield finish()
-            raise DatasetError(
-                f"{batch.failure}; remove it, or leave such images out with --skip-unreadable"
-            )
+            raise DatasetError(batch.failure or "")
         under_way.append((batch, engine.start(batch.images)))
         if len(under_way) > engine.ahead:
             yield finish()

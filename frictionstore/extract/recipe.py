@@ -13,6 +13,7 @@ from frictionstore.text import did_you_mean, printable
 DEFAULT_RECIPE = "digits-speckle"
 PRECISIONS = ("float32", "tf32", "bfloat16")
 GRAMS = ("coordinated", "original")
+LARGEST = 1 << 53  # of whole numbers
 
 
 _TYPES: dict[str, type] = {
@@ -23,6 +24,21 @@ _TYPES: dict[str, type] = {
     "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool,
     "batch_size": int, "workers": int, "shard_images": int,
 }  # fmt: skip
+
+
+def _check_value(which: str, value: Any, kind: type, least: int) -> None:
+    fits = isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+    if not fits or (kind is list and not all(isinstance(each, str) for each in value)):
+        raise RequestError(
+            f"{which} is {printable(repr(value))}, "
+            f"expected {'a list of names' if kind is list else kind.__name__}"
+        )
+    if kind is int and value < least:
+        raise RequestError(f"{which} is {value}, which is too small")
+    if kind is int and value > LARGEST:
+        raise RequestError(f"{which} is more than {LARGEST:,}")
+    if kind in (str, list) and any("\0" in part for part in value):
+        raise RequestError(f"{which} holds a NUL character")
 
 
 def recipe_table() -> dict[str, dict[str, Any]]:
@@ -73,17 +89,9 @@ def read_recipe(name: str) -> dict[str, Any]:
                 f"recipe {printable(name)} has an unknown key {printable(key)!r}: "
                 f"the keys are {', '.join(_TYPES)}{did_you_mean(key, _TYPES)}"
             )
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise RequestError(
-                f"recipe {printable(name)}: {key} is {printable(repr(value))}, "
-                f"expected {'a list of names' if kind is list else kind.__name__}"
-            )
-        if (
-            isinstance(value, int)
-            and kind is int
-            and value < (0 if key in ("seed", "workers") else 1)
-        ):
-            raise RequestError(f"recipe {printable(name)}: {key} is {value}, which is too small")
+        _check_value(
+            f"recipe {printable(name)}: {key}", value, kind, 0 if key in ("seed", "workers") else 1
+        )
     for key, choices in (
         ("engine", ("native", "geolip")),
         ("precision", PRECISIONS),

@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from frictionstore.cli.main import cli
-from frictionstore.extract.encoder.hub_files import HUB_REPOSITORY
+from frictionstore.extract.encoder.hub_address import HUB_REPOSITORY
 from tests.cifar import ARCHIVE, FOLDER, make_cifar
 from tests.servers.model_hub import ModelHub, asked_here, model_hub
 from tests.support import DATA

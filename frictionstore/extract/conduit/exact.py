@@ -46,9 +46,9 @@ def measure(op: Operations, A: Matrix, constants: ConduitConstants) -> dict[str,
     Returns
     -------
     dict of list
-        By slot, float64: `friction_exact`, and `settle_exact` and `rank_exact` (0 for the smallest
-        root) as whole numbers; and of length 1 `measured_exact`, 1, or 0 where an entry is not
-        finite or the matrix's Frobenius norm exceeds the float32 range.
+        By mode, largest root first, float64: `friction_exact`, and `settle_exact` as whole numbers;
+        and of length 1 `measured_exact`, 1, or 0 where an entry is not finite or the matrix's
+        Frobenius norm exceeds the float32 range. Of equal roots the later slot comes first.
     """
     n = len(A)
     wide = [[op.to_float64(x) for x in row] for row in A]
@@ -69,12 +69,11 @@ def measure(op: Operations, A: Matrix, constants: ConduitConstants) -> dict[str,
         )
     ]
     a, b = _tridiagonal(op, lower)
-    friction, settle, roots = _slots(op, a, b, guesses, constants)
+    by_mode = _descending(op, *_slots(op, a, b, guesses, constants))
     measured = op.where(op.constant(FLOAT32_RANGE, norm) >= norm, one, zero)
     return {
-        "friction_exact": friction,
-        "settle_exact": settle,
-        "rank_exact": program.ranks(op, roots, one, zero),
+        "friction_exact": [friction for _, friction, _ in by_mode],
+        "settle_exact": [settle for _, _, settle in by_mode],
         "measured_exact": [measured],
     }
 
@@ -210,3 +209,17 @@ def _slots(
     settles.append(op.where(size < tau, zero, later))
     roots.append(op.where(away, z - v, z))
     return frictions, settles, roots
+
+
+def _descending(
+    op: Operations, friction: list[Value], settle: list[Value], roots: list[Value]
+) -> list[tuple[Value, ...]]:
+    """Root, friction and settle of every slot, largest root first."""
+    slots = list(zip(roots, friction, settle, strict=True))
+    for end in range(len(slots) - 1, 0, -1):
+        for i in range(end):
+            swap = slots[i + 1][0] < slots[i][0]
+            pairs = list(zip(slots[i], slots[i + 1], strict=True))
+            slots[i] = tuple(op.where(swap, y, x) for x, y in pairs)
+            slots[i + 1] = tuple(op.where(swap, x, y) for x, y in pairs)
+    return slots[::-1]

@@ -264,12 +264,8 @@ def _measure_exact_block(A: Tensor, constants: ConduitConstants) -> dict[str, Te
     def stacked(name: str) -> Tensor:
         return torch.stack(torch.broadcast_tensors(*made[name], A[:, 0, 0].double())[:n])
 
-    order = n - 1 - stacked("rank_exact").long()
     measured = made["measured_exact"][0] > 0
-    friction, settle = (
-        torch.empty_like(stacked(name)).scatter_(0, order, stacked(name))
-        for name in ("friction_exact", "settle_exact")
-    )
+    friction, settle = stacked("friction_exact"), stacked("settle_exact")
     return {
         "friction_exact": torch.where(measured, friction, math.nan).T.contiguous(),
         "settle_exact": torch.where(measured, settle, constants.iterations)

@@ -15,6 +15,26 @@ from frictionstore.errors import DatasetError
 from frictionstore.text import printable
 
 Array = NDArray[Any]
+REMOVE_OR_SKIP = "remove it, or leave such images out with --skip-unreadable"
+
+
+class ChangedError(DatasetError):
+    """An image is not what it was when the data set was hashed.
+
+    Parameters
+    ----------
+    image : str
+    """
+
+    def __init__(self, image: str) -> None:
+        super().__init__(
+            f"image {printable(image)} has changed since this run began: let what writes it "
+            "finish, then run it again"
+        )
+        self.image = image
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ChangedError, (self.image,)
 
 
 class Dataset(Protocol):
@@ -50,6 +70,7 @@ class DatasetOptions:
     seed: int | None = None
     root: Path = field(default_factory=lambda: Path("data/torchvision"))
     download: bool = False
+    skip_unreadable: bool = False
 
 
 def content_hash(parts: Iterable[bytes]) -> str:

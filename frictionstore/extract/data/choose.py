@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.errors import DatasetError
-from frictionstore.extract.data.base import Dataset, DatasetOptions
+from frictionstore.extract.data.base import ChangedError, Dataset, DatasetOptions
 from frictionstore.extract.data.bundled import Digits, Noise, Photos
 from frictionstore.extract.data.folder import Folder
 from frictionstore.extract.data.torchvision import TorchvisionSet
+from frictionstore.extract.given import expanded
 from frictionstore.format import schema
 from frictionstore.progress import Report
 
@@ -72,7 +72,7 @@ def open_dataset(name: str, options: DatasetOptions, report: Report) -> Dataset:
     if name in bundled:
         return bundled[name](options)
     if name.startswith("folder:"):
-        return Folder(Path(name.removeprefix("folder:")).expanduser(), options, report)
+        return Folder(expanded(name.removeprefix("folder:")), options, report)
     return TorchvisionSet(name, options)
 
 
@@ -82,6 +82,8 @@ def unreadable(dataset: Dataset, size: int, threads: int | None = None) -> list[
     def fails(index: int) -> bool:
         try:
             dataset.load(index, size)
+        except ChangedError:
+            raise
         except DatasetError:
             return True
         return False

@@ -1,4 +1,4 @@
-"""Decoding, resizing and cropping of images, as `torchvision.transforms` does it on PIL images.
+"""Resizing and cropping of images, as `torchvision.transforms` does it on PIL images.
 
 ``Resize(size)``, ``CenterCrop(size)``, ``ToTensor()``: the shorter side becomes `size`
 (bilinear, antialiased), the centre square is cut out, values become float32 in [0, 1].
@@ -12,6 +12,8 @@ from PIL import Image
 
 from frictionstore.format.schema import thumbnail_side
 
+LARGEST_RESIZED = 1 << 24  # pixels, or 16 squares: of a longer image only the centre is made
+
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     """The centre `size` x `size` square of `image` with its shorter side resized to `size`."""
@@ -19,6 +21,12 @@ def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
     short, long = min(width, height), max(width, height)
     if short != size:
         longer = int(size * long / short)
+        if size * longer > max(LARGEST_RESIZED, 16 * size * size):
+            # The same square up to rounding to a grey level: its place in the image is a fraction.
+            scale, start = long / longer, round((longer - size) / 2.0)
+            ends = (start * scale, (start + size) * scale)
+            box = (0, ends[0], width, ends[1]) if width <= height else (ends[0], 0, ends[1], height)
+            return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
         new = (size, longer) if width <= height else (longer, size)
         image = image.resize(new, Image.Resampling.BILINEAR)
     width, height = image.size
@@ -33,6 +41,7 @@ def to_array(image: Image.Image, size: int, grey: bool = False) -> NDArray[np.fl
     ----------
     image : PIL image of any mode
         Converted first: to RGB, or to luma (Pillow's mode L) for an encoder with one channel.
+        Floats (mode F, in [0, 1]) are grey, and keep their precision.
     size : int
     grey : bool
 
@@ -40,6 +49,9 @@ def to_array(image: Image.Image, size: int, grey: bool = False) -> NDArray[np.fl
     -------
     ndarray of shape (3, size, size), or (1, size, size) for luma, float32, in [0, 1]
     """
+    if image.mode == "F":
+        floats = np.clip(np.asarray(resize_and_crop(image, size)), 0.0, 1.0)
+        return np.repeat(floats[None], 1 if grey else 3, axis=0)
     pixels = np.asarray(resize_and_crop(image.convert("L" if grey else "RGB"), size))
     if grey:
         pixels = pixels[:, :, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.errors import DatasetError
-from frictionstore.extract.data.base import DatasetOptions, content_hash, refuse
+from frictionstore.extract.data.base import (
+    ChangedError,
+    DatasetOptions,
+    content_hash,
+    refuse,
+)
 from frictionstore.extract.data.torchvision_files import explain, recorded_files, set_files
 from frictionstore.installed import install_command
 from frictionstore.text import did_you_mean, printable
@@ -48,6 +54,13 @@ class TorchvisionSet:
         self.class_names = [
             "/".join(map(str, n)) if isinstance(n, tuple) else str(n) for n in names
         ]
+        for class_name in self.class_names:
+            if any("\ud800" <= letter <= "\udfff" for letter in class_name):
+                raise DatasetError(
+                    f"{self.name} has a class named {printable(class_name)}, which is not text: "
+                    "its files are damaged"
+                )
+        self._pixel_sums: list[int] | None = None
 
     def _item(self, index: int) -> tuple[Any, Any]:
         try:
@@ -77,7 +90,8 @@ class TorchvisionSet:
             pixels = np.ascontiguousarray(np.asarray(data))
             parts = [repr((pixels.shape, pixels.dtype.str)).encode(), pixels.tobytes()]
         else:
-            parts = (self._pixel_bytes(i) for i in range(len(self.images)))
+            self._pixel_sums = []
+            parts = self._summed(self._pixel_sums)
         whole = content_hash(
             [
                 *(name.encode() for name in self.class_names),
@@ -90,8 +104,14 @@ class TorchvisionSet:
             described["split"] = self.split
         return described
 
-    def _pixel_bytes(self, index: int) -> bytes:
-        image = self._item(index)[0]
+    def _summed(self, sums: list[int]) -> Iterator[bytes]:
+        """Every image's pixels, whose checksums are kept for `load` to compare."""
+        for index in range(len(self.images)):
+            pixels = self._pixel_bytes(index, self._item(index)[0])
+            sums.append(zlib.crc32(pixels))
+            yield pixels
+
+    def _pixel_bytes(self, index: int, image: Any) -> bytes:
         try:
             return repr((image.size, image.mode)).encode() + image.tobytes()
         except Exception as error:
@@ -103,6 +123,9 @@ class TorchvisionSet:
         from frictionstore.extract.data.images import to_array
 
         image = self._item(index)[0]
+        sums = self._pixel_sums
+        if sums is not None and zlib.crc32(self._pixel_bytes(index, image)) != sums[index]:
+            raise ChangedError(f"{index} of {self.name}")
         try:
             return to_array(image, size, grey)
         except Exception as error:  # a file that Pillow opened and cannot decode

@@ -7,10 +7,13 @@ and a file of the Hugging Face Hub.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,16 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.errors import CheckpointError
-from frictionstore.extract.encoder.hub_files import fetch_hub_file, parse_hub_file
-from frictionstore.format.fingerprint import file_sha256
+from frictionstore.extract.encoder.hub_address import parse_hub_file
+from frictionstore.extract.encoder.hub_files import fetch_hub_file
+from frictionstore.extract.given import expanded, read_whole
 from frictionstore.progress import Report
-from frictionstore.text import did_you_mean, listed, printable
+from frictionstore.text import byte_count, did_you_mean, listed, printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.encoder.svae import PatchSVAE
 
 BUNDLED = ("speckle",)
 STATE = "model_state_dict"  # some trainers write it as model_state
+LARGEST_FILE = 1 << 33
+TIES = 4  # bytes of all tensors for each byte of the file: some names may share their values
+LARGEST_CONFIG = 10_000  # values, at whatever depth
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,19 @@ class Source:
     path: Path
     origin: str
 
-    @property
-    def sha256(self) -> str:
+    @cached_property
+    def data(self) -> bytes:
+        """The file's bytes, read once: what is hashed is what is loaded."""
         try:
-            return file_sha256(self.path)
+            return read_whole(self.path, LARGEST_FILE)
         except OSError as error:
             raise CheckpointError(
                 f"encoder {printable(self.path)} cannot be read: {error.strerror}"
             ) from error
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -112,7 +124,7 @@ def find_checkpoint(
     if encoder in BUNDLED:
         with as_file(files("frictionstore.extract") / "weights" / f"{encoder}.safetensors") as path:
             return Source(path, f"bundled:{encoder}")
-    path = Path(encoder).expanduser()
+    path = expanded(encoder)
     if path.is_file():
         return Source(path, f"file:{path.name}")
     file = parse_hub_file(encoder)
@@ -140,22 +152,58 @@ def read_checkpoint(source: Source) -> Checkpoint:
         The file is damaged, would need code to be run, or lacks what a checkpoint has.
     """
     where = printable(source.path.name)
-    if source.path.suffix == ".safetensors":
-        return _read_safetensors(source.path, where)
-    return _read_torch(source.path, where)
+    safe = source.path.suffix == ".safetensors"
+    read = (_read_safetensors if safe else _read_torch)(source.data, where)
+    _check_config(read, where)
+    return read
 
 
-def _read_safetensors(path: Path, where: str) -> Checkpoint:
-    from safetensors import SafetensorError, safe_open
+def _check_config(read: Checkpoint, where: str) -> None:
+    """Refuse a config that would cost more than the file it is in.
+
+    Lists may hold themselves or each other many times over, so nothing here follows all of one.
+    """
+    waiting: list[Any] = [read.config]
+    seen = 0
+    while waiting:
+        value = waiting.pop()
+        seen += 1
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise CheckpointError(f"encoder {where} has a config with a number beyond 64 bits")
+        if hasattr(value, "is_floating_point"):
+            raise CheckpointError(
+                f"encoder {where} has a tensor in its config: only numbers and text belong there"
+            )
+        inside: list[Any] = []
+        if isinstance(value, Mapping):
+            inside = [*value.keys(), *value.values()]
+        elif isinstance(value, list | tuple | set | frozenset):
+            inside = list(value)
+        if seen + len(waiting) + len(inside) > LARGEST_CONFIG:
+            raise CheckpointError(
+                f"encoder {where} has a config of more than {LARGEST_CONFIG:,} values"
+            )
+        waiting += inside
+    for key in ("depth", "n_cross_layers"):
+        layers = read.config.get(key)
+        if isinstance(layers, int) and layers > len(read.weights):
+            raise CheckpointError(
+                f"encoder {where}: config has {key} {layers}, and the file has "
+                f"{len(read.weights)} tensors only"
+            )
+
+
+def _read_safetensors(data: bytes, where: str) -> Checkpoint:
+    from safetensors.numpy import load
 
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        weights = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except Exception as error:  # its own, and NumPy's of types that NumPy lacks
         raise CheckpointError(
             f"encoder {where} is not a safetensors file: {printable(error)}"
         ) from error
+    metadata = header.get("__metadata__", {})
     if "config" not in metadata:
         raise CheckpointError(
             f"encoder {where} has no config in its metadata: it is not one of frictionstore's"
@@ -172,15 +220,16 @@ def _read_safetensors(path: Path, where: str) -> Checkpoint:
     return Checkpoint(config, {name: a.astype(np.float32) for name, a in weights.items()})
 
 
-def _read_torch(path: Path, where: str) -> Checkpoint:
+def _read_torch(data: bytes, where: str) -> Checkpoint:
     import pickle
 
     import torch
 
+    _check_archive(data, where)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if _is_pickle(path):
+        if _is_pickle(data):
             needs = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f" ({needs[1]})" if needs else ""
             raise CheckpointError(
@@ -205,26 +254,78 @@ def _read_torch(path: Path, where: str) -> Checkpoint:
             raise CheckpointError(
                 f"encoder {where} has no {key}: a checkpoint has config and {STATE}"
             )
-    weights = {}
+    weights, size = {}, 0
     for name, tensor in content[state].items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            raise CheckpointError(f"encoder {where}: {printable(name)} is not a tensor of floats")
-        weights[str(name)] = tensor.detach().float().contiguous().numpy()
+        if not isinstance(name, str) or not name.isascii():
+            raise CheckpointError(f"encoder {where} has a tensor whose name is not plain text")
+        shown = f"encoder {where}: {printable(name)}"
+        _check_tensor(tensor, shown)
+        size += tensor.numel() * tensor.element_size()
+        if size > TIES * len(data):
+            raise CheckpointError(
+                f"{shown} and those before it have {byte_count(size)}, and the file "
+                f"{byte_count(len(data))} only"
+            )
+        weights[name] = tensor.detach().float().contiguous().numpy()
     notes = {
         key: content[key]
         for key in ("epoch", "test_mse", "val_mse")
-        if isinstance(content.get(key), int | float)
+        if isinstance(content.get(key), int | float) and not abs(content[key]) > 1 << 53
     }
     return Checkpoint(dict(content["config"]), weights, notes)
 
 
-def _is_pickle(path: Path) -> bool:
-    """Whether it is an archive as torch.save writes them, or a bare pickle."""
-    import zipfile
+def _check_tensor(tensor: Any, shown: str) -> None:
+    """Refuse what is not as many floats as are stored for it."""
+    import torch
 
-    with open(path, "rb") as file:
-        start = file.read(2)
-    return zipfile.is_zipfile(path) or (start[:1] == b"\x80" and start[1:] in b"\2\3\4\5")
+    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+        raise CheckpointError(f"{shown} is not a tensor of floats")
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        kind = (
+            "nested"
+            if tensor.is_nested
+            else "sparse"
+            if tensor.layout != torch.strided
+            else "without values"
+        )
+        raise CheckpointError(f"{shown} is a tensor that is {kind}: save it as a dense one")
+    if tensor.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{shown} has dtype {dtype}: save it as float32, float64, float16 or bfloat16"
+        )
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if tensor.numel() > stored:
+        raise CheckpointError(
+            f"{shown} has {tensor.numel():,} values, of which {stored:,} are stored: save a "
+            "contiguous copy of it"
+        )
+
+
+def _check_archive(data: bytes, where: str) -> None:
+    """Refuse an archive whose entries, unpacked, are more than the file: torch.save packs none."""
+    if not data.startswith(b"PK"):
+        return
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # of a damaged directory
+        raise CheckpointError(
+            f"encoder {where} is not a checkpoint: torch cannot read it"
+        ) from error
+    if size > len(data):
+        raise CheckpointError(
+            f"encoder {where} unpacks to {byte_count(size)} from {byte_count(len(data))}, which "
+            "torch.save does not do: save it again"
+        )
+
+
+def _is_pickle(data: bytes) -> bool:
+    """Whether it is an archive as torch.save writes them, or a bare pickle."""
+    return zipfile.is_zipfile(io.BytesIO(data)) or (
+        data[:1] == b"\x80" and data[1:2] in b"\2\3\4\5"
+    )
 
 
 def build_encoder(checkpoint: Checkpoint, where: str) -> PatchSVAE:
@@ -241,8 +342,13 @@ def build_encoder(checkpoint: Checkpoint, where: str) -> PatchSVAE:
     from frictionstore.extract.encoder.svae import PatchSVAE
 
     config = SVAEConfig.from_mapping(checkpoint.config, where)
-    with torch.device("meta"):
-        model = PatchSVAE(config)
+    try:
+        with torch.device("meta"):
+            model = PatchSVAE(config)
+    except (RuntimeError, OverflowError) as error:  # sizes beyond 64 bits
+        raise CheckpointError(
+            f"encoder {printable(where)}: config asks for a model that is too large to be made"
+        ) from error
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     found = {name: array.shape for name, array in checkpoint.weights.items()}
     missing = [name for name in expected if name not in found]

@@ -1,4 +1,4 @@
-"""One file of a model repository on the Hugging Face Hub: its address, and fetching it.
+"""Fetching one file of a model repository on the Hugging Face Hub.
 
 The file goes to huggingface_hub's cache and is compared with the checksum that the Hub gives
 before it gets its name there, and again whenever it is used. Every fault of a network has its
@@ -11,149 +11,37 @@ import hashlib
 import os
 import re
 import shutil
-import socket
-import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from frictionstore.errors import CheckpointError
+from frictionstore.extract.encoder.hub_address import COMMIT, AwayError, HubFile
+from frictionstore.extract.encoder.hub_answers import (
+    answered,
+    causes,
+    explained,
+    is_timeout,
+    stranger,
+)
 from frictionstore.format.fingerprint import file_sha256
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import byte_count, printable
 
-HUB_REPOSITORY = "AbstractPhil/geolip-SVAE"
-HUB_FILE = "{version}/checkpoints/best.pt"
-SCHEME = "hf://"
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS = 9.0  # without a byte: one question and two tries to fetch stay under 30 s
 FAULTS = 3  # a broken connection is one, silence is two
 PROGRESS = 1 << 20  # bytes that a try must bring for the faults before it to be forgotten
-_VERSION = re.compile(r"v[0-9]+_[A-Za-z0-9_]+")
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 
 T = TypeVar("T")
-
-
-class AwayError(CheckpointError):
-    """The Hub could not be asked: nothing is known about the file there.
-
-    Attributes
-    ----------
-    reason : str
-        Why, as a part of a sentence.
-    """
-
-    def __init__(self, file: HubFile, reason: str, copy: str = "it is not in the cache") -> None:
-        super().__init__(f"encoder {printable(file.asked)} cannot be fetched: {copy}, and {reason}")
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file of a model repository.
-
-    Attributes
-    ----------
-    asked : str
-        What the user wrote, for messages.
-    repository, path : str
-    revision : str or None
-        A branch, a tag or a commit; None is the main branch.
-    """
-
-    asked: str
-    repository: str
-    path: str
-    revision: str | None
-
-    @property
-    def commit(self) -> str | None:
-        """The revision where it is a commit: what lies there never changes."""
-        return self.revision if self.revision and COMMIT.fullmatch(self.revision) else None
-
-    @property
-    def address(self) -> str:
-        return f"{SCHEME}{self.repository}/{self.path}"
-
-    def at(self, commit: str) -> str:
-        """What to ask for to get the file as it was at a commit."""
-        return f"{self.asked.rpartition('@')[0] or self.asked}@{commit}"
-
-    def origin(self, commit: str) -> str:
-        return f"hub:{self.repository}@{commit}/{self.path}"
-
-    def commit_of(self, origin: object) -> str | None:
-        """The commit in an origin that `origin` made for this file, None for any other text."""
-        found = re.fullmatch(
-            rf"hub:{re.escape(self.repository)}@([0-9a-f]{{40}})/{re.escape(self.path)}",
-            str(origin),
-        )
-        return found[1] if found and self.commit in (None, found[1]) else None
-
-
-def parse_hub_file(encoder: str) -> HubFile | None:
-    """The file that an encoder's name stands for; None where it names none on the Hub.
-
-    Parameters
-    ----------
-    encoder : str
-        ``hf://OWNER/REPO/path/in/repo.pt`` or a published version's name, either with
-        ``@REVISION`` at its end (or after REPO, as in a store's address).
-
-    Raises
-    ------
-    CheckpointError
-        It begins with ``hf://`` and does not name a file.
-    """
-    shown = printable(encoder)
-    if not encoder.startswith(SCHEME):
-        version, at, revision = encoder.partition("@")
-        if not _VERSION.fullmatch(version):
-            return None
-        name = HUB_FILE.format(version=version)
-        return HubFile(encoder, HUB_REPOSITORY, name, _revision(shown, at, revision))
-    rest = encoder.removeprefix(SCHEME)
-    owner, _, rest = rest.partition("/")
-    repo, _, path = rest.partition("/")
-    repo, at, revision = repo.partition("@")
-    if not at:
-        # a revision such as refs/pr/3 has slashes, so the last @ decides
-        before, at, after = path.rpartition("@")
-        path, revision = (before, after) if at else (path, "")
-    parts = path.split("/")
-    if not (_NAME.fullmatch(owner) and _NAME.fullmatch(repo)) or any(
-        part in ("", ".", "..") for part in parts
-    ):
-        raise CheckpointError(
-            f"encoder {shown} does not name a file on the Hub: expected "
-            "hf://OWNER/REPO/path/in/repo.pt, with @REVISION at its end if one is meant"
-        )
-    asked = f"{SCHEME}{owner}/{repo}/{path}" + (f"@{revision}" if at else "")
-    return HubFile(asked, f"{owner}/{repo}", path, _revision(shown, at, revision))
-
-
-def _revision(shown: str, at: str, revision: str) -> str | None:
-    if at and not revision:
-        raise CheckpointError(f"encoder {shown} ends in @ and names no revision after it")
-    if any(part in ("", ".", "..") for part in revision.split("/")) and revision:
-        raise CheckpointError(
-            f"encoder {shown} names no revision after @: expected a branch, a tag or a commit"
-        )
-    return revision or None
-
-
-# ---- fetching -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -224,9 +112,9 @@ def _ask(file: HubFile) -> _There:
     except Exception as error:  # the HTTP library, the network and huggingface_hub have their own
         if isinstance(error, OSError) and error.filename is not None:
             raise  # a file of this machine
-        raise _explained(file, error, seconds) from error
+        raise explained(file, error, seconds) from error
     if not COMMIT.fullmatch(found.commit_hash or "") or not found.etag:
-        raise AwayError(file, _stranger())
+        raise AwayError(file, stranger())
     return _There(str(found.commit_hash), found.etag, found.size)
 
 
@@ -266,7 +154,7 @@ class _BrokenError(Exception):
     def __init__(self, cause: Exception) -> None:
         super().__init__(str(cause))
         self.cause = cause
-        self.silent = any(_is_timeout(error) for error in _causes(cause))
+        self.silent = any(is_timeout(error) for error in causes(cause))
 
 
 def _stream(
@@ -299,9 +187,9 @@ def _stream(
         raise _BrokenError(error) from error
     try:
         if response.status_code >= 400:
-            raise _answered(file, response.status_code, response.headers)
+            raise answered(file, response.status_code, response.headers)
         if "html" in response.headers.get("Content-Type", "") and not file.path.endswith("html"):
-            raise AwayError(file, _stranger())
+            raise AwayError(file, stranger())
         place = start if response.status_code == 206 else 0
         pieces = response.iter_bytes()
         while True:
@@ -352,7 +240,7 @@ def _download(file: HubFile, there: _There, target: Path, show_progress: bool) -
                 if faults >= FAULTS:
                     got = f"{byte_count(reached)} of {byte_count(total)}" if total else "it began"
                     after = f"the transfer broke off after {got}: " if reached else ""
-                    reason = _explained(file, error.cause, seconds).reason
+                    reason = explained(file, error.cause, seconds).reason
                     raise AwayError(file, after + reason) from error
             time.sleep(1)
 
@@ -476,120 +364,3 @@ def _compared(path: Path, there: _There) -> str:
     kind = "SHA-256" if _SHA256.fullmatch(there.checksum) else "git hash"
     found = _digest(path, there.checksum) or ""
     return f"its {kind} is {found[:12]}, the Hub's is {there.checksum[:12]}"
-
-
-# ---- explaining ---------------------------------------------------------------------------------
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it came from, innermost last."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _is_timeout(error: BaseException) -> bool:
-    return isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
-
-
-def _host() -> str:
-    from huggingface_hub import constants
-
-    return printable(urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT)
-
-
-def _stranger() -> str:
-    return (
-        f"what answers at {_host()} is not the Hub, as where a network asks to log in first: open "
-        "a web page in a browser, or check HF_ENDPOINT"
-    )
-
-
-def _explained(file: HubFile, error: Exception, seconds: float) -> AwayError:
-    """What a network did, in words.
-
-    Raises
-    ------
-    CheckpointError
-        The Hub answered that there is no such file.
-    """
-    for cause in _causes(error):
-        status = getattr(getattr(cause, "response", None), "status_code", None)
-        if status is not None:
-            explained = _answered(file, status, cause.response.headers)  # type: ignore[attr-defined]
-            if isinstance(explained, AwayError):
-                return explained
-            raise explained from error
-    causes = list(_causes(error))
-    names = {type(cause).__name__ for cause in causes}
-    host = _host()
-    if "OfflineModeIsEnabled" in names:
-        return AwayError(file, "HF_HUB_OFFLINE is set, so the Hub is not asked")
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return AwayError(
-            file, f"the name {host} cannot be looked up: check the network, or HF_ENDPOINT"
-        )
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return AwayError(
-            file, f"{host} has no certificate that is trusted here: check the network's login page"
-        )
-    if any(_is_timeout(cause) for cause in causes):
-        return AwayError(
-            file,
-            f"{host} does not answer within {seconds:g} s: try again later, allow more seconds "
-            "with HF_HUB_ETAG_TIMEOUT and HF_HUB_DOWNLOAD_TIMEOUT, or give a file's path",
-        )
-    if names & {"RemoteProtocolError", "ReadError", "ConnectionResetError", "TooManyRedirects"}:
-        return AwayError(file, f"{host} closed the connection: run it again, or give a file's path")
-    texts = [cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror]
-    why = texts[-1] if texts else type(error).__name__
-    return AwayError(
-        file, f"{host} cannot be reached ({printable(why)}): check the network, or HF_ENDPOINT"
-    )
-
-
-def _answered(file: HubFile, status: int, headers: Mapping[str, str]) -> CheckpointError:
-    """What an answer that is an error means."""
-    from huggingface_hub import constants, get_token
-
-    repository = file.repository
-    said = f"the Hub answered {status}"
-    code = headers.get("X-Error-Code", "")
-    if status == 404 or code in ("RepoNotFound", "EntryNotFound", "RevisionNotFound"):
-        revision = printable(file.revision or "main")
-        nothing = {
-            "RepoNotFound": f"there is no repository {repository}, or it is private: HF_TOKEN "
-            "must be a token that may read it",
-            "RevisionNotFound": f"{repository} has no revision {revision}",
-            "EntryNotFound": f"{repository} has no file {printable(file.path)} at {revision}",
-        }.get(code, f"it has no {printable(file.path)} of {repository} at {revision}")
-        if status != 401:
-            return CheckpointError(
-                f"encoder {printable(file.asked)} cannot be fetched: {said}: {nothing}"
-            )
-    if status == 401:
-        token = (
-            "the token in HF_TOKEN, or kept by hf auth login, is not accepted"
-            if get_token()
-            else "set HF_TOKEN to a token that may read it"
-        )
-        return AwayError(file, f"{said}: {repository} is private, or is not there: {token}")
-    if status == 403:
-        page = f"{constants.ENDPOINT}/{repository}"
-        return AwayError(
-            file,
-            f"{said}: {repository} is not open to everyone: ask for access at {printable(page)} "
-            "and set HF_TOKEN to a token that may read it",
-        )
-    if status == 429:
-        wait = headers.get("Retry-After", "")
-        when = f"in {wait} s" if wait.isdigit() else "later"
-        return AwayError(
-            file, f"{said}, too many requests: try again {when}; with HF_TOKEN set it allows more"
-        )
-    if status >= 500:
-        return AwayError(file, f"{said}, a fault there: try again later, or give a file's path")
-    return AwayError(file, f"{said}, which is not expected: check HF_ENDPOINT and HF_TOKEN")

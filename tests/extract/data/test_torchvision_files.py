@@ -310,7 +310,7 @@ def test_a_server_of_a_set_that_never_answers(cifar: Path, monkeypatch: pytest.M
     import shutil
     import socket
 
-    from frictionstore.extract.data import choose as datasets
+    from frictionstore.extract.data import torchvision as datasets
 
     monkeypatch.setattr(datasets, "SILENCE", 2.0)
     shutil.rmtree(cifar / "cifar-10-batches-py")

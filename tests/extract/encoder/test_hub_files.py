@@ -20,7 +20,7 @@ import pytest
 
 from frictionstore.errors import CheckpointError
 from frictionstore.extract.encoder.checkpoints import find_checkpoint
-from frictionstore.extract.encoder.hub_files import HUB_REPOSITORY, HubFile, parse_hub_file
+from frictionstore.extract.encoder.hub_address import HUB_REPOSITORY, HubFile, parse_hub_file
 from tests.servers.model_hub import ModelHub, asked_here, model_hub
 
 pytest.importorskip("huggingface_hub")

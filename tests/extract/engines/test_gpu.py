@@ -23,7 +23,8 @@ torch = pytest.importorskip("torch")
 from frictionstore.extract.encoder.checkpoints import Source, build_encoder, read_checkpoint  # noqa: E402
 from frictionstore.extract.engines.base import Maps, Started  # noqa: E402
 from frictionstore.extract.engines.make import native_engine  # noqa: E402
-from frictionstore.extract.pipeline import Batch, measured  # noqa: E402
+from frictionstore.extract.loading import Batch  # noqa: E402
+from frictionstore.extract.pipeline import measured  # noqa: E402
 
 BOTH_ENGINES = """
 import sys

@@ -24,8 +24,7 @@ from frictionstore.extract.conduit.kernels.cpu import tiles
 def _row_names(n: int, amount: int, exact: bool) -> list[tuple[str, int]]:
     rows = []
     if exact:
-        rows += [("friction_exact", n), ("settle_exact", n), ("rank_exact", n)]
-        rows += [("measured_exact", 1)]
+        rows += [("friction_exact", n), ("settle_exact", n), ("measured_exact", 1)]
     if amount >= 0:
         rows += [("measured", 1), ("rank", n), ("friction", n), ("settle", n), ("eigenvalues", n)]
     if amount == 2:
@@ -46,7 +45,7 @@ def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
     fields: dict[str, list[Any]] = {}
     if settings["exact"]:
         fields |= exact_maps.measure(tile.op, A, constants)
-        for name in ("settle_exact", "rank_exact", "measured_exact"):
+        for name in ("settle_exact", "measured_exact"):
             fields[name] = [tile.op.to_float32(x) for x in fields[name]]
     if amount >= 0:
         fields |= program.measure(tile.op, A, constants, amount == 2)
@@ -89,7 +88,6 @@ def _kernel(
     coefficient_row = first_row.get("char_coeffs", 0)
     vector_row = first_row.get("eigenvectors", 0)
     exact_settle_row = first_row.get("settle_exact", 0)
-    exact_rank_row = first_row.get("rank_exact", 0)
     rounded = amount >= 0
     nan = np.float32(np.nan)
 
@@ -130,13 +128,9 @@ def _kernel(
                 if exact:
                     measured = target[exact_row, lane] > 0
                     for i in range(n):
-                        if measured:
-                            mode = n - 1 - int(target[exact_rank_row + i, lane])
-                            friction_exact[b, mode] = wide[i * width + lane]
-                            settle_exact[b, mode] = np.uint8(target[exact_settle_row + i, lane])
-                        else:
-                            friction_exact[b, i] = np.nan
-                            settle_exact[b, i] = np.uint8(iterations)
+                        x, t = wide[i * width + lane], target[exact_settle_row + i, lane]
+                        friction_exact[b, i] = x if measured else np.nan
+                        settle_exact[b, i] = np.uint8(t if measured else iterations)
                 if not rounded:
                     continue
                 measured = target[measured_row, lane] > 0

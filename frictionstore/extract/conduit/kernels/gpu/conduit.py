@@ -58,12 +58,11 @@ def exact_kernel(n: int, from_spectrum: bool, constants: ConduitConstants) -> An
     op.line('nan = tl.full((BLOCK,), float("nan"), tl.float64)')
     stores = []
     for i in range(n):
-        settle, rank = fields["settle_exact"][i].name, fields["rank_exact"][i].name
-        op.line(f"mode_{i} = {n - 1} - tl.where(measured, {rank}, {i}.0).to(tl.int32)")
+        settle = fields["settle_exact"][i].name
         op.line(f"settle_{i} = tl.where(measured, {settle}, {constants.iterations}.0).to(tl.int32)")
         friction = f"tl.where(measured, {fields['friction_exact'][i].name}, nan)"
-        stores.append((f"friction_exact + b * {n} + mode_{i}", friction))
-        stores.append((f"settle_exact + b * {n} + mode_{i}", f"settle_{i}.to(tl.uint8)"))
+        stores.append((f"friction_exact + b * {n} + {i}", friction))
+        stores.append((f"settle_exact + b * {n} + {i}", f"settle_{i}.to(tl.uint8)"))
     op.store(stores)
     return text.triton_function(
         "measure_exact(S, A, count, once, friction_exact, settle_exact, BLOCK: tl.constexpr)",
