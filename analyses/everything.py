@@ -51,8 +51,8 @@ class EverythingParameters(parameters.Parameters):
     feature: str | Sequence[str] | None = parameters.parameter(
         None,
         "Map to analyse, or log_NAME for its decimal logarithm; may be given several times.  "
-        "[default: friction, with it friction_exact or, with repeats only, log_friction; or the first "
-        "map]",
+        "[default: friction, with it friction_exact or, with repeats only, log_friction; or the "
+        "first map]",
         several=True,
     )
     permutations: int = parameters.permutations(

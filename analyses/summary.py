@@ -304,8 +304,9 @@ class Summary:
         asked, store = self._asked, passes.store
         self._store: MapStore = store
         self._passes = passes
-        named = asked.feature is not None
-        self._features = [str(asked.feature)] if named else default_features(store)
+        self._features = [FRICTION] if asked.feature is None else [asked.feature]
+        if asked.feature is None and FRICTION in store.maps:
+            self._features = default_features(store)
         self._parts: list[Plan] = [
             plan
             for feature in self._features

@@ -183,15 +183,13 @@ def table(claims: Sequence[Claim]) -> Columns:
     """Return claims that were compared, a row each."""
     return {
         "claim": [claim.says for claim in claims],
-        "figure": [claim.figure for claim in claims],
-        "value": [claim.value for claim in claims],
+        "under_rounding": [claim.word for claim in claims],
         "lowest": [float(np.min(claim.values)) for claim in claims],
         "highest": [float(np.max(claim.values)) for claim in claims],
-        "p": [np.nan if claim.p is None else claim.p for claim in claims],
         "p_lowest": [_extreme(claim, min) for claim in claims],
         "p_highest": [_extreme(claim, max) for claim in claims],
         "reliability": [claim.reliability for claim in claims],
-        "under_rounding": [claim.word for claim in claims],
+        "figure": [claim.figure for claim in claims],
     }
 
 
