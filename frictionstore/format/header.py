@@ -315,9 +315,14 @@ def _check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPl
             if grid is not None and plan.shape[1:3] != grid:
                 raise StoreError(f"{where}: {name} has grid {plan.shape[1:3]}, other maps {grid}")
             grid = plan.shape[1:3]
-    depths = {plan.shape[-1] for plan in arrays.values() if plan.spec.modes}
-    if len(depths) > 1:
-        raise StoreError(f"{where}: its maps have {sorted(depths)} modes, expected one number")
+    for dim in ("mode", "repeat"):
+        depths = {
+            plan.shape[plan.spec.dims.index(dim)]
+            for plan in arrays.values()
+            if dim in plan.spec.dims
+        }
+        if len(depths) > 1:
+            raise StoreError(f"{where}: its maps have {sorted(depths)} {dim}s, expected one number")
     return arrays
 
 

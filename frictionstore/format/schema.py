@@ -50,8 +50,8 @@ class MapSpec:
     fill_is_data : bool
         True where every value of the type can be data, so that a fill value proves nothing.
     modes : bool
-        The last axis is the mode axis, largest singular value first; of S and S_orig of a linear
-        readout (`mode_order`) it is in the order of the columns.
+        There is a mode axis, largest singular value first; of S and S_orig of a linear readout
+        (`mode_order`) it is in the order of the columns.
     """
 
     name: str
@@ -64,7 +64,12 @@ class MapSpec:
 
     @property
     def modes(self) -> bool:
-        return self.dims[-1] == "mode"
+        return "mode" in self.dims
+
+    @property
+    def mode_axis(self) -> int:
+        """Which axis that is; it may be followed by the repeats."""
+        return self.dims.index("mode")
 
     @property
     def itemsize(self) -> int:
@@ -78,6 +83,7 @@ class MapSpec:
 
 _GRID = ("image", "row", "col")
 _MODES = (*_GRID, "mode")
+_REPEATS = (*_MODES, "repeat")
 _NAN = float("nan")
 
 MAPS: dict[str, MapSpec] = {
@@ -97,6 +103,36 @@ MAPS: dict[str, MapSpec] = {
             "settle", _MODES, "uint8", "iteration",
             "first root-finding iteration with |p| below the threshold (the number of "
             "iterations where there is none), largest eigenvalue first", 255,
+        ),
+        MapSpec(
+            "friction_exact", _MODES, "float32", "1",
+            "friction as defined, computed without the rounding of a characteristic polynomial; "
+            "in the order of the roots that its slots extracted, largest first", _NAN,
+        ),
+        MapSpec(
+            "settle_exact", _MODES, "uint8", "iteration",
+            "settle as defined, computed without the rounding of a characteristic polynomial; "
+            "in the mode order of friction_exact", 255,
+        ),
+        MapSpec(
+            "friction_repeats", _REPEATS, "float32", "1",
+            "friction of the same matrices after random symmetric changes of at most one unit in "
+            "the last place of each entry; each repeat in the order of its own eigenvalues, "
+            "largest first", _NAN,
+        ),
+        MapSpec(
+            "settle_repeats", _REPEATS, "uint8", "iteration",
+            "settle of the changed matrices of friction_repeats, in its mode order", 255,
+        ),
+        MapSpec(
+            "friction_exact_repeats", _REPEATS, "float32", "1",
+            "friction_exact of the changed matrices of friction_repeats, in the order of the roots "
+            "that its slots extracted, largest first", _NAN,
+        ),
+        MapSpec(
+            "settle_exact_repeats", _REPEATS, "uint8", "iteration",
+            "settle_exact of the changed matrices of friction_repeats, in the mode order of "
+            "friction_exact_repeats", 255,
         ),
         MapSpec(
             "S_orig", _MODES, "float32", "1",
@@ -133,14 +169,18 @@ INDEX: dict[str, MapSpec] = {
     ),
 }  # fmt: skip
 ARRAYS: dict[str, MapSpec] = {**MAPS, **INDEX}
-DEFAULT_MAPS: tuple[str, ...] = ("S", "friction", "settle")
+DEFAULT_MAPS: tuple[str, ...] = ("S", "friction", "settle", "friction_exact", "settle_exact")
+REPEATS = {name: name.removesuffix("_repeats") for name in MAPS if name.endswith("_repeats")}
+"""Maps of repeated measurements, and what each of them repeats."""
+REPEATED_BY_DEFAULT = ("friction", "settle")
+MOST_REPEATS = 255
 
 
 AS_STORED = "as stored"
 ORDER_IN_WORDS = {
     MODE_ORDER: "mode 0 has the largest singular value",
     AS_STORED: "modes of S are a linear readout's columns in their order, those of friction and "
-    "settle have the largest eigenvalue first",
+    "settle, their repeats and the exact maps have the largest eigenvalue first",
 }
 _AS_STORED_MEANING = {
     "S": "norms of the columns of each patch's linear readout after spectral cross-attention, in "
@@ -178,6 +218,28 @@ def check_maps(names: Iterable[str]) -> tuple[str, ...]:
         )
     if not asked:
         raise RequestError(f"no map was named: choose among {', '.join(MAPS)}")
+    return tuple(name for name in MAPS if name in asked)
+
+
+def with_repeats(names: Iterable[str], count: int) -> tuple[str, ...]:
+    """`names` with the repeats that an extraction stores beside them, in the registry's order.
+
+    Raises
+    ------
+    RequestError
+        The number is out of range, or it is 0 and repeats are among `names`.
+    """
+    asked = set(names)
+    if not 0 <= count <= MOST_REPEATS:
+        raise RequestError(f"repeats is {count}: it must lie in 0..{MOST_REPEATS}")
+    found = [name for name in REPEATS if name in asked]
+    if found and not count:
+        raise RequestError(
+            f"the map {found[0]} needs repeats and their number is 0: leave it out, or ask for "
+            "--repeats 2"
+        )
+    if count:
+        asked |= {f"{name}_repeats" for name in REPEATED_BY_DEFAULT if name in asked}
     return tuple(name for name in MAPS if name in asked)
 
 
@@ -229,7 +291,7 @@ def thumbnail_side(size: int) -> int:
 
 
 def map_row_shapes(
-    maps: Sequence[str], image_size: int, patch_size: int, modes: int
+    maps: Sequence[str], image_size: int, patch_size: int, modes: int, repeats: int = 0
 ) -> dict[str, tuple[int, ...]]:
     """Shape of one image in each map.
 
@@ -245,18 +307,10 @@ def map_row_shapes(
             f"image size {image_size} is not divisible by the encoder's patch size {patch_size}: "
             f"choose {suggestion}"
         )
-    grid = image_size // patch_size
-    side = thumbnail_side(image_size)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in maps:
-        dims = MAPS[name].dims
-        if dims[-1] == "mode":
-            shapes[name] = (grid, grid, modes)
-        elif dims[-1] == "channel":
-            shapes[name] = (side, side, 3)
-        else:
-            shapes[name] = (grid, grid)
-    return shapes
+    grid, side = image_size // patch_size, thumbnail_side(image_size)
+    sizes = {"row": grid, "col": grid, "mode": modes, "repeat": repeats}
+    sizes |= {"y": side, "x": side, "channel": 3}
+    return {name: tuple(sizes[dim] for dim in MAPS[name].dims[1:]) for name in maps}
 
 
 def row_bytes(spec: MapSpec, row_shape: tuple[int, ...]) -> int:

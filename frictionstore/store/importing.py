@@ -43,7 +43,8 @@ def from_arrays(
         The store to make.
     maps : mapping of map name to array
         ``S``, ``friction``, ``settle``, ... (`frictionstore.format.schema.MAPS`), each of shape
-        (image, row, col, mode) or as the registry says. Anything `numpy.asarray` takes.
+        (image, row, col, mode) or as the registry says; repeats (``friction_repeats``, ...) have a
+        fifth axis. Anything `numpy.asarray` takes.
     label : array of int, shape (image,), optional
         Position in `class_names`, -1 for none. Default: none of the images has a label.
     class_names : sequence of str, optional
@@ -84,7 +85,7 @@ def from_arrays(
     for name in names:
         arrays[name] = _converted(schema.MAPS[name], arrays[name], ids)
         if schema.MAPS[name].modes:
-            arrays[name] = _largest_first(name, arrays[name], mode_order)
+            arrays[name] = _largest_first(schema.MAPS[name], arrays[name], mode_order)
     labels, classes = _labels(label, class_names, n)
     index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
     rows = {name: array.shape[1:] for name, array in arrays.items()}
@@ -166,8 +167,9 @@ def _converted(spec: schema.MapSpec, array: NDArray[Any], ids: NDArray[Any]) -> 
     return array.astype(spec.dtype)
 
 
-def _largest_first(name: str, array: NDArray[Any], mode_order: str) -> NDArray[Any]:
+def _largest_first(spec: schema.MapSpec, array: NDArray[Any], mode_order: str) -> NDArray[Any]:
     """The mode axis with the largest singular value first."""
+    name = spec.name
     if name in ("S", "S_orig") and array.shape[-1] > 1:
         steps = np.diff(array, axis=-1)
         falling, rising = float((steps < 0).mean()), float((steps > 0).mean())
@@ -179,7 +181,7 @@ def _largest_first(name: str, array: NDArray[Any], mode_order: str) -> NDArray[A
                 "mode_order='ascending' if friction and settle are in that order too, or "
                 f"reverse {name} yourself"
             )
-    return array if mode_order == "descending" else np.ascontiguousarray(array[..., ::-1])
+    return array if mode_order == "descending" else np.flip(array, spec.mode_axis).copy()
 
 
 def _labels(

@@ -153,7 +153,7 @@ class Store:
     def n_modes(self) -> int:
         for plan in self.header.arrays.values():
             if plan.spec.modes:
-                return plan.shape[-1]
+                return plan.shape[plan.spec.mode_axis]
         raise StoreError(f"{printable(self.location)} has no map with a mode axis")
 
     # ---- arrays -----------------------------------------------------------------------------
