@@ -395,7 +395,9 @@ def summary(
         if feature is None:
             feature = _leading_saved(store, facts)
         facts = read_saved(folder, feature=feature, classes=selected) + [
-            fact for fact in facts if fact["feature"] == measured_map(feature) != feature
+            fact
+            for fact in facts
+            if is_about(fact, measured_map(feature)) and not is_about(fact, feature)
         ]
         digests = {fact["provenance"]["digest"] for fact in facts}
         where = f"the results in {printable(folder)}"

@@ -141,8 +141,8 @@ class Agreement:
 class RankAgreement:
     """`Agreement` on the scale of ranks within a mode, over all images, patches and measurements.
 
-    Ranks need all values: a first pass holds them, a second one ranks. Of a store whose values do
-    not fit in `memory` bytes every k-th image is held, and a rank is a place among those.
+    Ranks need all values, which are held. Of a store whose values do not fit in `memory` bytes
+    every k-th image is held, a rank is a place among those, and a second pass ranks.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class RankAgreement:
     ) -> None:
         self.features = tuple(names)
         self.stride = max(1, -(-bytes_per_image * len(names) * n_images // memory))
-        self._held: list[NDArray[Any]] | None = []
+        self._held: list[Arrays] | None = []
         self._sorted: list[NDArray[Any]] = []
         self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed)
 
@@ -165,10 +165,8 @@ class RankAgreement:
         if self._held is None:
             self.found.update(rows, arrays)
             return
-        first = -rows.start % self.stride
-        for name in self.features:
-            kept = arrays[name][first :: self.stride]
-            self._held.append(kept.reshape(-1, kept.shape[-1]))
+        kept = slice(-rows.start % self.stride, None, self.stride)
+        self._held.append({name: arrays[name][kept] for name in self.features})
 
     def _ranks(self, values: NDArray[Any]) -> Floats:
         ranks = np.empty(values.shape)
@@ -187,7 +185,13 @@ class RankAgreement:
     def end_pass(self) -> bool:
         if self._held is None:
             return self.found.end_pass()
-        held = np.concatenate(self._held)
-        self._sorted = [np.sort(held[:, mode]) for mode in range(held.shape[1])]
-        self._held = None
-        return True
+        held, self._held = self._held, None
+        n_modes = held[0][self.features[0]].shape[-1]
+        for mode in range(n_modes):
+            values = [part[..., mode].reshape(-1) for chunk in held for part in chunk.values()]
+            self._sorted.append(np.sort(np.concatenate(values)))
+        if self.stride > 1:
+            return True
+        for chunk in held:
+            self.found.update(slice(0, 0), chunk)
+        return self.found.end_pass()
