@@ -296,7 +296,7 @@ class Reliability:
                     "largest_change_99": float(change.quantile(0.99).max()),
                 }
                 sentences.append(
-                    f"{said}; {of_map['share_changed']:.1%} of the values change by more than "
+                    f"{said}; {100 * of_map['share_changed']:.2g}% of the values change by more than "
                     f"{CHANGED:.0%} when a matrix changes by one unit in the last place."
                 )
                 mark = "" if name == self.feature else f" {name}"

@@ -22,6 +22,7 @@ from frictionstore.analyses.closing_table import (
     closing_lines,
     finite,
     lift_of,
+    measured_names,
     most_joined,
     sets_of,
 )
@@ -192,10 +193,15 @@ def summarise(
         )
     if any(one.under_rounding or one.raw_under_rounding for one in lines):
         caveats.append(
-            "lowest and highest are of value over the measurement and its repeats, which change "
+            "lowest and highest are of a figure over the measurement and its repeats, which change "
             "every matrix by at most one unit in the last place; what is not reproducible under "
             "that is no claim"
         )
+    for which, column in ((feature, "under_rounding"), (beside, "raw_under_rounding")):
+        shaky = [one.measure for one in lines if getattr(one, column) == NOT_REPRODUCIBLE]
+        if shaky:
+            some = ", ".join(dict.fromkeys(shaky))
+            caveats.append(f"{NOT_REPRODUCIBLE} under rounding, of {which}: {some}")
     probes = [one for one in lines if one.measure == ACCURACY]
 
     figure = drawn(
@@ -214,7 +220,11 @@ def summarise(
         columns={"summary": by_columns(lines)},
         arrays={},
         values={one.line or one.measure: one.value for one in lines},
-        notebook={one.line: one.notebook for one in lines if one.notebook is not None},
+        notebook={
+            measured_names(one.line) if raw else one.line: one.notebook
+            for one in lines
+            if one.notebook is not None
+        },
         parameters={"analyses": [fact["analysis"] for fact in facts]},
         seed=seed,
         sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts}, lines)],

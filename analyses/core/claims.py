@@ -112,9 +112,10 @@ class Claim:
     def _every(self) -> str:
         """Return the figures of all measurements, and the reliability where that is the reason."""
         p = [one for one in self.p_values if one is not None]
-        shown = p if len(p) == len(self.values) else list(self.values)
-        listed = ", ".join(number(one) for one in shown)
-        said = f"p = {listed}" if shown is p else listed
+        if len(p) == len(self.values):
+            said = "p = " + ", ".join(p_text(one).removeprefix("p = ") for one in p)
+        else:
+            said = ", ".join(number(one) for one in self.values)
         if self.reliability < RELIABLE:
             said += f"; reliability of the map {number(self.reliability)}"
         return said
