@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from frictionstore.analyses.f_statistic import f_statistic
     from frictionstore.analyses.image_summary import image_summary
     from frictionstore.analyses.mode_variance import mode_variance
+    from frictionstore.analyses.reliability import reliability
     from frictionstore.analyses.ridge_probe import ridge_probe
     from frictionstore.analyses.spatial_cv import spatial_cv
     from frictionstore.analyses.summary import summary
@@ -64,6 +65,7 @@ _BUILT_IN = {
     "mode-variance": "Which mode varies most over the grid, and what share is between images?",
     "image-summary": "One row per image: mean, spread, extremes, entropy, hot spots.",
     "ridge-probe": "How well do maps classify images? Cross-validated ridge, paired comparisons.",
+    "reliability": "Would the same images give the same map? Reliability by scale, rounding error.",
     "summary": "The notebook's closing table, with an interval or p beside every number.",
 }
 
@@ -116,6 +118,7 @@ __all__ = [
     "f_statistic",
     "image_summary",
     "mode_variance",
+    "reliability",
     "ridge_probe",
     "spatial_cv",
     "summary",

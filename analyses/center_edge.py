@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.passes import Passes, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -316,7 +317,32 @@ def _result(asked: CenterEdgeParameters, found: Found, said: list[str], store: M
         provenance=provenance(store),
         figures={"edge_centre": figure},
         shown=("classes", "modes"),
+        claims=_claims(asked, found, values),
     )
+
+
+def _claims(asked: CenterEdgeParameters, found: Found, values: dict[str, Any]) -> list[Claim]:
+    alpha, pooled = asked.alpha, found.pooled
+
+    def side(which: int, p: float) -> str:
+        if not p <= alpha:
+            return ""
+        return f"{'higher' if pooled.difference[which] > 0 else 'lower'} at the edge"
+
+    sides = {name: side(1 + k, found.p_modes[k]) for k, name in enumerate(found.names[1:])}
+    modes = "; ".join(f"{name} {said}" for name, said in sides.items() if said)
+    said = side(0, values["p"])
+    says = f"a difference between edge and centre of {asked.feature}"
+    return [
+        Claim(
+            "modes_different", f"{says} in single modes{f' ({modes})' if modes else ''}",
+            values["modes_different"], p=values["p_modes"], level=alpha,
+        ),
+        Claim(
+            "ratio", f"{says}, all modes averaged{f' ({said})' if said else ''}", values["ratio"],
+            values["ratio_low"], values["ratio_high"], p=values["p"], level=alpha,
+        ),
+    ]  # fmt: skip
 
 
 def _answer(asked: CenterEdgeParameters, found: Found) -> str:

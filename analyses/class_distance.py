@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -122,6 +123,7 @@ class ClassDistance:
             lambda: label_sums.HalfSplits(
                 asked.feature, self._classes, n_features, asked.splits, asked.seed
             ),
+            claimed=False,
         )
         self._null = np.full((3, asked.permutations), np.nan)
         if asked.permutations:
@@ -284,7 +286,20 @@ def _result(
         provenance=provenance(store),
         figures={"distance": drawn("matrix", *matrix)},
         shown=("classes",),
+        claims=_claims(asked.feature, values),
     )
+
+
+def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
+    says = {
+        "mean_distance": f"a difference between class mean maps of {feature}",
+        "min_cosine": f"a difference in direction between class mean maps of {feature}",
+        "pseudo_f": f"a difference between classes of {feature} by PERMANOVA",
+    }
+    return [
+        Claim(figure, text, values[figure], p=values.get(f"p_{figure}"), level=ALPHA)
+        for figure, text in says.items()
+    ]
 
 
 def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:

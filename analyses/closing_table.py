@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from frictionstore.analyses.core.source import logarithm_of
-from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.core.results import by_column
+from frictionstore.analyses.core.source import measured_map
+from frictionstore.analyses.core.terminal import Columns, number
+from frictionstore.analyses.f_statistic import family_wise
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import wilson_interval
 
@@ -32,6 +35,13 @@ class Line:
         Its p, and p adjusted over all lines.
     of
         The analysis, and the name of the notebook's verdict, that belong to the line; no column.
+    lowest, highest, under_rounding
+        Its range over the measurement and its repeats, and whether its claim is reproducible.
+    raw, raw_under_rounding
+        The same figure of the map as it was measured, where the table is about another form of it,
+        and whether its claim is reproducible.
+    figure
+        The figure's name in the values of the result that the line is from.
     """
 
     line: str
@@ -42,6 +52,12 @@ class Line:
     value_high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
+    under_rounding: str | None = None
+    raw: float | None = None
+    raw_under_rounding: str | None = None
+    figure: str = ""
     of: tuple[str, str] = ("", "")
 
     def columns(self) -> dict[str, Any]:
@@ -52,9 +68,10 @@ class Line:
         TypeError
             If one of its numbers, which may be of a changed file, is none.
         """
-        row = {name: value for name, value in vars(self).items() if name != "of"}
-        for name in row.keys() - {"line", "measure"}:
-            if not isinstance(row[name], int | float | None):
+        row = {name: value for name, value in vars(self).items() if name not in ("figure", "of")}
+        words = {"line", "measure", "under_rounding", "raw_under_rounding"}
+        for name, value in row.items():
+            if not isinstance(value, str | None if name in words else int | float | None):
                 raise TypeError(f"{self.measure} is no number")
         return row
 
@@ -62,11 +79,15 @@ class Line:
 def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
     yield Line(
         "spatial structure within images", old["mean_cv"], "mean CV over images and modes",
-        v["mean_cv"], v["mean_cv_low"], v["mean_cv_high"], of=("spatial-cv", "verdict"),
+        v["mean_cv"], v["mean_cv_low"], v["mean_cv_high"], figure="mean_cv",
+        of=("spatial-cv", "verdict"),
     )  # fmt: skip
     if finite(v.get("p_mean_moran_queen")) is not None:
         expected = f"mean Moran's I (by chance {number(v['moran_expectation'])})"
-        yield Line("", None, expected, v["mean_moran_queen"], p=v["p_mean_moran_queen"])
+        yield Line(
+            "", None, expected, v["mean_moran_queen"], p=v["p_mean_moran_queen"],
+            figure="mean_moran_queen",
+        )  # fmt: skip
         interval = wilson_interval(v["n_significant_queen"], v["n_tested_queen"])
         share = v["share_significant_queen"]
         yield Line("", None, "share of maps with Moran's I, q <= 0.05", share, *interval)
@@ -75,16 +96,20 @@ def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
 def _distance_lines(v: Facts, old: Facts) -> Iterator[Line]:
     yield Line(
         "inter-class pattern distance", old["min_cosine"], "smallest cosine",
-        v["min_cosine"], p=v.get("p_min_cosine"), of=("class-distance", "verdict"),
+        v["min_cosine"], p=v.get("p_min_cosine"), figure="min_cosine",
+        of=("class-distance", "verdict"),
     )  # fmt: skip
-    yield Line("", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"))
+    yield Line(
+        "", None, "mean distance", v["mean_distance"], p=v.get("p_mean_distance"),
+        figure="mean_distance",
+    )  # fmt: skip
 
 
 def _edge_lines(v: Facts, old: Facts) -> Iterator[Line]:
     # The notebook printed it by class only.
     yield Line(
         "center vs edge asymmetry", None, "edge / centre, all images", v["ratio"],
-        v["ratio_low"], v["ratio_high"], v["p"], of=("center-edge", ""),
+        v["ratio_low"], v["ratio_high"], v["p"], figure="ratio", of=("center-edge", ""),
     )  # fmt: skip
     # Of one mode it would be the same test again.
     if v.get("modes_tested", 0) > 1 and finite(v.get("p_modes")) is not None:
@@ -94,12 +119,9 @@ def _edge_lines(v: Facts, old: Facts) -> Iterator[Line]:
 
 def _f_lines(v: Facts, old: Facts) -> Iterator[Line]:
     if "max_f" in v:
-        # Without permutations Bonferroni's: the p of the largest of many is no p of one.
-        p = v.get("family_wise_p", min(1.0, v["max_f_p"] * v["n_tests"]))
-        text = "largest F over positions and modes"
         yield Line(
-            "per-position F-statistic", old["overall_max_f"], text, v["max_f"], p=p,
-            of=("f-statistic", "verdict"),
+            "per-position F-statistic", old["overall_max_f"], "largest F over positions and modes",
+            v["max_f"], p=family_wise(v), figure="max_f", of=("f-statistic", "verdict"),
         )  # fmt: skip
 
 
@@ -109,7 +131,7 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
         yield Line(
             _probe_line(name), finite(old.get(f"{name} test_accuracy")), ACCURACY,
             found["accuracy"], found["accuracy_low"], found["accuracy_high"], found.get("p"),
-            of=("ridge-probe", f"{name} verdict"),
+            figure=f"accuracy {name}", of=("ridge-probe", f"{name} verdict"),
         )  # fmt: skip
     lift = lift_of(v)
     if lift is not None:
@@ -119,7 +141,7 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
             None if joined is None or alone is None else joined - alone,
             "paired difference", lift["difference"],
             lift["difference_low"], lift["difference_high"], lift["mcnemar_p"],
-            of=("ridge-probe", ""),
+            figure=f"difference {most_joined(v)} - S", of=("ridge-probe", ""),
         )  # fmt: skip
 
 
@@ -129,15 +151,28 @@ def _mode_lines(v: Facts, old: Facts) -> Iterator[Line]:
             "spatial variance of the mean map", v["largest_variance"],
             f"variance over patches, mode {v['largest_variance_mode']}",
             v["largest_variance"], v["largest_variance_low"], v["largest_variance_high"],
-            of=("mode-variance", ""),
+            figure="largest_variance", of=("mode-variance", ""),
         )  # fmt: skip
 
 
 def _image_lines(v: Facts, old: Facts) -> Iterator[Line]:
     yield Line(
         "single images", None, "mean entropy / largest possible", v["entropy"],
-        v["entropy_low"], v["entropy_high"], of=("image-summary", ""),
+        v["entropy_low"], v["entropy_high"], figure="entropy", of=("image-summary", ""),
     )  # fmt: skip
+
+
+def _reliability_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    words = "reliability of the measurement"
+    for scale in ("raw", "logarithm"):
+        if finite(v.get(f"least_reliability_{scale}")) is not None:
+            ends = (v[f"reliability_{scale}_{end}"] for end in ("low", "high"))
+            name = f"smallest of all modes, {scale}"
+            yield Line(words, None, name, v[f"least_reliability_{scale}"], *ends)
+            words = ""
+    if "rounding_share_within" in v:
+        share = v["rounding_share_within"]
+        yield Line(words, None, "share of values within 1% of exact", share)
 
 
 LINES = {
@@ -148,29 +183,67 @@ LINES = {
     "ridge-probe": _probe_lines,
     "mode-variance": _mode_lines,
     "image-summary": _image_lines,
+    "reliability": _reliability_lines,
 }
 """Of each analysis, in the order of the table: its `values` and `notebook` to lines."""
 
 
-def closing_lines(facts: Sequence[Facts]) -> list[Line]:
+def closing_lines(facts: Sequence[Facts], raw: Sequence[Facts] = ()) -> list[Line]:
     """Return the closing table's lines, as far as the results are there.
 
     Parameters
     ----------
     facts
         `values` and `notebook` of results, as `Result.as_dict` gives them.
+    raw
+        The same of the map as it was measured, if they are about another form of it: what the
+        notebook printed is of that.
     """
-    by_name = {fact["analysis"]: fact for fact in facts}
-    lines = [
-        line
-        for name, lines_of in LINES.items()
-        if name in by_name
-        for line in lines_of(by_name[name]["values"], by_name[name]["notebook"])
-    ]
+    lines = _lines(facts)
+    if raw:
+        measured = {(measured_names(one.figure), one.line): one for one in _lines(raw)}
+        for line in lines:
+            same = measured.get((measured_names(line.figure), measured_names(line.line)))
+            line.notebook = None if same is None else same.notebook
+            if same is not None and same.figure:
+                line.raw, line.raw_under_rounding = same.value, same.under_rounding
     adjusted = permutation.holm([math.nan if one.p is None else one.p for one in lines])
     for one, p in zip(lines, adjusted, strict=True):
         one.p_holm = finite(float(p))
     return lines
+
+
+def measured_names(figure: str) -> str:
+    """Return a figure's name with maps as they were measured instead of other forms of them."""
+    return re.sub(r"[a-zA-Z]\w*", lambda name: measured_map(name[0]), figure)
+
+
+def by_columns(lines: Sequence[Line]) -> Columns:
+    """Return the table, without those columns of which nothing is known."""
+    columns = by_column([one.columns() for one in lines])
+    for name in ("lowest", "highest", "under_rounding", "raw", "raw_under_rounding"):
+        if all(value is None for value in columns[name]):
+            del columns[name]
+    return columns
+
+
+def _lines(facts: Sequence[Facts]) -> list[Line]:
+    by_name = {fact["analysis"]: fact for fact in facts}
+    lines = []
+    for name, lines_of in LINES.items():
+        if name in by_name:
+            for one in lines_of(by_name[name]["values"], by_name[name]["notebook"]):
+                claim = claim_of(by_name[name], one.figure)
+                if "word" in claim:
+                    one.lowest, one.highest = finite(claim["lowest"]), finite(claim["highest"])
+                    one.under_rounding = claim["word"]
+                lines.append(one)
+    return lines
+
+
+def claim_of(fact: Facts, figure: str) -> Facts:
+    """Return the claim of a result that is about a figure; empty if there is none."""
+    return next((one for one in fact.get("claims", ()) if one["figure"] == figure), {})
 
 
 def finite(value: float | None) -> float | None:
@@ -182,9 +255,7 @@ def sets_of(values: Facts) -> list[str]:
     """Return the probe's feature sets, joined ones last."""
     names = [key.removeprefix("accuracy ") for key in values if key.startswith("accuracy ")]
     order = {"friction": 0, "settle": 1, "S": 2}
-    return sorted(
-        names, key=lambda name: (name.count("+"), order.get(logarithm_of(name) or name, 3))
-    )
+    return sorted(names, key=lambda name: (name.count("+"), order.get(measured_map(name), 3)))
 
 
 def _probe_line(name: str) -> str:

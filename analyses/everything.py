@@ -11,20 +11,35 @@ import click
 
 from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
+from frictionstore.analyses.core.passes import Passes, Plan, run
 from frictionstore.analyses.core.results import Result
+from frictionstore.analyses.core.saved import RELIABILITY
 from frictionstore.analyses.core.source import (
     MapStore,
     WithoutSmallClasses,
     class_labels,
     maps_over_patches,
+    measured_map,
     require_feature,
 )
+from frictionstore.analyses.reliability import (
+    Reliability,
+    ReliabilityParameters,
+    can_be_measured,
+)
 from frictionstore.analyses.ridge_probe import RidgeProbeParameters
-from frictionstore.analyses.summary import SummaryParameters, plans, probe_sets, summary
+from frictionstore.analyses.summary import (
+    FRICTION,
+    SummaryParameters,
+    default_features,
+    facts_of,
+    leading,
+    plans,
+    probe_sets,
+    summary,
+)
 from frictionstore.text import did_you_mean, listed, printable
 
-FRICTION = "friction"
 PERMUTED = {"class-distance", "f-statistic", "spatial-cv"}
 """Analyses that permute labels or patches, other than ridge-probe."""
 
@@ -36,7 +51,8 @@ class EverythingParameters(parameters.Parameters):
     feature: str | Sequence[str] | None = parameters.parameter(
         None,
         "Map to analyse, or log_NAME for its decimal logarithm; may be given several times.  "
-        "[default: friction, or the first map of a store without it]",
+        "[default: friction, with it friction_exact or, with repeats only, log_friction; or the "
+        "first map]",
         several=True,
     )
     permutations: int = parameters.permutations(
@@ -85,7 +101,9 @@ def analyze_all(
         An open store, or anything with its interface.
     feature
         The map or maps that all but ridge-probe are about, which compares them with the others;
-        None takes friction, or the first map of a store without it.
+        None takes friction, with it what it is without rounding (friction_exact), or its logarithm
+        where there are only repeats, the most reliable first; or the first map of a store without
+        friction.
     permutations
         Permutations of labels and of patches.
     probe_permutations
@@ -110,7 +128,7 @@ def analyze_all(
     AnalysisError
         If a map is not there, a name in `only` is not an analysis, or none could be done.
     """
-    features = [default_feature(store)] if feature is None else feature
+    features = default_features(store) if feature is None else feature
     features = [features] if isinstance(features, str) else list(dict.fromkeys(features))
     if not features:
         raise AnalysisError("no map was named: name one, or leave the names out for friction")
@@ -121,17 +139,21 @@ def analyze_all(
         folds=folds, seed=seed,
     )  # fmt: skip
     view = _without_small_classes(store)
-    attempts = _chosen([one for name in features for one in _attempts(view, name, asked)], only)
+    attempts = [one for name in features for one in _attempts(view, name, asked)]
+    attempts = _chosen(attempts + _reliability(view, features, seed), only)
     _do(view, attempts, show_progress=show_progress)
     if all(one.result is None for one in attempts):
         raise AnalysisError(str(attempts[0].reason))
+    every = [one.result for one in attempts if one.result is not None]
+    if feature is None:
+        features = leading(features, facts_of(every))
     results = []
     for name in features:
         of_map = [one for one in attempts if one.feature == name]
         done = [one.result for one in of_map if one.result is not None]
         results += done
         if done:
-            results.append(_closing(view, name, done, of_map, seed))
+            results.append(_closing(view, name, done + _beside(attempts, name), of_map, seed))
     return results
 
 
@@ -163,9 +185,35 @@ def _attempts(store: MapStore, feature: str, asked: EverythingParameters) -> lis
     )  # fmt: skip
 
     def every() -> dict[str, Plan]:
-        return plans(of_map, probe_sets(store, feature))
+        return plans(of_map, feature, probe_sets(store, feature))
 
     return [_Attempt(name, feature, partial(lambda key: every()[key], name)) for name in every()]
+
+
+def _reliability(store: MapStore, features: Sequence[str], seed: int) -> list[_Attempt]:
+    """Return an attempt for each map that can be measured, however many forms of it are asked for.
+
+    It belongs to the map itself where that is asked for, else to the first form of it.
+    """
+    attempts = {}
+    for feature in features:
+        name = measured_map(feature)
+        if can_be_measured(store, name) and (name not in attempts or feature == name):
+            asked = ReliabilityParameters(feature=name, seed=seed)
+            attempts[name] = _Attempt(RELIABILITY, feature, partial(Reliability, asked))
+    return list(attempts.values())
+
+
+def _beside(attempts: Sequence[_Attempt], feature: str) -> list[Result]:
+    """Return what stands beside a map's results: those of it as measured, and its reliability."""
+    name = measured_map(feature)
+    return [
+        one.result
+        for one in attempts
+        if one.result is not None
+        and one.feature != feature
+        and (one.feature == name or (one.analysis == RELIABILITY and one.result.feature == name))
+    ]
 
 
 def _do(store: MapStore, asked: Sequence[_Attempt], *, show_progress: bool) -> None:
@@ -189,7 +237,7 @@ def _do(store: MapStore, asked: Sequence[_Attempt], *, show_progress: bool) -> N
             one.result = (
                 run(store, [one.make()], show_progress=show_progress)[0]
                 if alone
-                else recorded(plan.result(), store)
+                else passes.result(plan)
             )
         except AnalysisError as error:
             one.reason = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
@@ -154,6 +156,7 @@ class FStatistic:
         self._notebook = passes.share(
             ("notebook sums", asked.feature),
             lambda: NotebookSums(asked.feature, self._classes, (rows, cols, n_modes)),
+            claimed=False,
         )
         self._maxima = np.full(asked.permutations, -np.inf)
         self._extreme = np.zeros((rows, cols, n_modes), np.int64)
@@ -293,6 +296,18 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
     return values
 
 
+def family_wise(values: Mapping[str, Any]) -> float:
+    """Return p of the largest F: family-wise, and without permutations Bonferroni's."""
+    return float(values.get("family_wise_p", min(1.0, values["max_f_p"] * values["n_tests"])))
+
+
+def _claims(asked: FStatisticParameters, values: dict[str, Any]) -> list[Claim]:
+    if not values["n_tests"]:
+        return []
+    says = f"a difference of {asked.feature} between classes at single positions"
+    return [Claim("max_f", says, values["max_f"], p=family_wise(values), level=asked.alpha)]
+
+
 def _answer(asked: FStatisticParameters, values: dict[str, Any], n_modes: int, verdict: str) -> str:
     if not values["n_tests"]:
         return (
@@ -374,6 +389,7 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
         provenance=provenance(store),
         figures={"f_map": f_map} if values["n_tests"] else {},
         shown=("modes",) if columns else (),
+        claims=_claims(asked, values),
     )
 
 

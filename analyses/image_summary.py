@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays, Passes, run
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
@@ -159,6 +160,16 @@ def _values(figures: Figures) -> dict[str, Any]:
     }
 
 
+def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
+    return [
+        Claim(
+            figure, f"{what} of {feature}", values[figure], values[f"{figure}_low"],
+            values[f"{figure}_high"],
+        )
+        for figure, what in (("mean", "mean"), ("entropy", "entropy over patches"))
+    ]  # fmt: skip
+
+
 def _answer(feature: str, values: dict[str, Any], undefined: int) -> str:
     n = values["n_images"]
     interval = interval_text(values["entropy_low"], values["entropy_high"])
@@ -223,6 +234,7 @@ def _result(feature: str, figures: Figures, constant: NDArray[np.bool_], store: 
         provenance=provenance(store),
         figures={"entropy": figure},
         shown=("sample", "classes") if names else ("sample",),
+        claims=_claims(feature, values),
     )
 
 

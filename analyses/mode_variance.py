@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
@@ -250,6 +251,20 @@ def _values(found: Spread, varying: NDArray[Any]) -> dict[str, Any]:
     }
 
 
+def _claims(feature: str, values: dict[str, Any], n_modes: int) -> list[Claim]:
+    """Return the figures of the modes that vary most; which modes they are is claimed with them."""
+    return [
+        Claim(
+            figure,
+            f"{what} of the mean map of {feature}, largest in "
+            f"{mode_name(values[f'{figure}_mode'], n_modes)}",
+            values[figure], values[f"{figure}_low"], values[f"{figure}_high"],
+        )
+        for figure, what in (("largest_variance", "variance"), ("largest_cv", "CV"))
+        if values
+    ]  # fmt: skip
+
+
 def _answer(feature: str, table: dict[str, Any]) -> str:
     if not table["mode"]:
         return f"every mode of {feature} is constant: there is no variance to split."
@@ -293,13 +308,14 @@ def _result(
     shown = {part.removeprefix("share_").replace("_", " "): table[part] for part in parts}
     bars = drawn("stacked_shares", names, shown, f"{feature}: where variance lies")
     cv = np.sqrt(found.variance) / (found.mean + 1e-8)
+    values = _values(found, varying)
     return Result(
         analysis=NAME,
         feature=feature,
         question=QUESTION,
         columns={"modes": table},
         arrays={"mean_map": mean_map, "variance_map": everything.variance()[0]},
-        values=_values(found, varying),
+        values=values,
         notebook={
             "per_mode": by_row(
                 {"mode": names, "map_mean": found.mean, "map_var": found.variance, "map_cv": cv}
@@ -312,6 +328,7 @@ def _result(
         provenance=provenance(store),
         figures={"mean_map": maps, "shares": bars} if len(varying) else {},
         shown=("modes",),
+        claims=_claims(feature, values, n_modes),
     )
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.passes import Passes, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -100,8 +101,11 @@ class SpatialCV:
         drawn_by = (asked.permutations, asked.seed, asked.alpha, asked.weights)
         self._rows = passes.share(
             ("spatial rows", asked.feature, *drawn_by),
-            lambda: SpatialRows(asked.feature, store.n_images, grid, n_modes, *drawn_by),
-        )
+            lambda: SpatialRows(
+                asked.feature, store.n_images, grid, n_modes, *drawn_by,
+                single=not passes.claims_only,
+            ),
+        )  # fmt: skip
 
     def result(self) -> Result:
         return _result(self._asked, found_in(self._rows), self._store)
@@ -273,7 +277,21 @@ def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result
         provenance=provenance(store),
         figures={"moran": figure} if len(varying) else {},
         shown=("modes",),
+        claims=_claims(asked, values),
     )  # fmt: skip
+
+
+def _claims(asked: SpatialCVParameters, values: dict[str, Any]) -> list[Claim]:
+    feature = asked.feature
+    cv = Claim(
+        "mean_cv", f"mean CV of {feature} over patches", values["mean_cv"],
+        values["mean_cv_low"], values["mean_cv_high"],
+    )  # fmt: skip
+    if not values["n_maps_queen"]:
+        return [cv]
+    says = f"spatial structure of {feature} within images"
+    moran, p = values["mean_moran_queen"], values.get("p_mean_moran_queen")
+    return [Claim("mean_moran_queen", says, moran, p=p, level=asked.alpha), cv]
 
 
 def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[str, Any]) -> str:

@@ -18,44 +18,88 @@ from frictionstore.analyses.closing_table import (
     ACCURACY,
     Facts,
     Line,
+    by_columns,
+    claim_of,
     closing_lines,
     finite,
     lift_of,
+    measured_names,
     most_joined,
     sets_of,
 )
 from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
+from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE, RELIABLE
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
-from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
-from frictionstore.analyses.core.saved import read_saved
+from frictionstore.analyses.core.results import Result, drawn, provenance
+from frictionstore.analyses.core.saved import RELIABILITY, is_about, read_saved
 from frictionstore.analyses.core.saved_files import reading
-from frictionstore.analyses.core.source import NOTEBOOK_IMAGES, MapStore, logarithm_of
+from frictionstore.analyses.core.source import (
+    EXACT,
+    LOG,
+    NOTEBOOK_IMAGES,
+    MapStore,
+    is_repeated,
+    logarithm_of,
+    maps_over_patches,
+    measured_map,
+)
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.f_statistic import FStatistic, FStatisticParameters
 from frictionstore.analyses.image_summary import ImageSummary, ImageSummaryParameters
 from frictionstore.analyses.mode_variance import ModeVariance, ModeVarianceParameters
+from frictionstore.analyses.reliability import (
+    Reliability,
+    ReliabilityParameters,
+    can_be_measured,
+)
 from frictionstore.analyses.ridge_probe import RidgeProbe, RidgeProbeParameters
 from frictionstore.analyses.spatial_cv import SpatialCV, SpatialCVParameters
 from frictionstore.analyses.stats import permutation
 from frictionstore.text import printable
 
 NAME = "summary"
+FRICTION = "friction"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
 LEVEL = 0.05
 """Level of the summary's claims, after Holm's procedure over all its p-values."""
+
+
+def default_features(store: MapStore) -> list[str]:
+    """Return the maps that are analysed if none is named, the one to lead with first.
+
+    Friction without its rounding where the store has it, and friction as it was measured. Where
+    there are only repeats to tell the rounding, its logarithm is the other, and which leads is
+    known when the reliability of both is (see `leading`).
+    """
+    maps = maps_over_patches(store)
+    if FRICTION not in maps:
+        return maps[:1]
+    if f"{FRICTION}{EXACT}" in maps:
+        return [f"{FRICTION}{EXACT}", FRICTION]
+    return [FRICTION, f"{LOG}{FRICTION}"] if is_repeated(store, FRICTION) else [FRICTION]
+
+
+def leading(features: Sequence[str], facts: Sequence[Facts]) -> list[str]:
+    """Return the default features in the order of their summaries, the most reliable first."""
+    known = {fact["feature"]: fact["values"] for fact in facts if fact["analysis"] == RELIABILITY}
+    raw = known.get(FRICTION, {}).get("least_reliability_raw")
+    shaky = raw is not None and raw < RELIABLE
+    return list(features)[::-1] if features[0] == FRICTION and shaky else list(features)
 
 
 def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
     """Return the feature sets that the probe compares in a summary of a feature.
 
     S, friction and settle as far as the store has them, the feature if it is none of these, and
-    all joined. Where the feature is the logarithm of one of them it takes that one's place.
+    all joined. Where the feature is the logarithm of one of them it takes that one's place, and
+    where it is one without rounding the others are taken without it too.
     """
     base = logarithm_of(feature) if feature not in store.maps else None
+    exact = EXACT if feature.endswith(EXACT) else ""
     names = [
-        feature if name == base else name
+        feature if name == base else f"{name}{exact}" if f"{name}{exact}" in store.maps else name
         for name in ("S", "friction", "settle")
         if name in store.maps
     ]
@@ -68,16 +112,20 @@ def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
 class SummaryParameters(parameters.Parameters):
     """What is asked for: see `summary`, whose command does not permute the probe's labels."""
 
-    feature: str = parameters.parameter("friction", "Map to summarise.")
+    feature: str | None = parameters.parameter(
+        None,
+        "Map to summarise.  [default: friction without its rounding where the store has it, else "
+        "friction or its logarithm, whichever is reliable]",
+    )
     permutations: int = parameters.permutations(1000, "of labels and of patches")
     seed: int = parameters.seed()
     probe_permutations: int = 0
     folds: int = RidgeProbeParameters.folds
 
 
-def plans(asked: SummaryParameters, probe_features: Sequence[str]) -> dict[str, Plan]:
-    """Return the seven analyses that a summary is made of, by name."""
-    feature, seed, permutations = asked.feature, asked.seed, asked.permutations
+def plans(asked: SummaryParameters, feature: str, probe_features: Sequence[str]) -> dict[str, Plan]:
+    """Return the seven analyses of a map that a summary is made of, by name."""
+    seed, permutations = asked.seed, asked.permutations
     permuted: Any = {"permutations": permutations, "seed": seed}
     return {
         "spatial-cv": SpatialCV(SpatialCVParameters(feature=feature, **permuted)),
@@ -95,21 +143,27 @@ def plans(asked: SummaryParameters, probe_features: Sequence[str]) -> dict[str, 
     }  # fmt: skip
 
 
-def _facts(results: Sequence[Result]) -> list[Facts]:
+def facts_of(results: Sequence[Result]) -> list[Facts]:
     """Return what a summary needs of results in memory, as saved ones give it."""
     needed = ("analysis", "feature", "values", "notebook", "parameters")
-    return [{name: getattr(result, name) for name in needed} for result in results]
+    return [
+        {name: getattr(result, name) for name in needed}
+        | {"claims": [claim.as_dict() for claim in result.claims]}
+        for result in results
+    ]
 
 
-def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
-    """Return the summary of results of one store."""
-    lines = closing_lines(facts)
+def summarise(
+    facts: Sequence[Facts], store: MapStore, seed: int, feature: str, raw: Sequence[Facts] = ()
+) -> Result:
+    """Return the summary of results of one store, with those of the map as it was measured."""
+    lines = closing_lines(facts, raw)
     if not lines:
         raise AnalysisError(
             "there is nothing to summarise: none of the results is of an analysis that the "
             "summary has a line for"
         )
-    feature = next((fact["feature"] for fact in facts if fact["feature"]), "")
+    beside = measured_map(feature)
     caveats = [
         "the column notebook holds the notebook's figure as it computed it; value is the sounder "
         "one beside it, with its 95% interval or p",
@@ -134,6 +188,22 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
             f"below {permutation.smallest_p(least):.2g} where they are {least}"
         )
 
+    if raw:
+        caveats.append(
+            f"value is of {feature}; raw is the same figure of {beside} as it was measured, of "
+            "which the notebook's are"
+        )
+    if any(one.under_rounding or one.raw_under_rounding for one in lines):
+        caveats.append(
+            "lowest and highest are of a figure over the measurement and its repeats, which change "
+            "every matrix by at most one unit in the last place; what is not reproducible under "
+            "that is no claim"
+        )
+    for which, column in ((feature, "under_rounding"), (beside, "raw_under_rounding")):
+        shaky = [one.measure for one in lines if getattr(one, column) == NOT_REPRODUCIBLE]
+        if shaky:
+            some = ", ".join(dict.fromkeys(shaky))
+            caveats.append(f"{NOT_REPRODUCIBLE} under rounding, of {which}: {some}")
     probes = [one for one in lines if one.measure == ACCURACY]
 
     figure = drawn(
@@ -149,10 +219,14 @@ def summarise(facts: Sequence[Facts], store: MapStore, seed: int) -> Result:
         analysis=NAME,
         feature=feature,
         question=QUESTION,
-        columns={"summary": by_column([one.columns() for one in lines])},
+        columns={"summary": by_columns(lines)},
         arrays={},
         values={one.line or one.measure: one.value for one in lines},
-        notebook={one.line: one.notebook for one in lines if one.notebook is not None},
+        notebook={
+            measured_names(one.line) if raw else one.line: one.notebook
+            for one in lines
+            if one.notebook is not None
+        },
         parameters={
             "analyses": [fact["analysis"] for fact in facts],
             "lines": [list(one.of) for one in lines],
@@ -183,7 +257,16 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -
         return math.nan if found is None else float(found)
 
     parts = []
-    if "spatial-cv" in by_name:
+
+    def shaky(analysis: str, figure: str) -> bool:
+        """Say of a claim that is not reproducible that it is not, and nothing else."""
+        claim = claim_of(by_name[analysis], figure)
+        if claim.get("word") != NOT_REPRODUCIBLE:
+            return False
+        parts.append(claim["text"])
+        return True
+
+    if "spatial-cv" in by_name and not shaky("spatial-cv", "mean_moran_queen"):
         v = by_name["spatial-cv"]["values"]
         if finite(v.get("p_mean_moran_queen")) is not None:
             p = p_holm("mean Moran's I")
@@ -192,7 +275,7 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -
                 f"Moran's I {number(v['mean_moran_queen'])}, Holm {p_text(p)}; one by one, "
                 f"{v['share_significant_queen']:.1%} of maps at q <= 0.05)"
             )
-    if "class-distance" in by_name:
+    if "class-distance" in by_name and not shaky("class-distance", "mean_distance"):
         v = by_name["class-distance"]["values"]
         if "p_mean_distance" in v:
             p = p_holm("mean distance")
@@ -204,7 +287,8 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -
     if "ridge-probe" in by_name:
         v = by_name["ridge-probe"]["values"]
         lift = lift_of(v)
-        if lift is not None:
+        figure = f"difference {most_joined(v)} - S"
+        if lift is not None and not shaky("ridge-probe", figure):
             p = p_holm("paired difference")
             low, high = lift["difference_low"] * 100, lift["difference_high"] * 100
             there = "a difference" if p <= LEVEL else "no evidence of a difference"
@@ -215,7 +299,7 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -
             )
     if not parts and "mode-variance" in by_name:
         v = by_name["mode-variance"]["values"]
-        if v:
+        if v and not shaky("mode-variance", "largest_cv"):
             interval = interval_text(v["largest_cv_low"], v["largest_cv_high"])
             parts.append(
                 f"the mean map varies with CV {number(v['largest_cv'])} (95% interval {interval})"
@@ -226,24 +310,60 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -
 class Summary:
     """The plan: those of the analyses, in passes that they share."""
 
+    on_repeats = False  # each of them sees to its own
+
     def __init__(self, asked: SummaryParameters) -> None:
         self._asked = asked
 
     def prepare(self, passes: Passes) -> None:
-        self._store: MapStore = passes.store
-        self._parts = plans(self._asked, probe_sets(self._store, self._asked.feature)).values()
+        asked, store = self._asked, passes.store
+        self._store: MapStore = store
+        self._passes = passes
+        self._features = [FRICTION] if asked.feature is None else [asked.feature]
+        if asked.feature is None and FRICTION in store.maps:
+            self._features = default_features(store)
+        self._parts: list[Plan] = [
+            plan
+            for feature in self._features
+            for plan in plans(asked, feature, probe_sets(store, feature)).values()
+        ]
+        measured = measured_map(self._features[0])
+        if can_be_measured(store, measured):
+            self._parts.append(
+                Reliability(ReliabilityParameters(feature=measured, seed=asked.seed))
+            )
         for plan in self._parts:
-            plan.prepare(passes)
+            passes.add(plan)
 
     def result(self) -> Result:
-        results = [plan.result() for plan in self._parts]
-        return summarise(_facts(results), self._store, self._asked.seed)
+        facts = facts_of([self._passes.result(plan) for plan in self._parts])
+        feature = leading(self._features, facts)[0]
+        return summarise(
+            _about(facts, feature), self._store, self._asked.seed, feature, _raw(facts, feature)
+        )
+
+
+def _about(facts: Sequence[Facts], feature: str) -> list[Facts]:
+    """Return what is about a feature, and a probe in any case."""
+    found = [fact for fact in facts if is_about(fact, feature)]
+    if not any(fact["feature"] == "" for fact in found):
+        found += [fact for fact in facts if fact["feature"] == ""]
+    return found
+
+
+def _raw(facts: Sequence[Facts], feature: str) -> list[Facts]:
+    """Return what is about the map of which a feature is another form, as it was measured."""
+    measured = measured_map(feature)
+    there = {fact["feature"] for fact in facts if fact["analysis"] != RELIABILITY}
+    if measured == feature or measured not in there:
+        return []
+    return [fact for fact in facts if is_about(fact, measured)]
 
 
 def summary(
     store: MapStore,
     *,
-    feature: str = SummaryParameters.feature,
+    feature: str | None = SummaryParameters.feature,
     permutations: int = SummaryParameters.permutations,
     seed: int = SummaryParameters.seed,
     results: Sequence[Result] | str | os.PathLike[str] | None = None,
@@ -256,7 +376,9 @@ def summary(
     store
         An open store, or anything with its interface.
     feature
-        The map that most lines are about.
+        The map that most lines are about; None takes friction_exact where the store has it, else
+        the logarithm of friction where repeats say that friction itself is not reliable, else
+        friction. Figures of friction as it was measured stand beside those of another form of it.
     permutations
         Permutations of labels and of patches, if the analyses are done here.
     seed
@@ -283,13 +405,21 @@ def summary(
     folder = Path(results) if isinstance(results, (str, os.PathLike)) else None
     if folder is not None:
         selected = getattr(store, "selected_classes", None)
-        facts: list[dict[str, Any]] = read_saved(folder, feature=feature, classes=selected)
+        facts: list[dict[str, Any]] = read_saved(folder)
+        facts = [fact for fact in facts if fact["parameters"].get("classes") == selected]
+        if feature is None:
+            feature = _leading_saved(store, facts)
+        facts = read_saved(folder, feature=feature, classes=selected) + [
+            fact
+            for fact in facts
+            if is_about(fact, measured_map(feature)) and not is_about(fact, feature)
+        ]
         digests = {fact["provenance"]["digest"] for fact in facts}
         where = f"the results in {printable(folder)}"
         seeds = [fact["seed"] for fact in facts if fact["seed"] is not None]
     else:
         assert not isinstance(results, (str, os.PathLike))
-        facts = [dict(fact) for fact in _facts(results)]
+        facts = [dict(fact) for fact in facts_of(results)]
         digests = {result.provenance["digest"] for result in results}
         where = "the results given"
         seeds = [result.seed for result in results if result.seed is not None]
@@ -298,11 +428,20 @@ def summary(
             f"{where} are of a store with digest {sorted(digests - {store.digest})[0][:12]} and "
             f"{printable(store.name)} has {store.digest[:12]}: analyse this store first"
         )
-    kept = [fact for fact in facts if fact["feature"] in (feature, "")]
     # Figures that a changed file lacks, or that are none; those of results in memory are there.
     with reading(folder) if folder else nullcontext():
-        made = summarise(kept, store, seeds[0] if seeds else seed)
+        if feature is None:
+            feature = _leading_saved(store, facts)
+        raw = _raw(facts, feature)
+        made = summarise(_about(facts, feature), store, seeds[0] if seeds else seed, feature, raw)
     return recorded(made, store)
+
+
+def _leading_saved(store: MapStore, facts: Sequence[Facts]) -> str:
+    """Return the feature to lead with among those that there are results about."""
+    there = {fact["feature"] for fact in facts}
+    features = leading(default_features(store), facts)
+    return next((name for name in features if name in there), FRICTION)
 
 
 @click.command(NAME)

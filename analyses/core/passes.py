@@ -6,18 +6,32 @@ moments of one map get the same object. A collector may ask for another pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from copy import deepcopy
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core.agreement import Agreement
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
-from frictionstore.analyses.core.source import Logarithms, MapStore, class_labels
+from frictionstore.analyses.core.source import (
+    AT,
+    NOISY,
+    REPEATS,
+    Logarithms,
+    MapStore,
+    class_labels,
+    is_repeated,
+    n_repeats,
+    repeat_of,
+    stored_maps,
+)
 from frictionstore.cores import cores
 from frictionstore.progress import progress_bar
-from frictionstore.text import printable
+from frictionstore.text import listed, printable
 
 if TYPE_CHECKING:
     from frictionstore.analyses.core.results import Result
@@ -51,7 +65,11 @@ class Plan(Protocol):
     """One analysis of one store, asked for but not yet done."""
 
     def prepare(self, passes: Passes) -> None:
-        """Check the store and register collectors."""
+        """Check the store and register collectors.
+
+        A copy of the plan is prepared and asked for its result for every repeat of the measurement
+        too, unless the plan's attribute `on_repeats` says that it sees to repeats itself.
+        """
 
     def result(self) -> Result:
         """Return the result, after the passes."""
@@ -61,27 +79,75 @@ C = TypeVar("C", bound=Collector)
 
 
 class Passes:
-    """The passes over one store that a set of analyses share."""
+    """The passes over one store that a set of analyses share.
+
+    Attributes
+    ----------
+    claims_only
+        Of this only what claims are made of is used: what else takes time may be left out.
+    """
+
+    claims_only = False
 
     def __init__(self, store: MapStore) -> None:
         self.store: MapStore = Logarithms(store)
         self._collectors: dict[Hashable, Collector] = {}
+        self._repeated: dict[int, _Repeated] = {}
+        self._reads: set[str] = set()
 
-    def share(self, key: Hashable, make: Callable[[], C]) -> C:
-        """Return the collector registered under `key`, made now if there is none."""
+    @cached_property
+    def repeats(self) -> list[_Repeat]:
+        """The passes over each repeat of the measurement."""
+        return [_Repeat(self, number) for number in range(1, n_repeats(self.store) + 1)]
+
+    def share(self, key: Hashable, make: Callable[[], C], *, claimed: bool = True) -> C:
+        """Return the collector registered under `key`, made now if there is none.
+
+        Of one on which no claim rests (`claimed`) there is one for the measurement and its repeats.
+        """
         if key not in self._collectors:
             self._collectors[key] = make()
-        return cast(C, self._collectors[key])
+        collector = self._collectors[key]
+        self._reads |= set(collector.features)
+        return cast(C, collector)
+
+    def add(self, plan: Plan) -> None:
+        """Prepare a plan, and a copy of it for each repeat of what it reads."""
+        on_repeats = getattr(plan, "on_repeats", True) and not self.claims_only
+        copies = [deepcopy(plan) for _ in self.repeats] if on_repeats else []
+        self._reads = set()
+        plan.prepare(self)
+        reads = self._reads
+        names = sorted(name for name in reads if is_repeated(self.store, name))
+        if names and copies:
+            for passes, copy in zip(self.repeats, copies, strict=True):
+                copy.prepare(passes)
+        agreement = {name: self._agreement(name) for name in names if copies}
+        self._repeated[id(plan)] = _Repeated(plan, copies if names else [], agreement, reads)
+
+    def _agreement(self, feature: str) -> Agreement:
+        return self.share(("agreement", feature), lambda: Agreement(measured(self, feature)))
 
     def attempt(self, plan: Plan) -> AnalysisError | None:
-        """Prepare a plan; return why it cannot be done, and register nothing of it then."""
+        """Add a plan; return why it cannot be done, and register nothing of it then."""
         before = dict(self._collectors)
         try:
-            plan.prepare(self)
+            self.add(plan)
         except AnalysisError as error:
             self._collectors = before
             return error
         return None
+
+    def result(self, plan: Plan) -> Result:
+        """Return the result of a plan that was added, compared with those of its repeats."""
+        result = plan.result()
+        of = self._repeated[id(plan)]
+        if of.copies:
+            repeats = [copy.result() for copy in of.copies]
+            result.compare(repeats, {name: one.least for name, one in of.agreement.items()})
+        elif getattr(plan, "on_repeats", True) and not self.claims_only:
+            result.caveats += noise_caveat(self.store, of.reads)
+        return recorded(result, self.store)
 
     def run(self, *, show_progress: bool = False) -> None:
         """Read the store until no collector needs another pass.
@@ -125,9 +191,85 @@ def run(store: MapStore, plans: Sequence[Plan], *, show_progress: bool = False) 
     """Do several analyses of one store together and return their results in order."""
     passes = Passes(store)
     for plan in plans:
-        plan.prepare(passes)
+        passes.add(plan)
     passes.run(show_progress=show_progress)
-    return [recorded(plan.result(), passes.store) for plan in plans]
+    return [passes.result(plan) for plan in plans]
+
+
+class _OnRepeat:
+    """A collector that is given a repeat's maps under the names of the measurement's."""
+
+    def __init__(self, collector: Collector, store: MapStore, repeat: int) -> None:
+        self.collector = collector
+        self._store = store
+        self._repeat = repeat
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(self._name(feature) for feature in self.collector.features)
+
+    def _name(self, feature: str) -> str:
+        return repeat_of(self._store, feature, self._repeat)
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        given = {feature: arrays[self._name(feature)] for feature in self.collector.features}
+        self.collector.update(rows, given)
+
+    def end_pass(self) -> bool:
+        return self.collector.end_pass()
+
+
+class _Repeat(Passes):
+    """The passes over one repeat of the measurement: part of those over the measurement."""
+
+    claims_only = True
+
+    def __init__(self, passes: Passes, repeat: int) -> None:
+        self.store = passes.store
+        self._passes = passes
+        self._repeat = repeat
+        self._repeated = {}
+
+    def share(self, key: Hashable, make: Callable[[], C], *, claimed: bool = True) -> C:
+        shared = self._passes._collectors
+        mine = (self._repeat, key)
+        if mine not in shared:
+            if not claimed and key in shared:
+                return cast(C, shared[key])
+            made = make()
+            if not any(is_repeated(self.store, name) for name in made.features):
+                return self._passes.share(key, lambda: made)
+            shared[mine] = _OnRepeat(made, self.store, self._repeat)
+        return cast(C, cast(_OnRepeat, shared[mine]).collector)
+
+
+class _Repeated(NamedTuple):
+    """What was prepared for a plan, and the plan itself, so that its id stays its own."""
+
+    plan: Plan
+    copies: list[Plan]
+    agreement: dict[str, Agreement]
+    reads: set[str]
+
+
+def measured(passes: Passes, feature: str) -> list[str]:
+    """Return the names of a feature in the measurement and in every repeat."""
+    numbers = range(1, len(passes.repeats) + 1)
+    return [feature, *(repeat_of(passes.store, feature, number) for number in numbers)]
+
+
+def noise_caveat(store: MapStore, features: Iterable[str]) -> list[str]:
+    """Return the sentence that says of which maps nobody knows the noise, if there are any."""
+    maps = sorted({name for one in features for name in stored_maps(store, one)} & {*NOISY})
+    without = [name for name in maps if not is_repeated(store, name)]
+    if not without:
+        return []
+    if not any(name.endswith(REPEATS) for name in store.maps):
+        return ["measurement noise is not known: this store has no repeats"]
+    return [
+        f"measurement noise of {listed(without)} is not known: this store has no repeats of "
+        f"{'it' if len(without) == 1 else 'them'}"
+    ]
 
 
 def recorded(result: Result, store: MapStore) -> Result:
@@ -165,6 +307,8 @@ class _NotFinite:
 
     def error(self, store: MapStore) -> AnalysisError:
         name, images = next(iter(self.found.items()))
+        feature, _, repeat = name.partition(AT)
+        name = f"{feature}{REPEATS}" if repeat else name
         total = sum(count for _, count in images)
         shown = ", ".join(
             f"{printable(str(store.image_ids[row]))!r} (row {row}: {count})"

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core import saved
+from frictionstore.analyses.core.claims import Claim, answer, compared, table
 from frictionstore.analyses.core.saved import RESULT_FILE, Identity, identity_of, plain
 from frictionstore.analyses.core.saved_files import write_csv
 from frictionstore.analyses.core.terminal import (
@@ -79,6 +80,9 @@ class Result:
         Name to a function that draws the figure.
     shown
         Names of the tables that are printed on a terminal.
+    claims
+        Headline figures and what is concluded from them, compared with repeats of the measurement
+        where the store has any.
     """
 
     analysis: str
@@ -95,6 +99,26 @@ class Result:
     provenance: dict[str, Any]
     figures: dict[str, Callable[[], Figure]] = field(default_factory=dict, repr=False)
     shown: tuple[str, ...] = ()
+    claims: list[Claim] = field(default_factory=list)
+
+    def compare(self, repeats: Sequence[Result], reliability: Mapping[str, float]) -> None:
+        """Compare the claims with those of repeats of the measurement, and say what came of it.
+
+        A sentence whose claims are not all reproducible is replaced by one that makes no other
+        claims; the notebook's figures and its verdict stay.
+        """
+        if not self.claims:
+            return
+        self.claims = compared(self.claims, [one.claims for one in repeats], reliability)
+        self.columns["repeats"] = table(self.claims)
+        if self.shown:
+            self.shown = (*self.shown, "repeats")
+        said = answer(self.claims)
+        if said is None:
+            self.sentences.append(f"Reproducible under rounding (in {len(repeats)} repeats).")
+            return
+        verdict = self.notebook.get("verdict")
+        self.sentences = [f"{said}{'' if verdict is None else f'; notebook verdict: {verdict}'}."]
 
     def __getattr__(self, name: str) -> Any:
         arrays = self.__dict__.get("arrays", {})
@@ -171,6 +195,7 @@ class Result:
             "seed": self.seed,
             "tables": tables,
             "arrays": arrays,
+            "claims": [plain(claim.as_dict()) for claim in self.claims],
             "provenance": plain(self.provenance),
         }
 

@@ -16,11 +16,14 @@ import numpy as np
 
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.saved_files import read_index, read_result
+from frictionstore.analyses.core.source import measured_map
 from frictionstore.io.durable import write_atomic
 from frictionstore.text import listed, printable
 
 RESULT_FILE = "result.json"
 INDEX_FILE = "results.json"
+RELIABILITY = "reliability"
+"""The analysis that measures a map in all its forms at once."""
 LONGEST_LABEL = 80
 """Characters of a result's folder name, before the mark that keeps long ones apart."""
 
@@ -355,7 +358,12 @@ def read_saved(
 
 
 def is_about(content: Mapping[str, Any], feature: str) -> bool:
-    """Return whether a saved result is about a map; a probe is about every map that it reads."""
+    """Return whether a saved result is about a map.
+
+    A probe is about every map that it reads, a map's reliability about all forms of that map.
+    """
+    if content["analysis"] == RELIABILITY:
+        return bool(content["feature"] == measured_map(feature))
     if content["feature"]:
         return bool(content["feature"] == feature)
     sets = content["parameters"].get("features") or ()

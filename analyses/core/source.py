@@ -19,6 +19,16 @@ from frictionstore.text import did_you_mean, listed, printable
 MAP_DIMS = {"image", "row", "col", "mode"}
 LOG = "log_"
 """What stands before a map's name to mean its decimal logarithm."""
+REPEATS = "_repeats"
+"""What stands after a map's name to mean its repeats, one more axis at the end."""
+EXACT = "_exact"
+"""What stands after a map's name to mean it without rounding."""
+AT = "@"
+"""What stands between a map's name and the number of the repeat that is meant."""
+ROUNDING_ERROR = "rounding_error"
+ROUNDING = ("friction", "friction_exact")
+NOISY = (*ROUNDING, "settle", "settle_exact")
+"""Maps that arithmetic makes noise in: what the noise is their repeats tell."""
 
 NOTEBOOK_IMAGES = 2000
 """The notebook kept the maps of that many images, the first (its `max_collect`): its sections on
@@ -116,10 +126,12 @@ class MemoryStore:
 
 
 class Logarithms:
-    """A store that also gives `log_X`, the decimal logarithm (float32) of its map X.
+    """A store that also gives what its maps have in them.
 
-    Friction is a sum of reciprocals: over a whole store it may span eight orders of magnitude, and
-    what is squared or averaged then rests on few values. Its logarithm does not.
+    `log_X` is the decimal logarithm (float32) of its map X: friction is a sum of reciprocals, over
+    a whole store it may span eight orders of magnitude, and what is squared or averaged then rests
+    on few values. Its logarithm does not. `rounding_error` is |friction - friction_exact| over
+    friction_exact. `X@k` is X in repeat k (1, 2, ...) of the measurement, where X has repeats.
     """
 
     def __init__(self, store: MapStore) -> None:
@@ -138,33 +150,97 @@ class Logarithms:
         AnalysisError
             If a map whose logarithm is asked for holds a value of 0 or less.
         """
-        stored = dict.fromkeys(self._base(name) or name for name in names)
+        sources = {name: self._sources(name) for name in names}
+        stored = dict.fromkeys(map_name for of in sources.values() for map_name, _ in of)
         for rows, arrays in self._store.iter_chunks(tuple(stored), batch=batch, threads=threads):
-            given = {}
-            for name in names:
-                base = self._base(name)
-                given[name] = arrays[name] if base is None else self._log(base, arrays[base], rows)
-            yield rows, given
+            yield rows, {name: self._given(name, sources[name], arrays, rows) for name in names}
 
-    def _base(self, name: str) -> str | None:
-        return None if name in self._store.maps else logarithm_of(name)
+    def _sources(self, name: str) -> list[tuple[str, int | None]]:
+        """Return the stored maps that a name is made of, each with the repeat to take of it."""
+        feature, _, repeat = name.partition(AT)
+        return [
+            (f"{base}{REPEATS}", int(repeat) - 1)
+            if repeat and f"{base}{REPEATS}" in self._store.maps
+            else (base, None)
+            for base in stored_maps(self._store, feature)
+        ]
+
+    def _given(
+        self,
+        name: str,
+        sources: Sequence[tuple[str, int | None]],
+        arrays: Mapping[str, NDArray[Any]],
+        rows: slice,
+    ) -> NDArray[Any]:
+        feature = name.partition(AT)[0]
+        values = [
+            arrays[stored] if which is None else np.ascontiguousarray(arrays[stored][..., which])
+            for stored, which in sources
+        ]
+        if feature in self._store.maps:
+            return values[0]
+        if feature == ROUNDING_ERROR:
+            return self._rounding_error(values[0], values[1], rows)
+        return self._log(sources[0][0], values[0], rows)
+
+    def _rounding_error(
+        self, friction: NDArray[Any], exact: NDArray[Any], rows: slice
+    ) -> NDArray[np.float32]:
+        self._refuse(exact == 0, rows, "friction_exact", "no relative error", "of 0", "friction")
+        exact = exact.astype(np.float64)
+        error: NDArray[np.float32] = (np.abs(friction - exact) / np.abs(exact)).astype(np.float32)
+        return error
 
     def _log(self, name: str, values: NDArray[Any], rows: slice) -> NDArray[np.float32]:
-        low = (values <= 0).reshape(len(values), -1).any(axis=1)
-        if low.any():
-            row = rows.start + int(low.argmax())
-            raise AnalysisError(
-                f"map {printable(name)!r} of {printable(self._store.name)} has no logarithm: image "
-                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value of 0 or "
-                f"less; use {printable(name)} itself"
-            )
+        self._refuse(values <= 0, rows, name, "no logarithm", "of 0 or less", name)
         logarithms: NDArray[np.float32] = np.log10(values, dtype=np.float32)
         return logarithms
+
+    def _refuse(
+        self, bad: NDArray[np.bool_], rows: slice, name: str, lacks: str, holds: str, instead: str
+    ) -> None:
+        images = bad.reshape(len(bad), -1).any(axis=1)
+        if images.any():
+            row = rows.start + int(images.argmax())
+            raise AnalysisError(
+                f"map {printable(name)!r} of {printable(self._store.name)} has {lacks}: image "
+                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value "
+                f"{holds}; use {printable(instead)} itself"
+            )
 
 
 def logarithm_of(feature: str) -> str | None:
     """Return the name of the map of which a feature is the logarithm, None for a plain name."""
     return feature.removeprefix(LOG) if feature.startswith(LOG) else None
+
+
+def measured_map(feature: str) -> str:
+    """Return the map that a feature is one form of: friction of log_friction and friction_exact."""
+    return feature.removeprefix(LOG).removesuffix(EXACT)
+
+
+def stored_maps(store: MapStore, feature: str) -> tuple[str, ...]:
+    """Return the names of the maps of a store that a feature is made of."""
+    if feature in store.maps:
+        return (feature,)
+    return ROUNDING if feature == ROUNDING_ERROR else (logarithm_of(feature) or feature,)
+
+
+def is_repeated(store: MapStore, feature: str) -> bool:
+    """Return whether a store holds repeats of the measurement of a feature."""
+    return any(f"{name}{REPEATS}" in store.maps for name in stored_maps(store, feature))
+
+
+def repeat_of(store: MapStore, feature: str, repeat: int) -> str:
+    """Return the name of a feature in a repeat (1, 2, ...), its own where it has none."""
+    return f"{feature}{AT}{repeat}" if is_repeated(store, feature) else feature
+
+
+def n_repeats(store: MapStore) -> int:
+    """Return how many repeats of the measurement a store holds: as many as all its maps of them."""
+    names = [name for name in store.maps if name.endswith(REPEATS)]
+    first = next(iter(store.iter_chunks(names)), None) if names else None
+    return 0 if first is None else min(values.shape[-1] for values in first[1].values())
 
 
 class SelectedClasses:
@@ -390,7 +466,11 @@ def maps_over_patches(store: MapStore) -> list[str]:
     """Return the names of a store's maps that have values for every patch."""
     from frictionstore.format.schema import MAPS
 
-    return [m for m in store.maps if m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS]
+    return [
+        m
+        for m in store.maps
+        if not m.endswith(REPEATS) and (m not in MAPS or set(MAPS[m].dims) <= MAP_DIMS)
+    ]
 
 
 def require_feature(store: MapStore, feature: str) -> int:
@@ -404,8 +484,9 @@ def require_feature(store: MapStore, feature: str) -> int:
     from frictionstore.format.schema import MAPS
 
     usable = maps_over_patches(store)
-    name = feature if feature in usable else logarithm_of(feature) or feature
-    if name not in usable:
+    names = stored_maps(store, feature)
+    name = names[0]
+    if not set(names) <= set(usable):
         raise AnalysisError(
             f"there is no map {printable(feature)!r} over patches in {printable(store.name)}: "
             f"its maps are {listed(usable, 8)}, and {LOG}NAME is the logarithm of one"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats as known
+from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
@@ -24,6 +25,8 @@ from frictionstore.text import printable
 NAME = "ridge-probe"
 QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
 NOTEBOOK_THRESHOLD = 0.15
+LEVEL = 0.05
+"""Level at which an accuracy is called better than chance, and two of them different."""
 
 
 class Asked(Protocol):
@@ -239,6 +242,7 @@ def default_result(plan: Asked) -> Result:
         provenance=provenance(plan.store),
         figures={"accuracy": accuracy, "confusion": matrix},
         shown=("sets", "comparisons") if found.compared else ("sets",),
+        claims=_claims(plan, found.compared, values),
     )  # fmt: skip
 
 
@@ -356,13 +360,50 @@ def _answers(
         f"{test})."
     ]
     if compared:
-        # Which pair is told does not depend on what came out: joined maps against one of them, S
-        # if it is there.
-        singles = [pair for pair in compared if "+" in pair[0] and "+" not in pair[1]]
-        chosen = next((pair for pair in singles if pair[1] == "S"), None)
-        pair = chosen or (singles or list(compared))[0]
+        pair = _told(compared)
         sentences.append(_difference(*pair, compared[pair]))
     return sentences
+
+
+def _told(compared: dict[tuple[str, str], Paired]) -> tuple[str, str]:
+    """Return which pair is told, whatever came out: joined maps against one of them, S if there."""
+    singles = [pair for pair in compared if "+" in pair[0] and "+" not in pair[1]]
+    chosen = next((pair for pair in singles if pair[1] == "S"), None)
+    return chosen or (singles or list(compared))[0]
+
+
+def _claims(
+    plan: Asked, compared: dict[tuple[str, str], Paired], values: dict[str, Any]
+) -> list[Claim]:
+    """Return each set's accuracy and the difference that is told.
+
+    Ridge regression is made of means, variances and products of the maps in the set.
+    """
+    claims = []
+    for one in plan.sets:
+        figure = f"accuracy {one.name}"
+        found = values[figure]
+        claims.append(
+            Claim(
+                figure, f"classification by {one.name} better than by chance", found["accuracy"],
+                found["accuracy_low"], found["accuracy_high"], p=found.get("p_family_wise"),
+                level=LEVEL, maps=tuple(one.columns),
+            )
+        )  # fmt: skip
+    if compared:
+        pair = _told(compared)
+        of_pair = compared[pair]
+        better = "" if of_pair.p > LEVEL else f" ({'more' if of_pair.difference > 0 else 'less'})"
+        maps = {part for one in plan.sets if one.name in pair for part in one.columns}
+        claims.append(
+            Claim(
+                f"difference {pair[0]} - {pair[1]}",
+                f"a difference in accuracy between {pair[0]} and {pair[1]}{better}",
+                of_pair.difference, of_pair.low, of_pair.high, p=of_pair.p, level=LEVEL,
+                maps=tuple(sorted(maps)),
+            )
+        )  # fmt: skip
+    return claims
 
 
 def _difference(first: str, second: str, found: Paired) -> str:

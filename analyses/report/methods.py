@@ -14,6 +14,7 @@ HEADINGS: dict[str, str] = {
     "mode-variance": "Variance between images and between positions",
     "image-summary": "Single images",
     "ridge-probe": "Linear probes",
+    "reliability": "Reliability of the measurement",
 }
 
 METHODS: dict[str, str] = {
@@ -58,6 +59,12 @@ METHODS: dict[str, str] = {
         "stratified folds, its penalty chosen inside each training fold, and tested on the fold "
         "left out. All sets of maps are tested on the same folds, so their differences are "
         "paired; labels permuted within folds give the level of no information."
+    ),
+    "reliability": (
+        "Every matrix was measured again with changes of at most one unit in the last place. "
+        "Reliability is the share of a map's variance that does not lie between these "
+        "measurements, by mode and on three scales, with a bootstrap over images. Where friction "
+        "without its rounding is in the store, the difference is the rounding error."
     ),
 }
 

@@ -51,6 +51,8 @@ def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
 class SpatialRows:
     """Mean, variance and Moran's I of every image and mode, and the test of their mean.
 
+    Maps are tested one by one only if `single`: p of each takes most of the time.
+
     Attributes
     ----------
     mean, variance
@@ -74,7 +76,10 @@ class SpatialRows:
         seed: int,
         alpha: float,
         weights: Weights,
+        *,
+        single: bool = True,
     ) -> None:
+        self._single = single
         self.features = (feature,)
         self._feature = feature
         self._n_images = n_images
@@ -137,7 +142,7 @@ class SpatialRows:
         found = moran(
             flat,
             weights=self._weights,
-            permutations=self._permutations,
+            permutations=self._permutations if self._single else 0,
             rng=np.random.default_rng(seed),
             threads=THREADS,
         )
@@ -151,7 +156,7 @@ class SpatialRows:
             }
             for key, values in known.items():
                 self.moran[name][key][where] = values.reshape(n, modes)
-        if self._permutations:
+        if self._permutations and self._single:
             self._hold(maps, where)
 
     def _hold(self, maps: NDArray[Any], where: slice) -> None:
@@ -204,7 +209,7 @@ class SpatialRows:
         self._held = []
         if not self._permutations:
             return False
-        if self._first:
+        if self._first and self._single:
             self._shuffle_further()
         self._first = False
         assert isinstance(self._products, np.ndarray)

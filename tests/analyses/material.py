@@ -51,6 +51,18 @@ def noise_store(
     return MemoryStore({**maps, **options.pop("maps", {})}, batch=batch, **options)
 
 
+def with_repeats(maps: dict[str, np.ndarray], seed: int = 0, n: int = 2) -> dict[str, np.ndarray]:
+    """Those maps with repeats of friction and settle, most of whose values stay, and exact maps."""
+    rng = np.random.default_rng(seed)
+    made = dict(maps)
+    for name in ("friction", "settle"):
+        values = np.repeat(maps[name][..., None], n, axis=4)
+        moved = rng.random(values.shape) < 0.05
+        values[moved] += np.ones(1, values.dtype)
+        made |= {f"{name}_repeats": values, f"{name}_exact": values[..., 0].copy()}
+    return made
+
+
 def feature(store: MemoryStore, name: str = "friction") -> np.ndarray:
     """The whole map in float64."""
     _, arrays = next(store.iter_chunks((name,), batch=store.n_images))

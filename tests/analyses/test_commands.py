@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.cli import analyze
-from tests.analyses.material import noise_store
+from tests.analyses.material import noise_store, with_repeats
 from tests.support import random_maps
 
 ROOT = Path(__file__).parents[2]
@@ -38,14 +38,17 @@ def python(code: str, *arguments: str) -> str:
 def made(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("stores") / "made.zarr"
     fs.from_arrays(
-        path, random_maps(30), label=np.arange(30) % 3, class_names=["ant", "bee", "cow"]
+        path,
+        with_repeats(random_maps(30)),
+        label=np.arange(30) % 3,
+        class_names=["ant", "bee", "cow"],
     )
     return str(path)
 
 
-def test_the_registry_holds_the_eight():
-    assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic",
-                     "mode-variance", "image-summary", "ridge-probe", "summary"]  # fmt: skip
+def test_the_registry_holds_the_nine():
+    assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic", "mode-variance",
+                     "image-summary", "ridge-probe", "reliability", "summary"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NAMES, "all"])
@@ -82,8 +85,8 @@ def test_listing_commands_imports_no_analysis():
 @pytest.mark.parametrize("name", NAMES)
 def test_json_and_nothing_else_without_torch(name, made):
     code = "import sys; from frictionstore.analyses.cli import analyze; analyze(sys.argv[1:])"
-    out = python(code, name, made, "--json", *(["--permutations", "20"] if name not in (
-                     "center-edge", "mode-variance", "image-summary") else []))  # fmt: skip
+    drawn = name not in ("center-edge", "mode-variance", "image-summary", "reliability")
+    out = python(code, name, made, "--json", *(["--permutations", "20"] if drawn else []))
     assert json.loads(out)["analysis"] == name
 
 
@@ -172,7 +175,11 @@ def test_all_prints_answers_and_saves(made, tmp_path):
         assert f"{name}:" in run.stdout
     assert f"saved in {out}" in run.stdout
     index = json.loads((out / "results.json").read_text())
-    assert [one["analysis"] for one in index["results"]] == NAMES
+    # Friction without its rounding leads; what is measured of it is of friction.
+    leading = [name for name in NAMES if name != "reliability"]
+    assert [one["analysis"] for one in index["results"]] == [*leading, *NAMES]
+    of = [one["feature"] for one in index["results"] if one["feature"]]
+    assert of == ["friction_exact"] * 7 + ["friction"] * 8
     again = CliRunner().invoke(analyze, ["summary", made, "--results", str(out), "--json"])
     assert json.loads(again.stdout)["tables"]["summary"]
 

@@ -17,7 +17,7 @@ from frictionstore import analyses
 from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.source import SelectedClasses
-from tests.analyses.material import noise_store
+from tests.analyses.material import noise_store, with_repeats
 from tests.support import random_maps
 
 OTHER: dict[str, list[str]] = {
@@ -34,8 +34,11 @@ OTHER: dict[str, list[str]] = {
     "--folds": ["3"],
     "--protocol": ["notebook"],
     "--only": ["mode-variance"],
+    "--samples": ["50"],
 }
 """A value other than the default; options that are missing here fail the test."""
+
+UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability")
 
 OUTPUT = {"--out", "--json", "--figures", "--results"}
 """Tested below: they change where the result goes, or where it is from."""
@@ -60,9 +63,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     return fs.from_arrays(path, maps, label=label, class_names=["ant", "bee", "cow"]).location
 
 
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    maps, label = with_repeats(random_maps(36)), np.arange(36) % 3
+    path = tmp_path_factory.mktemp("stores") / "repeated.zarr"
+    return fs.from_arrays(path, maps, label=label, class_names=["ant", "bee", "cow"]).location
+
+
 def found(name: str, store: str, *arguments: str) -> list[dict[str, Any]]:
     """What a command answers, without the record of what it was asked."""
-    quick = [] if name in ("center-edge", "mode-variance", "image-summary") else [
+    quick = [] if name in UNPERMUTED else [
         "--permutations", "20"]  # fmt: skip
     if name == "all":
         quick += ["--probe-permutations", "3"]
@@ -87,12 +97,16 @@ _PLAIN: dict[str, list[dict[str, Any]]] = {}
     ("name", "option"),
     [pytest.param(n, o, id=f"{n} {o.opts[0]}") for n, o in commands()],
 )
-def test_every_option_changes_what_is_found(name: str, option: click.Option, made: str) -> None:
+def test_every_option_changes_what_is_found(
+    name: str, option: click.Option, made: str, repeated: str
+) -> None:
     flag = option.opts[0]
+    made = repeated if name == "reliability" else made
     if name not in _PLAIN:
         _PLAIN[name] = found(name, made)
         assert found(name, made) == _PLAIN[name]
-    changed = found(name, made, flag, *OTHER[flag])
+    other = ["settle"] if (name, flag) == ("reliability", "--feature") else OTHER[flag]
+    changed = found(name, made, flag, *other)
     numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
     before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]
     assert numbers != before, (name, flag)
@@ -122,8 +136,9 @@ def test_options_that_do_nothing_beside_others_are_refused(arguments, option, ma
 
 
 @pytest.mark.parametrize("name", [*analyses.REGISTRY, "all"])
-def test_options_of_output(name: str, made: str, tmp_path: Path) -> None:
-    quick = [] if name in ("center-edge", "mode-variance", "image-summary") else [
+def test_options_of_output(name: str, made: str, repeated: str, tmp_path: Path) -> None:
+    made = repeated if name == "reliability" else made
+    quick = [] if name in UNPERMUTED else [
         "--permutations", "5"]  # fmt: skip
     for figures in ("--figures", "--no-figures"):
         out = tmp_path / figures
@@ -134,17 +149,24 @@ def test_options_of_output(name: str, made: str, tmp_path: Path) -> None:
         assert not run.stdout.startswith(("{", "["))
 
 
-def test_a_restriction_to_classes_is_that_of_a_store_without_the_others(made: str, tmp_path: Path):
+@pytest.mark.parametrize("names", [[*analyses.REGISTRY, "all"], ["reliability", "class-distance"]])
+def test_a_restriction_to_classes_is_that_of_a_store_without_the_others(
+    names: list[str], made: str, repeated: str, tmp_path: Path
+):
+    if names[0] == "reliability":
+        made = repeated
+    else:
+        names.remove("reliability")  # refused without repeats
     store = fs.open(made)
     keep = np.isin(store.labels, [2, 0])
-    maps = {name: store.read(name, slice(0, 36))[keep] for name in ("S", "friction", "settle")}
+    maps = {name: store.read(name, slice(0, 36))[keep] for name in store.maps}
     label = np.where(store.labels[keep] == 2, 0, 1)
     ids = np.asarray(store.image_ids)[keep]
     smaller = fs.from_arrays(
         tmp_path / "made.zarr", maps, label=label, class_names=["cow", "ant"],
         image_id=[str(one) for one in ids],
     )  # fmt: skip
-    for name in [*analyses.REGISTRY, "all"]:
+    for name in names:
         restricted = found(name, made, "--classes", "cow,ant")
         expected = found(name, smaller.location)
         for one, other in zip(restricted, expected, strict=True):

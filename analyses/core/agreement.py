@@ -1,0 +1,197 @@
+"""Reliability: how much of a map's variance is the same when the same images are measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Scale = Callable[[NDArray[Any]], Floats]
+Arrays = dict[str, NDArray[Any]]
+
+_ROWS = 256
+"""Images taken in at a time, so that memory does not depend on a store's chunks."""
+
+
+def raw(values: NDArray[Any]) -> Floats:
+    """Return the values themselves in float64."""
+    return values.astype(np.float64)
+
+
+def logarithm(values: NDArray[Any]) -> Floats:
+    """Return decimal logarithms; NaN of what has none."""
+    out = np.full(values.shape, np.nan)
+    return np.log10(values, out=out, where=values > 0, dtype=np.float64)
+
+
+class Agreement:
+    """Reliability of one map on one scale, per mode, with an interval by a bootstrap over images.
+
+        reliability = 1 - W / T
+
+    W is the mean over patches and images of the variance between measurements (ddof 1), T the
+    variance (ddof 1) of all values, the measurement and its repeats counting alike. Both come from
+    three numbers per image and mode; the bootstrap gives every image a Poisson weight of mean 1 in
+    each of its samples, which needs no image to be held.
+
+    Parameters
+    ----------
+    names
+        The map's name and its repeats'.
+    scale
+        What is applied to the values; a mode in which it gives NaN has no reliability.
+    samples, seed
+        Of the bootstrap; 0 for no interval.
+
+    Attributes
+    ----------
+    reliability, low, high
+        float64 of shape (n_modes,); NaN for a constant mode. `low` and `high` are the 2.5% and
+        97.5% quantiles of the samples.
+    constant
+        bool of shape (n_modes,).
+
+    References
+    ----------
+    Hanley and MacGibbon (2006), Creating non-parametric bootstrap samples using Poisson
+    frequencies, Computer Methods and Programs in Biomedicine 83, 57-62.
+    """
+
+    def __init__(
+        self, names: Sequence[str], *, scale: Scale = raw, samples: int = 0, seed: int = 0
+    ) -> None:
+        self.features = tuple(names)
+        self._scale = scale
+        self._rng = np.random.default_rng(seed)
+        self._samples = samples
+        self._n: Floats = np.zeros((samples + 1, 1))
+        self._per_image = 0
+        self._within: Any = 0.0
+        self._mean: Any = 0.0
+        self._square: Any = 0.0
+        self._low: Any = np.inf
+        self._high: Any = -np.inf
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        maps = [arrays[name] for name in self.features]
+        for start in range(0, len(maps[0]), _ROWS):
+            self._take([values[start : start + _ROWS] for values in maps])
+
+    def _take(self, maps: Sequence[NDArray[Any]]) -> None:
+        n_images, n_modes = len(maps[0]), maps[0].shape[-1]
+        scaled = [self._scale(values).reshape(n_images, -1, n_modes) for values in maps]
+        for values in scaled:
+            self._low = np.minimum(self._low, values.min(axis=(0, 1)))
+            self._high = np.maximum(self._high, values.max(axis=(0, 1)))
+        mean = np.add.reduce(scaled) / len(scaled)
+        within = np.zeros_like(mean)
+        square = np.zeros((n_images, n_modes))
+        centre = mean.mean(axis=1)
+        for values in scaled:
+            within += np.square(values - mean) / (len(scaled) - 1)
+            square += np.square(values - centre[:, None]).sum(axis=1)
+        self._per_image = len(scaled) * mean.shape[1]
+        weight = np.ones((self._samples + 1, n_images))
+        # Image by image, so that the chunks do not change what is drawn.
+        weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
+        self._add(weight, within.mean(axis=1), centre, square)
+
+    def _add(self, weight: Floats, within: Floats, centre: Floats, square: Floats) -> None:
+        """Merge a block of images into every sample, as `Moments` merges."""
+        count = weight.sum(axis=1, keepdims=True)
+        shift = centre.mean(axis=0)
+        offset = centre - shift
+        safe = np.maximum(count, 1.0)
+        mean = weight @ offset / safe
+        square = weight @ square + self._per_image * (
+            weight @ np.square(offset) - count * np.square(mean)
+        )
+        total = self._n + count
+        apart = mean + shift - self._mean
+        part = np.divide(count, total, out=np.zeros_like(total), where=total > 0)
+        self._within = self._within + weight @ within
+        self._square = self._square + square + self._per_image * np.square(apart) * self._n * part
+        self._mean = self._mean + apart * part
+        self._n = total
+
+    def end_pass(self) -> bool:
+        self.constant: NDArray[np.bool_] = np.asarray(self._low == self._high)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total = self._square / (self._n * self._per_image - 1.0)
+            found = 1.0 - (self._within / self._n) / total
+        found[:, self.constant] = np.nan
+        self.reliability: Floats = found[0]
+        self.low = self.high = np.full(found.shape[1], np.nan)
+        known = ~np.isnan(found[0])
+        if self._samples and known.any():
+            self.low, self.high = self.low.copy(), self.low.copy()
+            ends = np.nanquantile(found[1:, known], [0.025, 0.975], axis=0)
+            self.low[known], self.high[known] = ends
+        return False
+
+    @property
+    def least(self) -> float:
+        """The smallest reliability of the modes that vary; NaN if none does."""
+        return float(np.fmin.reduce(self.reliability, initial=np.nan))
+
+
+class RankAgreement:
+    """`Agreement` on the scale of ranks within a mode, over all images, patches and measurements.
+
+    Ranks need all values, which are held. Of a store whose values do not fit in `memory` bytes
+    every k-th image is held, a rank is a place among those, and a second pass ranks.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        bytes_per_image: int,
+        n_images: int,
+        *,
+        samples: int = 0,
+        seed: int = 0,
+        memory: int = 64 << 20,
+    ) -> None:
+        self.features = tuple(names)
+        self.stride = max(1, -(-bytes_per_image * len(names) * n_images // memory))
+        self._held: list[Arrays] | None = []
+        self._sorted: list[NDArray[Any]] = []
+        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed)
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        if self._held is None:
+            self.found.update(rows, arrays)
+            return
+        kept = slice(-rows.start % self.stride, None, self.stride)
+        self._held.append({name: arrays[name][kept] for name in self.features})
+
+    def _ranks(self, values: NDArray[Any]) -> Floats:
+        ranks = np.empty(values.shape)
+        for mode, known in enumerate(self._sorted):
+            # In order, neighbours search the same part of memory.
+            of_mode = values[..., mode].reshape(-1)
+            order = np.argsort(of_mode)
+            ordered = of_mode[order]
+            left = np.searchsorted(known, ordered, "left")
+            right = np.searchsorted(known, ordered, "right")
+            placed = np.empty(len(order))
+            placed[order] = 0.5 * (left + right + 1)
+            ranks[..., mode] = placed.reshape(values.shape[:-1])
+        return ranks
+
+    def end_pass(self) -> bool:
+        if self._held is None:
+            return self.found.end_pass()
+        held, self._held = self._held, None
+        n_modes = held[0][self.features[0]].shape[-1]
+        for mode in range(n_modes):
+            values = [part[..., mode].reshape(-1) for chunk in held for part in chunk.values()]
+            self._sorted.append(np.sort(np.concatenate(values)))
+        if self.stride > 1:
+            return True
+        for chunk in held:
+            self.found.update(slice(0, 0), chunk)
+        return self.found.end_pass()
