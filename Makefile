@@ -66,7 +66,7 @@ $(LOWEST)/made: $(VENV)/made pyproject.toml
 # Old versions use what newer ones deprecate: a warning is no error here.
 test-lowest: $(LOWEST)/made ## the tests that need no torch, on the lowest declared versions
 	@FRICTIONSTORE_LOWEST=1 $(LOWEST)/bin/python -m pytest -m "not slow" -W default $(PYTEST_FLAGS) \
-	  tests/core tests/store tests/analyses tests/report tests/packaging tests/cli/test_cli.py
+	  tests/format tests/io tests/store tests/check tests/analyses tests/packaging tests/cli/test_cli.py
 
 lint: $(VENV)/dev ## formatter, linter and type checker
 	@$(BIN)/ruff format --check .
