@@ -90,6 +90,7 @@ def test_noise_free_maps_are_reproducible_and_unchanged_to_the_last_digit():
                 if name not in known["values"]:
                     del found["values"][name]
             found["parameters"]["analyses"].remove("reliability")
+            del found["parameters"]["lines"][len(one.table) :]
         else:
             assert other.claims
             assert found["sentences"].pop() == "Reproducible under rounding (in 2 repeats)."
