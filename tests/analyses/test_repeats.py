@@ -181,7 +181,23 @@ def test_where_raw_is_reliable_raw_leads():
         noise_free(noise_store(n=30)), only=["mode-variance", "reliability"]
     )
     summaries = [one.feature for one in found if one.analysis == "summary"]
-    assert summaries == ["friction", "log_friction"]
+    assert summaries == ["friction"]
+
+
+def test_the_logarithm_leads_where_raw_values_without_rounding_are_not_reliable_either():
+    store = rounded(4)
+    maps = maps_of(store)
+    maps["friction_exact"] = maps["friction"].copy()
+    by_friction = analyses.analyze_all(like(store, maps), only=["center-edge", "reliability"])
+    assert [one.feature for one in by_friction if one.analysis == "summary"] == [
+        "log_friction_exact", "friction",
+    ]  # fmt: skip
+    # Its own repeats decide where it has some.
+    maps["friction_exact_repeats"] = np.repeat(maps["friction_exact"][..., None], 2, axis=4)
+    by_its_own = analyses.analyze_all(like(store, maps), only=["center-edge", "reliability"])
+    assert [one.feature for one in by_its_own if one.analysis == "summary"] == [
+        "friction_exact", "friction",
+    ]  # fmt: skip
 
 
 def test_friction_without_its_rounding_leads_where_there_is_one(tmp_path):
