@@ -121,13 +121,14 @@ def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
     all joined. Where the feature is the logarithm of one of them it takes that one's place, and
     where it is one without rounding the others are taken without it too.
     """
-    base = logarithm_of(feature) if feature not in store.maps else None
-    exact = EXACT if feature.endswith(EXACT) else ""
-    names = [
-        feature if name == base else f"{name}{exact}" if f"{name}{exact}" in store.maps else name
+    base = feature if feature in store.maps else logarithm_of(feature) or feature
+    exact = EXACT if base.endswith(EXACT) else ""
+    forms = [
+        f"{name}{exact}" if f"{name}{exact}" in store.maps else name
         for name in ("S", "friction", "settle")
         if name in store.maps
     ]
+    names = [feature if name == base else name for name in forms]
     if feature not in names:
         names.append(feature)
     return (*names, "+".join(names)) if len(names) > 1 else tuple(names)
