@@ -32,8 +32,6 @@ from frictionstore.analyses.summary import (
     FRICTION,
     SummaryParameters,
     default_features,
-    facts_of,
-    leading,
     plans,
     probe_sets,
     summary,
@@ -51,7 +49,7 @@ class EverythingParameters(parameters.Parameters):
     feature: str | Sequence[str] | None = parameters.parameter(
         None,
         "Map to analyse, or log_NAME for its decimal logarithm; may be given several times.  "
-        "[default: friction, with it friction_exact or, with repeats only, log_friction; or the "
+        "[default: friction, and before it the form of it that is sound, as in summary; or the "
         "first map]",
         several=True,
     )
@@ -101,9 +99,8 @@ def analyze_all(
         An open store, or anything with its interface.
     feature
         The map or maps that all but ridge-probe are about, which compares them with the others;
-        None takes friction, with it what it is without rounding (friction_exact), or its logarithm
-        where there are only repeats, the most reliable first; or the first map of a store without
-        friction.
+        None takes what `summary` leads with and friction as it was measured, or the first map of a
+        store without friction.
     permutations
         Permutations of labels and of patches.
     probe_permutations
@@ -144,9 +141,6 @@ def analyze_all(
     _do(view, attempts, show_progress=show_progress)
     if all(one.result is None for one in attempts):
         raise AnalysisError(str(attempts[0].reason))
-    every = [one.result for one in attempts if one.result is not None]
-    if feature is None:
-        features = leading(features, facts_of(every))
     results = []
     for name in features:
         of_map = [one for one in attempts if one.feature == name]

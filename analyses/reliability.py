@@ -295,9 +295,10 @@ class Reliability:
                     "largest_median_change": float(change.quantile(0.5).max()),
                     "largest_change_99": float(change.quantile(0.99).max()),
                 }
+                share = 100 * of_map["share_changed"]
                 sentences.append(
-                    f"{said}; {100 * of_map['share_changed']:.2g}% of the values change by more "
-                    f"than {CHANGED:.0%} when a matrix changes by one unit in the last place."
+                    f"{said}; {share:.2g}% of the values change by more than {CHANGED:.0%} when a "
+                    "matrix changes by one unit in the last place."
                 )
                 mark = "" if name == self.feature else f" {name}"
                 values |= {f"{key}{mark}": value for key, value in of_map.items()}

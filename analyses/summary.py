@@ -69,24 +69,51 @@ LEVEL = 0.05
 def default_features(store: MapStore) -> list[str]:
     """Return the maps that are analysed if none is named, the one to lead with first.
 
-    Friction without its rounding where the store has it, and friction as it was measured. Where
-    there are only repeats to tell the rounding, its logarithm is the other, and which leads is
-    known when the reliability of both is (see `leading`).
+    That is friction without its rounding where the store has it, else friction as it was measured;
+    or its logarithm, where repeats say that the raw values are not reliable. A matrix whose
+    eigenvalues nearly repeat has values that no arithmetic makes stable. The other is friction as
+    it was measured.
     """
     maps = maps_over_patches(store)
     if FRICTION not in maps:
         return maps[:1]
-    if f"{FRICTION}{EXACT}" in maps:
-        return [f"{FRICTION}{EXACT}", FRICTION]
-    return [FRICTION, f"{LOG}{FRICTION}"] if is_repeated(store, FRICTION) else [FRICTION]
+    form = f"{FRICTION}{EXACT}" if f"{FRICTION}{EXACT}" in maps else FRICTION
+    # Where only friction itself was repeated, that says which values nearly repeat.
+    known = next((name for name in (form, FRICTION) if is_repeated(store, name)), None)
+    if known is not None and _least_reliability(store, known) < RELIABLE:
+        form = f"{LOG}{form}"
+    return list(dict.fromkeys([form, FRICTION]))
 
 
-def leading(features: Sequence[str], facts: Sequence[Facts]) -> list[str]:
-    """Return the default features in the order of their summaries, the most reliable first."""
-    known = {fact["feature"]: fact["values"] for fact in facts if fact["analysis"] == RELIABILITY}
-    raw = known.get(FRICTION, {}).get("least_reliability_raw")
-    shaky = raw is not None and raw < RELIABLE
-    return list(features)[::-1] if features[0] == FRICTION and shaky else list(features)
+def _least_reliability(store: MapStore, name: str) -> float:
+    """Return the reliability of raw values, the smallest of the modes; NaN if there is none."""
+    passes = Passes(store)
+    agreement = passes.agreement(name)
+    try:
+        passes.run()
+    except AnalysisError:
+        return math.nan  # each analysis meets it again, and says so
+    return agreement.least
+
+
+def _leading(facts: Sequence[Facts]) -> str:
+    """Return the default feature to lead with among those that there are results about."""
+    there = {fact["feature"] for fact in facts}
+    exact = f"{FRICTION}{EXACT}"
+    form = exact if {exact, f"{LOG}{exact}"} & there else FRICTION
+    measured: Facts = next(
+        (
+            fact["values"]
+            for fact in facts
+            if fact["analysis"] == RELIABILITY and fact["feature"] == FRICTION
+        ),
+        {},
+    )
+    raw = "least_reliability_raw"
+    least = measured.get(f"{raw} {form}", measured.get(raw))
+    if least is not None and least < RELIABLE and f"{LOG}{form}" in there:
+        return f"{LOG}{form}"
+    return form if form in there else FRICTION
 
 
 def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
@@ -96,13 +123,14 @@ def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
     all joined. Where the feature is the logarithm of one of them it takes that one's place, and
     where it is one without rounding the others are taken without it too.
     """
-    base = logarithm_of(feature) if feature not in store.maps else None
-    exact = EXACT if feature.endswith(EXACT) else ""
-    names = [
-        feature if name == base else f"{name}{exact}" if f"{name}{exact}" in store.maps else name
+    base = feature if feature in store.maps else logarithm_of(feature) or feature
+    exact = EXACT if base.endswith(EXACT) else ""
+    forms = [
+        f"{name}{exact}" if f"{name}{exact}" in store.maps else name
         for name in ("S", "friction", "settle")
         if name in store.maps
     ]
+    names = [feature if name == base else name for name in forms]
     if feature not in names:
         names.append(feature)
     return (*names, "+".join(names)) if len(names) > 1 else tuple(names)
@@ -114,8 +142,8 @@ class SummaryParameters(parameters.Parameters):
 
     feature: str | None = parameters.parameter(
         None,
-        "Map to summarise.  [default: friction without its rounding where the store has it, else "
-        "friction or its logarithm, whichever is reliable]",
+        "Map to summarise.  [default: friction_exact where the store has it, else friction; the "
+        "logarithm of it where raw values are not reliable]",
     )
     permutations: int = parameters.permutations(1000, "of labels and of patches")
     seed: int = parameters.seed()
@@ -337,7 +365,7 @@ class Summary:
 
     def result(self) -> Result:
         facts = facts_of([self._passes.result(plan) for plan in self._parts])
-        feature = leading(self._features, facts)[0]
+        feature = self._features[0]
         return summarise(
             _about(facts, feature), self._store, self._asked.seed, feature, _raw(facts, feature)
         )
@@ -377,8 +405,8 @@ def summary(
         An open store, or anything with its interface.
     feature
         The map that most lines are about; None takes friction_exact where the store has it, else
-        the logarithm of friction where repeats say that friction itself is not reliable, else
-        friction. Figures of friction as it was measured stand beside those of another form of it.
+        friction, and the logarithm of it where repeats say that raw values are not reliable.
+        Figures of friction as it was measured stand beside those of another form of it.
     permutations
         Permutations of labels and of patches, if the analyses are done here.
     seed
@@ -408,7 +436,7 @@ def summary(
         facts: list[dict[str, Any]] = read_saved(folder)
         facts = [fact for fact in facts if fact["parameters"].get("classes") == selected]
         if feature is None:
-            feature = _leading_saved(store, facts)
+            feature = _leading(facts)
         facts = read_saved(folder, feature=feature, classes=selected) + [
             fact
             for fact in facts
@@ -431,17 +459,10 @@ def summary(
     # Figures that a changed file lacks, or that are none; those of results in memory are there.
     with reading(folder) if folder else nullcontext():
         if feature is None:
-            feature = _leading_saved(store, facts)
+            feature = _leading(facts)
         raw = _raw(facts, feature)
         made = summarise(_about(facts, feature), store, seeds[0] if seeds else seed, feature, raw)
     return recorded(made, store)
-
-
-def _leading_saved(store: MapStore, facts: Sequence[Facts]) -> str:
-    """Return the feature to lead with among those that there are results about."""
-    there = {fact["feature"] for fact in facts}
-    features = leading(default_features(store), facts)
-    return next((name for name in features if name in there), FRICTION)
 
 
 @click.command(NAME)

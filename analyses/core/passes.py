@@ -122,10 +122,11 @@ class Passes:
         if names and copies:
             for passes, copy in zip(self.repeats, copies, strict=True):
                 copy.prepare(passes)
-        agreement = {name: self._agreement(name) for name in names if copies}
+        agreement = {name: self.agreement(name) for name in names if copies}
         self._repeated[id(plan)] = _Repeated(plan, copies if names else [], agreement, reads)
 
-    def _agreement(self, feature: str) -> Agreement:
+    def agreement(self, feature: str) -> Agreement:
+        """Return the shared collector of a feature's reliability."""
         return self.share(("agreement", feature), lambda: Agreement(measured(self, feature)))
 
     def attempt(self, plan: Plan) -> AnalysisError | None:

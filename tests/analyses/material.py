@@ -58,6 +58,7 @@ def with_repeats(maps: dict[str, np.ndarray], seed: int = 0, n: int = 2) -> dict
     for name in ("friction", "settle"):
         values = np.repeat(maps[name][..., None], n, axis=4)
         moved = rng.random(values.shape) < 0.05
+        moved[..., np.ptp(maps[name], axis=(0, 1, 2)) == 0, :] = False
         values[moved] += np.ones(1, values.dtype)
         made |= {f"{name}_repeats": values, f"{name}_exact": values[..., 0].copy()}
     return made

@@ -15,6 +15,7 @@ from frictionstore import analyses
 from frictionstore.analyses import MemoryStore, Result
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.saved import save_all
+from frictionstore.analyses.summary import probe_sets
 from tests.analyses.material import noise_store, with_repeats
 
 QUICK = {"permutations": 60, "probe_permutations": 9}
@@ -182,7 +183,31 @@ def test_where_raw_is_reliable_raw_leads():
         noise_free(noise_store(n=30)), only=["mode-variance", "reliability"]
     )
     summaries = [one.feature for one in found if one.analysis == "summary"]
-    assert summaries == ["friction", "log_friction"]
+    assert summaries == ["friction"]
+
+
+def test_the_logarithm_leads_where_raw_values_without_rounding_are_not_reliable_either():
+    store = rounded(4)
+    maps = maps_of(store)
+    maps["friction_exact"] = maps["friction"].copy()
+    by_friction = analyses.analyze_all(like(store, maps), only=["center-edge", "reliability"])
+    assert [one.feature for one in by_friction if one.analysis == "summary"] == [
+        "log_friction_exact", "friction",
+    ]  # fmt: skip
+    # Its own repeats decide where it has some.
+    maps["friction_exact_repeats"] = np.repeat(maps["friction_exact"][..., None], 2, axis=4)
+    by_its_own = analyses.analyze_all(like(store, maps), only=["center-edge", "reliability"])
+    assert [one.feature for one in by_its_own if one.analysis == "summary"] == [
+        "friction_exact", "friction",
+    ]  # fmt: skip
+
+
+def test_the_probe_takes_every_map_without_rounding_if_it_takes_one():
+    store = like(noise_store(n=20), with_repeats(maps_of(noise_store(n=20))))
+    for form in ("friction_exact", "log_friction_exact"):
+        joined = f"S+{form}+settle_exact"
+        assert probe_sets(store, form) == ("S", form, "settle_exact", joined)
+    assert probe_sets(store, "log_friction")[1:3] == ("log_friction", "settle")
 
 
 def test_friction_without_its_rounding_leads_where_there_is_one(tmp_path):
