@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import frictionstore as fs
 from tests.explorer.conftest import smooth_maps
@@ -46,6 +47,7 @@ def test_next_image_once_its_chunk_is_there(visit: Any, digits_url: str):
         print(f"next image after {np.median(times):.0f} ms (longest {max(times):.0f} ms)")
 
 
+@pytest.mark.slow
 def test_ten_thousand_images(show: Any, tmp_path: Path):
     n = 10_000
     base = smooth_maps(500)

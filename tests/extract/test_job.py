@@ -189,6 +189,7 @@ def test_without_torch_the_sentence_says_how_to_get_it(tmp_path: Path) -> None:
     assert f"-m pip install -e '{ROOT}[extract]'" in result.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_what_to_do(tmp_path: Path) -> None:
     import signal
 
@@ -217,6 +218,7 @@ def test_ctrl_c_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / "a.zarr.lock").exists()
 
 
+@pytest.mark.slow
 def test_no_space_left(tmp_path: Path) -> None:
     """A file-size limit stands for a full disk: the shard does not fit."""
     import resource

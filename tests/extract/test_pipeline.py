@@ -61,6 +61,7 @@ def test_batch_size_does_not_matter(
     assert content(tmp_path / "a.zarr") == reference
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # worker processes are torch's own
 def test_worker_processes_do_not_matter(tmp_path: Path, reference: dict[str, bytes]) -> None:
     run_job(job(tmp_path / "a.zarr", workers=2, batch_size=16))

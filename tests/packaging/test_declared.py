@@ -22,6 +22,7 @@ EXTRAS = TABLE["project"]["optional-dependencies"]
 OWN = {"frictionstore", "analyses", "tests", "tools"}
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}  # where names differ
 OPTIONAL = {
+    "atheris": "fuzzes by hand; its inputs are run again without it",
     "triton": "comes with torch on the platforms where it runs; asked for before it is used",
     "pyarrow": "pandas writes Parquet with it where it is; asked for before it is used",
     "pip": "asks whether it is here, to be run by tests",

@@ -79,6 +79,7 @@ def resolve(tmp_path: Path, pyproject: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_pip_resolves_the_extra(tmp_path: Path) -> None:
     run = resolve(tmp_path, (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert run.returncode == 0, run.stderr

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import frictionstore as fs
 from frictionstore.errors import StoreError
@@ -64,6 +65,7 @@ def test_two_writers_one_of_which_is_killed(
         counts["a writer after a killed writer: ended whole"] += 1
 
 
+@pytest.mark.slow
 def test_two_extractions_on_one_target(
     tmp_path: Path, extracting_child: Zygote, counts: Counter[str], full: bool, seed: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ OTHER: dict[str, list[str]] = {
 
 UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability")
 
-OUTPUT = {"--out", "--json", "--figures", "--results"}
-"""Tested below: they change where the result goes, or where it is from."""
+OUTPUT = {"--out", "--json", "--figures", "--results", "--verify"}
+"""Tested below: they change where the result goes, or where it is from and whether it may be."""
 
 
 def commands() -> Iterator[tuple[str, click.Option]]:
@@ -132,6 +133,23 @@ def test_options_that_do_nothing_beside_others_are_refused(arguments, option, ma
     run = CliRunner().invoke(analyze, [given.get(part, part) for part in arguments])
     assert run.exit_code == 2
     assert f"{option} has no effect" in run.stderr
+    assert run.stdout == ""
+
+
+@pytest.mark.parametrize("name", [*analyses.REGISTRY, "all"])
+def test_verify_refuses_what_reading_does_not_notice(
+    name: str, repeated: str, tmp_path: Path
+) -> None:
+    """What an analysis does not read, it cannot notice: here a map that is no part of it."""
+    store = tmp_path / "changed.zarr"
+    shutil.copytree(repeated, store)
+    (store / "S" / "more").write_text("what somebody added")
+    quick = [] if name in UNPERMUTED else ["--permutations", "5"]
+    run = CliRunner().invoke(analyze, [name, str(store), "--json", *quick])
+    assert run.exit_code == 0, run.output
+    run = CliRunner().invoke(analyze, [name, str(store), "--json", *quick, "--verify"])
+    assert run.exit_code == 2
+    assert "S/more does not belong to the store" in run.stderr.replace("\n", " ")
     assert run.stdout == ""
 
 

@@ -30,6 +30,7 @@ def tokens(seed: int, shape: tuple[int, int, int], size: float = 1.0) -> np.ndar
     return (size * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from([1, 2, 7, 32, 33, 64, 100]),

@@ -52,6 +52,7 @@ def matrices(draw: st.DrawFn) -> np.ndarray:
     return np.ascontiguousarray(A * np.float32(2.0 ** draw(st.integers(-40, 40))))
 
 
+@pytest.mark.slow
 @given(A=matrices(), data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_split_and_order_do_not_matter(A, data, assert_same_bits):

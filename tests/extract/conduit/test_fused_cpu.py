@@ -121,6 +121,7 @@ def test_no_operation_is_contracted_or_approximated(tmp_path):
     assert "read" in _run(MACHINE_CODE, tmp_path)
 
 
+@pytest.mark.slow
 def test_kernels_are_cached_and_a_changed_source_is_not_mistaken(tmp_path):
     code = """
 import numpy as np
@@ -138,6 +139,7 @@ print(sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.value
     assert _run(edited, tmp_path).split() == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_an_installation_that_cannot_be_written_caches_with_the_user(tmp_path):
     package, home = tmp_path / "site" / "frictionstore", tmp_path / "home"
     shutil.copytree(

@@ -114,6 +114,7 @@ def hard_rows():
     return of
 
 
+@pytest.mark.slow
 def test_bits_of_the_cpu_s_spectrum_in_the_interpreter(tmp_path, hard_rows, assert_same_bits):
     from frictionstore.extract.conduit.kernels.cpu import gram as fused_gram
 
@@ -139,6 +140,7 @@ def test_matrices_the_spectrum_is_not_made_for():
             fused_gram_gpu.spectrum(M)
 
 
+@pytest.mark.slow
 def test_bits_of_the_cpu_s_attention_in_the_interpreter(tmp_path, assert_same_bits):
     from frictionstore.extract.conduit.kernels.cpu import attention as fused_attention
 

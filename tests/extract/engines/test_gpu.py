@@ -64,6 +64,7 @@ for name, size, count in (("svae_d4", 16, 37), ("svae_d16", 32, 3)):
 """
 
 
+@pytest.mark.slow
 def test_its_maps_are_those_of_the_cpu_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     done = subprocess.run(
@@ -157,7 +158,7 @@ def test_so_many_batches_are_under_way_and_no_more(ahead: int, events: list[str]
 @pytest.mark.parametrize("ahead", [0, 1, 5])
 def test_an_unreadable_image_loses_no_batch_before_it(ahead: int) -> None:
     got: list[Any] = []
-    with pytest.raises(DatasetError, match="image x cannot be read; remove it"):
+    with pytest.raises(DatasetError, match="image x cannot be read"):
         collect(measured(batches(4, bad=2), Recorder(ahead)), got)  # type: ignore[arg-type]
     assert [first for first, *_ in got] == [0, 2]
 
