@@ -59,7 +59,9 @@ def check_blosc(data: Bytes, itemsize: int, size: int) -> None:
     if len(data) < _BLOSC.size:
         raise StoreError(f"a chunk has {len(data)} bytes, a blosc header alone has {_BLOSC.size}")
     *versions, flags, typesize, decoded, block, encoded = _BLOSC.unpack_from(data)
-    if tuple(versions) != _BLOSC_VERSIONS or flags & _CODEC != _ZSTD or typesize != itemsize:
+    # zarr before numcodecs knew of types hands over bytes.
+    kind = tuple(versions) == _BLOSC_VERSIONS and flags & _CODEC == _ZSTD
+    if not kind or typesize not in (1, itemsize):
         raise StoreError("a chunk is no blosc frame of the kind that stores are written with")
     if encoded != len(data):
         raise StoreError(f"a chunk has {len(data):,} bytes and says it has {encoded:,}")
