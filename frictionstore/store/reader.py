@@ -368,6 +368,8 @@ class Store:
         if "image" in data.coords:  # named as its dimension, it is taken for a coordinate
             data = data.reset_coords("image")
             data["image"].encoding = {"dtype": "int16"}  # netCDF 3 has no unsigned bytes
+        if data["image_id"].dtype.kind == "O":  # older xarray keeps a type that few formats have
+            data["image_id"].encoding.pop("dtype", None)
         data.attrs = {
             key: json.dumps(value) if isinstance(value, dict) else value
             for key, value in data.attrs.items()
