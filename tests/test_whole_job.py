@@ -88,8 +88,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
         hub.files[HUB_REPOSITORY, COMMIT, NAME] = freckles()
         hub.branches["main"] = COMMIT
         said = run(root, hub, prelude, "extract", "--recipe", "freckles-cifar10", "--device", "cpu")
-        run(root, hub, "", "analyze", "all", store, "--out", "results", "--permutations", "19",
-            "--probe-permutations", "0")  # fmt: skip
+        run(root, hub, "", "analyze", "all", store, "--feature", "friction", "--out", "results",
+            "--permutations", "19", "--probe-permutations", "0")  # fmt: skip
         run(root, hub, "", "analyze", "ridge-probe", store, "--protocol", "notebook", "--features",
             "S,friction,settle,S+friction+settle", "--out", "probe")  # fmt: skip
         group = zarr.open_group(root / store, mode="r")
