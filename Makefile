@@ -49,7 +49,7 @@ view: $(VENV)/extract ## look at the store in the browser
 	@$(BIN)/frictionstore view $(STORE)
 
 test: $(VENV)/dev page ## the test suite without the slow tests
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 test-all: $(VENV)/dev page ## the test suite with the slow tests
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
