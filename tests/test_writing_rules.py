@@ -180,7 +180,8 @@ def test_what_writes_is_seen(planted: str) -> None:
     [
         "text.replace('a', 'b')", "replace(job, maps=left)", "open(p, 'rb')", "open(p)",
         "os.open(p, os.O_RDONLY | os.O_CLOEXEC)", "values.remove(x)",
-        "zarr.open_array(p, mode='r')", "show(text, err=True)", "result.save(folder)", "p.mkdir()", "open(d, 'rb')",
+        "zarr.open_array(p, mode='r')", "show(text, err=True)", "result.save(folder)", "p.mkdir()",
+        "open(d, 'rb')",
     ],
 )  # fmt: skip
 def test_what_only_reads_is_not_taken_for_writing(harmless: str) -> None:

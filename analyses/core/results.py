@@ -35,7 +35,7 @@ from frictionstore.analyses.core.terminal import (
     text_table,
 )
 from frictionstore.io.durable import write_atomic
-from frictionstore.text import printable
+from frictionstore.text import printable, without_credentials
 
 if TYPE_CHECKING:
     import pandas
@@ -264,7 +264,7 @@ def provenance(store: MapStore) -> dict[str, Any]:
         "grid": [int(n) for n in store.grid],
         "n_modes": int(store.n_modes),
         "versions": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_credentials(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 
