@@ -440,8 +440,8 @@ _ELSEWHERE = "copy the store's files with another program and read the copy"
 _MARKS = {
     "RangeNotSupported": "the server does not answer requests for parts of a file, which reading a "
     f"store in place needs: {_ELSEWHERE}",
-    "MissingContentLength": "the server does not say how long its answer is (Content-Length), which "
-    f"reading a store in place needs: {_ELSEWHERE}",
+    "MissingContentLength": "the server does not say how long its answer is (Content-Length), "
+    f"which reading a store in place needs: {_ELSEWHERE}",
     "following redirect": "the server sends on from address to address without an end: ask for the "
     "store's present address",
     "without LOCATION": "the bucket is in another region: set AWS_REGION to it",
