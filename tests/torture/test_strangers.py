@@ -526,6 +526,51 @@ def test_only_plain_files_of_the_store_are_read(
     counts["links and pipes in a store: one sentence"] += 1
 
 
+@pytest.mark.parametrize("harm", [linked, piped])
+@pytest.mark.parametrize("key", [S, "zarr.json", "MANIFEST.sha256", "S/zarr.json", *COMPANIONS])
+def test_who_writes_over_a_store_reads_plain_files_only(
+    sound: Path,
+    store: Path,
+    tmp_path: Path,
+    key: str,
+    harm: Callable[[Path, str, Path], None],
+    counts: Counter[str],
+) -> None:
+    """Replacing, repairing and pulling look at what is there before they take its place."""
+    secret = tmp_path / "secret"
+    secret.write_bytes((store / key).read_bytes() if (store / key).exists() else SECRET)
+    before = secret.read_bytes()
+    harm(store, key, secret)
+    (store / "friction/c/0/0/0/0").write_bytes(b"damaged, so that there is something to repair")
+    with patience((key, harm)):
+        for use in (
+            lambda: making.write(store, making.plan(0, N), repair=True),
+            lambda: making.write(store, making.plan(1, N), overwrite=True),
+            lambda: fs.pull(str(sound), store, overwrite=True),
+        ):
+            with suppress(FrictionstoreError):
+                use()
+    assert secret.read_bytes() == before
+    counts["links and pipes in a store that is written over: nothing waits"] += 1
+
+
+@pytest.mark.parametrize("harm", [linked, piped])
+@pytest.mark.parametrize("where", ["plan.json", "journal/unit-000000.json", S, "zarr.json"])
+def test_remains_are_taken_up_from_plain_files_only(
+    store: Path, tmp_path: Path, where: str, harm: Callable[[Path, str, Path], None]
+) -> None:
+    target, made = tmp_path / "y.zarr", making.plan(0, N)
+    with making.StoreWriter(target, made) as writer:
+        writer.write_unit(0, making.unit_arrays(made, 0), {"engine": "test"})
+    secret = tmp_path / "secret"
+    secret.write_bytes((tmp_path / "y.zarr.partial" / where).read_bytes())
+    before = secret.read_bytes()
+    harm(tmp_path / "y.zarr.partial", where, secret)
+    with patience((where, harm)):
+        assert "did not write there" in sentence(lambda: making.write(target, made))
+    assert secret.read_bytes() == before
+
+
 def test_linked_folders(store: Path, tmp_path: Path, counts: Counter[str]) -> None:
     """In the place of an array, beside the arrays, and the store's own name."""
     away = tmp_path / "away"
