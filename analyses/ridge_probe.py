@@ -22,7 +22,7 @@ from frictionstore.analyses.core.source import (
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.probe.held import HeldProbe
+from frictionstore.analyses.probe.held import FloorProbe, HeldProbe
 from frictionstore.analyses.probe.lifts import lifts_of, to_fit
 from frictionstore.analyses.probe.notebook import NotebookProbe
 from frictionstore.analyses.probe.results import NAME, default_result, notebook_result
@@ -165,7 +165,7 @@ class RidgeProbe:
             self.floor_split = self._some_images()
             passes.share(
                 ("probe floors", id(self)),
-                lambda: HeldProbe(
+                lambda: FloorProbe(
                     maps, to_fit(self.lifts), self.floor_split, notebook=None, seed=self.seed
                 ),
             )

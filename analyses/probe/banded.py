@@ -114,7 +114,7 @@ def _along(axes: int, by: int) -> list[Point]:
     ]
 
 
-def choose(kernels: Sequence[Floats], target: Floats) -> Banded:
+def choose(kernels: Sequence[Floats], target: Floats, widths: Sequence[int]) -> Banded:
     """Return the penalty of each map with the least error of images left out.
 
     Parameters
@@ -123,13 +123,14 @@ def choose(kernels: Sequence[Floats], target: Floats) -> Banded:
         Products of training images by map, (n, n) each; centred here.
     target
         (n, C); centred here.
+    widths
+        Columns of each map, by which its products are divided: about 1 for standardised ones.
     """
     n = len(target)
     mean = target.mean(axis=0)
     y = target - mean
-    centred = [_centred(kernel) for kernel in kernels]
-    sizes = np.array([max(float(np.trace(kernel)) / n, 1e-300) for kernel in centred])
-    scaled = [kernel / size for kernel, size in zip(centred, sizes, strict=True)]
+    sizes = np.array(widths, np.float64)
+    scaled = [_centred(kernel) / size for kernel, size in zip(kernels, sizes, strict=True)]
 
     def path(point: Point) -> tuple[Floats, list[Floats], Floats]:
         weights = 10.0 ** -np.array([0.0, *point])
@@ -164,7 +165,8 @@ def _centred(kernel: Floats) -> Floats:
 
 def choose_columns(rows: Floats, spans: Sequence[slice], target: Floats) -> Banded:
     """Return `choose` for standardised columns, (n, d), of which each map has a span."""
-    return choose([rows[:, span] @ rows[:, span].T for span in spans], target)
+    kernels = [rows[:, span] @ rows[:, span].T for span in spans]
+    return choose(kernels, target, [span.stop - span.start for span in spans])
 
 
 def sample(folds: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int64]:

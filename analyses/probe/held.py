@@ -137,6 +137,10 @@ class HeldProbe(Probe):
             one.null_correct[fold] = right.sum(axis=1)
 
 
+class FloorProbe(HeldProbe):
+    """The probe of floors, which a probe that does not hold its rows has beside it."""
+
+
 def shuffled_within(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Return for each image another one, drawn from its group, each once; alone, itself."""
     rng = np.random.default_rng([seed, 0xF1008])
