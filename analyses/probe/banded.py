@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Point = tuple[int, ...]
 
-AT_MOST = 400
+AT_MOST = 320
 """Training images that ratios are searched on."""
 REACH = 8
 """Powers of ten by which a map may be penalised more, or less, than the first."""
