@@ -28,6 +28,7 @@ if __name__ == "analyses":
 if TYPE_CHECKING:
     from frictionstore.analyses.center_edge import center_edge
     from frictionstore.analyses.class_distance import class_distance
+    from frictionstore.analyses.conv_probe import conv_probe
     from frictionstore.analyses.core.errors import AnalysisError
     from frictionstore.analyses.core.moments import Moments
     from frictionstore.analyses.core.results import Result
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from frictionstore.analyses.everything import analyze_all
     from frictionstore.analyses.f_statistic import f_statistic
     from frictionstore.analyses.image_summary import image_summary
+    from frictionstore.analyses.information import information
     from frictionstore.analyses.mode_variance import mode_variance
     from frictionstore.analyses.reliability import reliability
     from frictionstore.analyses.ridge_probe import ridge_probe

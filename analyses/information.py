@@ -17,7 +17,7 @@ from frictionstore.analyses.core.passes import Passes, noise_caveat, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, require_classes, require_feature, require_grid
 from frictionstore.analyses.probe import readout
-from frictionstore.analyses.probe.chosen import ChosenImages, choose_images
+from frictionstore.analyses.probe.chosen import ChosenImages, choose_images, most_images
 from frictionstore.analyses.probe.held import shuffled_within
 from frictionstore.text import listed, printable
 
@@ -36,9 +36,7 @@ class InformationParameters(parameters.Parameters):
     margin: float = parameters.parameter(
         1.0, "Percentage points of accuracy, less than which counts as nothing.", least=0, most=100
     )
-    images: int = parameters.parameter(
-        2000, "Most images used, drawn at random: time grows with their cube.", least=20, most=20000
-    )
+    images: int = most_images()
     seed: int = parameters.seed()
 
 
@@ -135,8 +133,10 @@ class Information:
 
     def result(self) -> Result:
         rows = [self._row(one) for one in self.questions]
+        floors = [self._floors(one) for one in self.questions]
         tables = {
             "beyond": by_column(rows),
+            "floors": by_column(row for of_one in floors for row in of_one),
             "sets": by_column(
                 {"features": "+".join(names), **readout.measured(reading, self.problem)}
                 for names, reading in self.readings.items()
@@ -162,18 +162,18 @@ class Information:
                 "bits": np.stack([one.bits for one in self.readings.values()]),
                 "prediction": np.stack([one.prediction for one in self.readings.values()]),
             },
-            values=self._values(rows),
+            values=self._values(rows, floors),
             notebook={},
             parameters={
                 "folds": self.asked.folds, "margin": self.asked.margin,
                 "images": self.asked.images,
             },
             seed=self.asked.seed,
-            sentences=[self._sentence(row) for row in rows],
+            sentences=[self._sentence(*one) for one in zip(rows, floors, strict=True)],
             caveats=self._caveats(),
             provenance=provenance(self.store),
             figures={"bits": figure},
-            shown=("beyond", "sets"),
+            shown=("beyond", "floors", "sets"),
         )  # fmt: skip
 
     def _row(self, asked: Question) -> dict[str, Any]:
@@ -183,28 +183,41 @@ class Information:
         row |= readout.compared(first, second, self.problem)
         within = -margin < row["accuracy_low"] and row["accuracy_high"] < margin
         row["within_margin"] = bool(within)
-        for name, names in asked.floors(self.maps).items():
-            floor = readout.compared(self.readings[names], second, self.problem)
-            row |= {f"{key} of {name}": value for key, value in floor.items()}
         return row
 
-    def _values(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _floors(self, asked: Question) -> list[dict[str, Any]]:
+        base = self.readings[asked.given]
+        return [
+            {
+                "map": asked.told,
+                "given": "+".join(asked.given),
+                "floor": name,
+                **readout.compared(self.readings[names], base, self.problem),
+            }
+            for name, names in asked.floors(self.maps).items()
+        ]
+
+    def _values(
+        self, rows: Sequence[Mapping[str, Any]], floors: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> dict[str, Any]:
         values: dict[str, Any] = {
             "n_images": len(self.problem.labels),
             "entropy_bits": readout.entropy(self.problem),
         }
-        for row in rows:
-            told = {k: v for k, v in row.items() if k not in ("map", "given")}
+        names = ("map", "given", "floor")
+        for row, of_row in zip(rows, floors, strict=True):
+            told: dict[str, Any] = {k: v for k, v in row.items() if k not in names}
+            for floor in of_row:
+                told[floor["floor"]] = {k: v for k, v in floor.items() if k not in names}
             values[f"{row['map']} given {row['given']}"] = told
         return values
 
-    def _sentence(self, row: Mapping[str, Any]) -> str:
+    def _sentence(self, row: Mapping[str, Any], of_row: Sequence[Mapping[str, Any]]) -> str:
         """Return what one map tells, with the floors, and whether it is nothing at the margin."""
         floors = [
-            f"{name}: {row[f'bits of {name}']:+.3f} ({row[f'bits_low of {name}']:+.3f} to "
-            f"{row[f'bits_high of {name}']:+.3f})"
-            for name in ("shuffled images", "donors")
-            if f"bits of {name}" in row
+            f"{floor['floor']} {floor['bits']:+.3f} ({floor['bits_low']:+.3f} to "
+            f"{floor['bits_high']:+.3f})"
+            for floor in of_row
         ]
         accuracy = (
             f"{row['accuracy'] * 100:+.2f} percentage points ({row['accuracy_low'] * 100:+.2f} to "

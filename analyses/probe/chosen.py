@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core import parameters
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Arrays, Passes
 from frictionstore.analyses.core.source import Classes
@@ -14,6 +15,12 @@ from frictionstore.analyses.probe import banded
 from frictionstore.analyses.probe.readout import Problem
 from frictionstore.analyses.probe.ridge import stratified_folds
 from frictionstore.text import printable
+
+
+def most_images() -> int:
+    """Return the parameter."""
+    words = "Most images used, drawn at random: time grows with their cube."
+    return parameters.parameter(2000, words, least=20, most=20_000)
 
 
 class ChosenImages:
