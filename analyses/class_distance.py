@@ -180,11 +180,7 @@ class ClassDistance:
             null_distance=self._null[0],
             null_cosine=self._null[1],
             null_f=self._null[2],
-            welch_f=(
-                float(welch(means, variance, classes.counts, pooled=True).f[0])
-                if within.all()
-                else np.nan
-            ),
+            welch_f=float(welch(means, variance, classes.counts, pooled=True).f[0]),
             null_welch=self._null[3],
             spread=self._distances.test(self._asked.permutations, self._asked.seed),
         )

@@ -114,20 +114,19 @@ class FStatistic:
             maps = np.full((len(f), *self._extreme.shape), np.nan)
             maps.reshape(len(f), -1)[:, usable] = f
             self._clusters.add(which, maps)
-        varying = np.flatnonzero(np.isfinite(self._welch().f.reshape(-1)))
-        if varying.size:
-            z = welch_from_sums(sums[..., varying], squares[..., varying], counts).z
-            self._mean_maxima[which] = z.max(axis=1)
+        # Welch's F is defined by the arrangement: where a class does not vary under one, it is not.
+        z = welch_from_sums(sums[..., usable], squares[..., usable], counts).z
+        self._mean_maxima[which] = np.fmax.reduce(z, axis=1, initial=-np.inf)
 
     def _welch(self) -> Welch:
         """Return Welch's F of the data, NaN where some class does not vary."""
         moments = self._collected.by_class
-        still = moments.constant().any(axis=0)
-        variance = np.where(still, np.nan, moments.variance())
-        flat = (len(variance), -1)
-        found = welch(moments.mean.reshape(flat), variance.reshape(flat), self._classes.counts)
+        still = moments.constant()
+        flat = (len(still), -1)
+        variance = np.where(still, 0.0, moments.variance()).reshape(flat)
+        found = welch(moments.mean.reshape(flat), variance, self._classes.counts)
         return Welch(
-            found.f.reshape(still.shape), found.df_between, found.df_within.reshape(still.shape)
+            found.f.reshape(moments.shape), found.df_between, found.df_within.reshape(moments.shape)
         )
 
     def result(self) -> Result:

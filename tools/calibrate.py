@@ -114,11 +114,11 @@ def covered(seed: int) -> dict[str, bool]:
     found = analyses.image_summary(store, feature="S").values
     true_mean = (inside.sum() * centre + (~inside).sum() * edge) / inside.size
 
-    # Position effects that the mean map estimates; 60 images leave 4/60 of noise in its variance.
+    # Position effects that the mean map estimates; 4/60 of noise in its variance is taken off.
     effect = rng.normal(0.0, position_sd, (1, *GRID, 1))
     y = 20.0 + effect + rng.normal(0.0, 2.0, (IMAGES, *GRID, 1))
     variance = analyses.mode_variance(analyses.MemoryStore({"S": y}), feature="S", seed=seed)
-    target = effect.var(ddof=1) + 4.0 / IMAGES
+    target = effect.var(ddof=1)
 
     p, n = 0.8, 150
     low, high = wilson_interval(float(rng.binomial(n, p)), n)
@@ -185,7 +185,7 @@ def uniform_checks(stores: int, seed: int) -> list[Check]:
 def coverage_checks(stores: int, seed: int) -> list[Check]:
     """Return how often 95% intervals hold the true value, and whether that is about 95%."""
     found = _collect(covered, stores, seed, "coverage of intervals")
-    # A jackknife over 20 groups is approximate: one point is allowed on top of chance.
+    # What rests on 20 groups is approximate: one point is allowed on top of chance.
     low = float(binom.ppf(0.0005, stores, LEVEL - 0.01) / stores)
     high = float(binom.ppf(0.9995, stores, LEVEL + 0.01) / stores)
     return [

@@ -103,7 +103,7 @@ def f_at(p: float, df_between: int, df_within: int) -> float:
 class Welch:
     """Welch's F with its degrees of freedom, between and within; arrays of shape (...).
 
-    F is infinite where a class does not vary.
+    F is NaN where a class does not vary.
     """
 
     f: Floats
@@ -125,9 +125,8 @@ class Welch:
         would be compared with those of other tails.
         """
         a, b = 2.0 / (9.0 * self.df_between), 2.0 / (9.0 * self.df_within)
-        root = np.cbrt(np.where(np.isinf(self.f), np.nan, self.f))
-        z = ((1.0 - b) * root - (1.0 - a)) / np.sqrt(b * root * root + a)
-        return np.where(np.isinf(self.f), np.inf, z)
+        root = np.cbrt(self.f)
+        return np.asarray(((1.0 - b) * root - (1.0 - a)) / np.sqrt(b * root * root + a))
 
 
 def welch(
@@ -166,7 +165,7 @@ def welch(
     between = (weight * away).sum(axis=-2) / (classes - 1)
     loss = (np.square(1.0 - share) / (counts[:, None] - 1.0)).sum(axis=-2)
     f = between / (1.0 + 2.0 * (classes - 2) * loss / (classes**2 - 1))
-    return Welch(np.where(still, np.inf, f), classes - 1, (classes**2 - 1) / (3.0 * loss))
+    return Welch(np.where(still, np.nan, f), classes - 1, (classes**2 - 1) / (3.0 * loss))
 
 
 def welch_from_sums(

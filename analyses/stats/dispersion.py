@@ -131,5 +131,5 @@ def in_words(found: Dispersion, alpha: float) -> str:
 
     if np.isnan(found.p):
         return ""
-    there = "spread differs" if found.p <= alpha else "no evidence that spread differs"
-    return f"{there} (PERMDISP F {number(found.f)}, {p_text(found.p)})"
+    figures = f"PERMDISP F {number(found.f)}, {p_text(found.p)}"
+    return f"spread differs ({figures})" if found.p <= alpha else f"of spread, {figures}"
