@@ -140,7 +140,7 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
             "conduit lift over eigenvalues",
             None if joined is None or alone is None else joined - alone,
             "paired difference", lift["difference"],
-            lift["difference_low"], lift["difference_high"], lift["mcnemar_p"],
+            lift["difference_low"], lift["difference_high"], lift.get("p", lift["mcnemar_p"]),
             figure=f"difference {most_joined(v)} - S", of=("ridge-probe", ""),
         )  # fmt: skip
 
