@@ -227,8 +227,26 @@ def calibrate(stores: int, seed: int = 0) -> list[Check]:
 @click.option("--stores", type=click.IntRange(min=20), default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
-def main(stores: int, seed: int, as_json: bool) -> None:
+@click.option(
+    "--designs", is_flag=True, help="Count over hard stores instead of checking easy ones."
+)
+@click.option("--only", default="", help="Designs whose name holds this.")
+@click.option("--write", is_flag=True, help="Put counts of designs into docs/calibration.md.")
+def main(
+    stores: int,
+    seed: int,
+    as_json: bool,
+    designs: bool = False,
+    only: str = "",
+    write: bool = False,
+) -> None:
     """Measure p-values under the null, coverage of intervals and planted effects."""
+    if designs:
+        sys.path.insert(0, str(Path(__file__).parent))
+        from designs import run
+
+        click.echo(json.dumps(run(stores, seed, only=only, write=write), indent=2))
+        return
     checks = calibrate(stores, seed)
     if as_json:
         click.echo(

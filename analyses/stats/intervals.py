@@ -15,9 +15,9 @@ SKEWNESS_RULE = 25.0
 def too_skewed(values: Floats) -> NDArray[np.bool_]:
     """Return where the mean of values, shape (n, ...), is decided by few: t would not cover.
 
-    That is n < 25 g^2 by Cochran's rule, with g the skewness of the sample and beyond twice its
-    standard error, sqrt(6 / n), in normal values. The largest that a sample can have is about
-    sqrt(n): a sample that one value dominates is always out.
+    That is n < 25 g^2 by Cochran's rule, with g the skewness of the sample and beyond three times
+    its standard error, sqrt(6 / n), in normal values. The largest that a sample can have is about
+    sqrt(n): one of 9 or more that one value dominates is always out.
 
     References
     ----------
@@ -29,7 +29,7 @@ def too_skewed(values: Floats) -> NDArray[np.bool_]:
     with np.errstate(divide="ignore", invalid="ignore"):
         skewness = np.nan_to_num(third / variance**1.5)
     n = len(values)
-    return np.asarray(np.abs(skewness) > max(np.sqrt(n / SKEWNESS_RULE), 2.0 * np.sqrt(6.0 / n)))
+    return np.asarray(np.abs(skewness) > max(np.sqrt(n / SKEWNESS_RULE), 3.0 * np.sqrt(6.0 / n)))
 
 
 def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float, float]:
