@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import saved
 from frictionstore.analyses.core.claims import Claim, answer, compared, table
+from frictionstore.analyses.core.null_verdicts import beside
 from frictionstore.analyses.core.saved import RESULT_FILE, Identity, identity_of, plain
 from frictionstore.analyses.core.saved_files import write_csv
 from frictionstore.analyses.core.terminal import (
@@ -313,7 +314,7 @@ def text(result: Result) -> str:
     for name in result.shown or tuple(result.columns)[:1]:
         if result.columns[name]:
             parts.append(text_table(result.columns[name], name=name))
-    figures = _figures(result.notebook)
+    figures = _figures(result)
     if figures:
         parts.append(_wrap("notebook: " + "; ".join(figures), "  "))
     parts.extend(_wrap(f"note: {printable(caveat, 2000)}", "  ") for caveat in result.caveats)
@@ -328,11 +329,11 @@ def answers(results: Sequence[Result]) -> str:
     )
 
 
-def _figures(figures: Mapping[str, Any]) -> list[str]:
-    """Return the single figures of a mapping as "name value"."""
+def _figures(result: Result) -> list[str]:
+    """Return the notebook's single figures as "name value", beside a verdict what noise has."""
     return [
-        f"{printable(name.replace('_', ' '))} {number(value)}"
-        for name, value in figures.items()
+        f"{printable(name.replace('_', ' '))} {number(value)}{beside(result.analysis, name)}"
+        for name, value in result.notebook.items()
         if not isinstance(value, (list, tuple, dict, np.ndarray))
     ]
 
@@ -349,7 +350,7 @@ def html(result: Result) -> str:
     parts.extend(f"<p>{escape(printable(s, 2000))}</p>" for s in result.sentences)
     for name in result.shown or tuple(result.columns)[:1]:
         parts.append(_html_table(result.columns[name]))
-    figures = _figures(result.notebook)
+    figures = _figures(result)
     if figures:
         parts.append(f"<p><small>notebook: {escape('; '.join(figures))}</small></p>")
     parts.extend(f"<p><small>{escape(printable(c, 2000))}</small></p>" for c in result.caveats)

@@ -224,13 +224,13 @@ def test_paired_comparison_against_scipy():
     first, second = rng.random(100) < 0.8, rng.random(100) < 0.7
     found = ridge.compare_paired(first, second)
     b, c = (first & ~second).sum(), (second & ~first).sum()
-    assert found.p == pytest.approx(binomtest(int(b), int(b + c)).pvalue, rel=1e-9)
+    assert found.mcnemar_p == pytest.approx(binomtest(int(b), int(b + c)).pvalue, rel=1e-9)
     assert found.difference == pytest.approx((b - c) / 100)
     assert found.low < found.difference < found.high
     turned = ridge.compare_paired(second, first)
     np.testing.assert_allclose([turned.low, turned.high], [-found.high, -found.low], atol=1e-12)
     same = ridge.compare_paired(first, first)
-    assert same.p == 1
+    assert same.p == same.mcnemar_p == 1
     assert same.low == pytest.approx(-same.high, abs=1e-12)
     assert 0 < same.high < 0.05
 
