@@ -1,10 +1,8 @@
 """The conduit's arithmetic for n = 9 to 16, where a matrix no longer fits registers.
 
 The steps of `program.py` as loops over matrices in memory: written out, the products of step 2 alone
-would be 60,000 operations at n = 16. One thing differs in the definition: products of matrices add
-their terms from the first index to the last with one rounding each (fused multiply-add). From n = 9
-on the polynomial is so ill-conditioned that this decides digits of the small eigenvalues, and it is
-how the library adds with which upstream's numbers were computed.
+would be 60,000 operations at n = 16. Some columns of products add their terms with one rounding each
+(see `sums.fused_columns`).
 """
 
 from __future__ import annotations
@@ -117,6 +115,8 @@ def _product(
 ) -> None:
     """`put(i, j, x)` every entry x of the product of the matrices with entries X(i, m), Y(m, j)."""
 
+    fused = sums.fused_columns(n)
+
     def rows(first: Place, count: int) -> None:
         places = [op.position(first, 1, r) for r in range(count)]
         for columns in _groups(n):
@@ -126,10 +126,16 @@ def _product(
                 return [(x, y) for x in [X(i, m) for i in places] for y in right]
 
             def add(
-                m: Place, totals: list[Value], factors: Callable[..., Any] = factors
+                m: Place,
+                totals: list[Value],
+                columns: range = columns,
+                factors: Callable[..., Any] = factors,
             ) -> list[Value]:
                 terms = factors(op.position(m, 1, 1))
-                return [op.fused(x, y, z) for (x, y), z in zip(terms, totals, strict=True)]
+                return [
+                    op.fused(x, y, z) if j < fused else z + x * y
+                    for (x, y), z, j in zip(terms, totals, [*columns] * count, strict=True)
+                ]
 
             totals = op.repeat_indexed(n - 1, [x * y for x, y in factors(0)], add)
             targets = [(i, j) for i in places for j in columns]
