@@ -29,6 +29,7 @@ from torch import Tensor
 from frictionstore.extract.conduit import exact, sums
 from frictionstore.extract.conduit.constants import (
     FUSED_N,
+    LARGEST_WRITTEN_OUT,
     SINGLE_PRECISION_LIMIT,
     ConduitConstants,
     guess_offsets,
@@ -339,8 +340,11 @@ def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
         its Rayleigh quotients is not finite, everything measured on that matrix is NaN, settle is
         `iterations` and slot is `n-1 .. 0`.
     """
+    n = A.shape[-1]
     entries = ENTRIES_AT_ONCE["cpu" if A.device.type == "cpu" else "cuda"]
-    blocks = A.split(max(1, entries // A.shape[-1] ** 2))
+    if LARGEST_WRITTEN_OUT < n <= FUSED_N[1]:
+        entries //= 8  # what a fused product takes in between
+    blocks = A.split(max(1, entries // n**2))
     measured = [_measure_block(block, constants) for block in blocks]
     return {name: torch.cat([fields[name] for fields in measured]) for name in measured[0]}
 

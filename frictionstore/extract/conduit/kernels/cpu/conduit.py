@@ -186,8 +186,8 @@ def measure(
     Parameters
     ----------
     A : ndarray of shape (B, n, n), float32
-        Symmetric matrices, n in 2..8 (the exact maps alone: 2..16), of which both triangles are
-        read; with `S`, the matrices `V` whose columns are right singular vectors.
+        Symmetric matrices, n in 2..16, of which both triangles are read; with `S`, the matrices `V`
+        whose columns are right singular vectors (n in 2..8).
     want : sequence of str
         Names of `Packet` fields; those beyond friction, settle, slot and eigenvalues cost a little.
     constants : ConduitConstants
