@@ -14,6 +14,7 @@ from torch import Tensor
 
 from frictionstore.cores import cores
 from frictionstore.extract.conduit import conduit_maps, kernel_name
+from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT
 from frictionstore.extract.data.images import thumbnails
 from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.onednn import Encode, pack
@@ -59,7 +60,8 @@ class CpuEngine(NativeEngine):
     ) -> None:
         super().__init__(model, maps, device, **options)
         self.threads = cores() if threads is None else threads
-        self.fused = kernel_name(model.config.D, "cpu") == "fused-cpu"
+        self.conduit_kernel = kernel_name(model.config.D, "cpu")
+        self.fused = self.conduit_kernel == "fused-cpu" and model.config.D <= LARGEST_WRITTEN_OUT
         self._encoders: dict[int, Encode | None] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frictionstore-encode")
 
@@ -73,7 +75,7 @@ class CpuEngine(NativeEngine):
         packed = any(encode is not None for encode in self._encoders.values())
         return {
             "encoder_kernel": "onednn" if packed else "torch",
-            "conduit_kernel": "fused-cpu" if self.fused else "reference",
+            "conduit_kernel": self.conduit_kernel,
             **self.exact_kernel(kernel_name(self.model.config.D, exact=True)),
             "spectrum_kernel": self.spectrum_kernel("fused-cpu"),
             "attention_kernel": "fused-cpu" if self.fused else "torch",
