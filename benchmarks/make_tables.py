@@ -14,6 +14,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = Path(__file__).parent / "pages"  # what stands above and below the tables
 ORDER = (
     "extraction",
+    "grids",
     "encoder",
     "conduit",
     "conduit_first_call",
@@ -27,6 +28,7 @@ ORDER = (
     "startup",
 )
 TITLES = {
+    "grids": "Large images",
     "extraction": "Extraction against the notebook's method",
     "encoder": "Encoder against the machine's matrix products",
     "conduit": "Conduit kernels against the reference",

@@ -17,7 +17,6 @@ from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
-from frictionstore.cores import cores
 from frictionstore.errors import StoreError
 from frictionstore.format.frames import check_frame, decode_chunk
 from frictionstore.format.plan import array_document, document_bytes
@@ -131,4 +130,4 @@ class RowArray(zarr.Array):
         if self.reader is None or not whole or len(rest) >= self.ndim:
             return super().__getitem__(selection)
         start, stop, _ = (slice(None) if rows is Ellipsis else rows).indices(self.shape[0])
-        return self.reader.read(self.basename, start, max(start, stop), cores(8))
+        return self.reader.read(self.basename, start, max(start, stop), self.reader.threads)

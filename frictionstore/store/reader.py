@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from frictionstore.cores import cores
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
@@ -266,7 +265,7 @@ class Store:
         """
         self._check_name(name)
         start, stop, _ = rows.indices(self.n_images)
-        return self._rows.read(name, start, stop, cores(8))
+        return self._rows.read(name, start, stop, self._rows.threads)
 
     def iter_chunks(
         self, maps: Iterable[str] | str, batch: int | None = None, threads: int | None = None
@@ -279,9 +278,9 @@ class Store:
         batch : int, optional
             Images per step; by default whole chunks. The last one may be shorter.
         threads : int, optional
-            Blocks decoded at once; by default one per core, at most 8, and fewer where they
-            would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks, whatever the
-            number of images.
+            Blocks read at once; by default one per core, at most 8, and 8 from an address; fewer
+            where they would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks,
+            whatever the number of images.
 
         Yields
         ------
@@ -296,7 +295,7 @@ class Store:
         if batch is not None and batch < 1:
             raise RequestError(f"batch is {batch}: it must be 1 or more")
         if threads is None:
-            threads = cores(8)
+            threads = self._rows.threads
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
         n = self.n_images

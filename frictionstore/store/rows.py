@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from frictionstore.cores import cores
 from frictionstore.errors import StoreError
 from frictionstore.format.frames import decode_chunk
 from frictionstore.format.schema import row_bytes
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from frictionstore.format.schema import ArrayPlan
 
 PIECE_BYTES = 4 << 20  # raw, of one read; one chunk may have more
+THREADS = 8  # at most
 NOT_THE_FILE = "is not the file that was written, or was replaced while it was read"
 
 Arrays = dict[str, "NDArray[Any]"]
@@ -81,6 +83,8 @@ class RowReader:
     def __init__(self, shards: Shards) -> None:
         self.shards = shards
         self._places: dict[str, NDArray[np.int64]] = {}
+        # a server is waited for, a disk keeps the cores busy
+        self.threads = THREADS if "://" in shards.header.location.text else cores(THREADS)
 
     def read(self, name: str, start: int, stop: int, threads: int) -> NDArray[Any]:
         """Images `start` to `stop - 1` of an array.

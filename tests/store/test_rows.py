@@ -10,6 +10,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 import frictionstore as fs
 from frictionstore.errors import StoreError
 from frictionstore.format.shards import index_size
+from frictionstore.io.remote import RemoteLocation
 from frictionstore.share.pack import pack
 from frictionstore.store import rows as rows_module
 from tests.servers.http import serve
@@ -176,6 +178,36 @@ def test_chunks_that_lie_together_are_one_request(wide: Path) -> None:
         assert len(behaviour.requests) == 2, "the index, and its four chunks"
         store.read("S", slice(3, 5))
         assert len(behaviour.requests) == 3, "the index is known"
+
+
+def test_a_server_is_asked_for_more_than_there_are_cores(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "cores", lambda most: 1)
+    assert fs.open(wide)._rows.threads == 1
+    plain, asked, at_once = RemoteLocation.read_range, 0, 0
+    lock = threading.Lock()
+
+    def slow(self: RemoteLocation, key: str, start: int, count: int) -> bytes | None:
+        nonlocal asked, at_once
+        with lock:
+            asked += 1
+            at_once = max(at_once, asked)
+        time.sleep(0.05)
+        try:
+            return plain(self, key, start, count)
+        finally:
+            with lock:
+                asked -= 1
+
+    with serve(wide.parent) as (url, _):
+        store = fs.open(f"{url}/wide.zarr")
+        monkeypatch.setattr(RemoteLocation, "read_range", slow)
+        list(store.iter_chunks("S"))
+        assert 3 <= at_once <= 8
+        at_once = 0
+        store.read("S", slice(0, N))
+        assert at_once == 3, "a piece for each shard"
 
 
 def test_large_chunks_are_read_one_by_one(wide: Path, monkeypatch: pytest.MonkeyPatch) -> None:
