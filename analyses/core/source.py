@@ -398,7 +398,9 @@ def require_feature(store: MapStore, feature: str) -> int:
     usable = maps_over_patches(store)
     names = stored_maps(store, feature)
     if not set(names) <= set(usable):
-        made = f", of {listed(names)}" if plain_feature(store.maps, feature) in MADE_OF else ""
+        made = (
+            f" (made of {listed(names)})" if plain_feature(store.maps, feature) in MADE_OF else ""
+        )
         raise AnalysisError(
             f"there is no map {printable(feature)!r}{made} over patches in "
             f"{printable(store.name)}: its maps are {listed(usable, 8)}, and {LOG}NAME is the "
