@@ -28,6 +28,8 @@ if __name__ == "analyses":
 if TYPE_CHECKING:
     from frictionstore.analyses.center_edge import center_edge
     from frictionstore.analyses.class_distance import class_distance
+    from frictionstore.analyses.compare import compare
+    from frictionstore.analyses.content import content
     from frictionstore.analyses.core.errors import AnalysisError
     from frictionstore.analyses.core.moments import Moments
     from frictionstore.analyses.core.results import Result
@@ -66,6 +68,8 @@ _BUILT_IN = {
     "image-summary": "One row per image: mean, spread, extremes, entropy, hot spots.",
     "ridge-probe": "How well do maps classify images? Cross-validated ridge, paired comparisons.",
     "reliability": "Would the same images give the same map? Reliability by scale, rounding error.",
+    "content": "Do maps follow what the image shows? Gradient and variance, torus shifts, donors.",
+    "compare": "Two stores or two maps of the same images: RSA, CKA, correlations, McNemar.",
     "summary": "The notebook's closing table, with an interval or p beside every number.",
 }
 
@@ -115,6 +119,8 @@ __all__ = [
     "analyze_all",
     "center_edge",
     "class_distance",
+    "compare",
+    "content",
     "f_statistic",
     "image_summary",
     "mode_variance",

@@ -324,9 +324,9 @@ def _table(found: Collected, names: list[str], alpha: float, patches: int) -> di
     columns: dict[str, list[Any]] = {
         key: []
         for key in (
-            "mode", "content", "images", "rho", "rho_low", "rho_high", "rho_others", "excess",
-            "excess_low", "excess_high", "excess_p", "share_torus", "share_donors", "share_naive",
-            "shift_p",
+            "mode", "content", "rho", "rho_low", "rho_high", "rho_others", "share_torus",
+            "share_donors", "share_naive", "excess", "excess_low", "excess_high", "excess_p",
+            "shift_p", "images",
         )
     }  # fmt: skip
     for c, content in enumerate(CONTENTS):
@@ -341,15 +341,15 @@ def _table(found: Collected, names: list[str], alpha: float, patches: int) -> di
             off = float((rho - twice).mean()) - excess if len(rho) else np.nan
             null = np.abs(found.shifted[:, m, c])
             row = [
-                mode, content, len(rho), *mean_interval(rho),
-                float(others.mean()) if len(rho) else np.nan,
-                excess, low - off, high - off, _t_p(rho - twice - off),
+                mode, content, *mean_interval(rho), float(others.mean()) if len(rho) else np.nan,
                 *(
                     float((one[known, m, c] <= alpha).mean()) if len(rho) else np.nan
                     for one in (found.p_torus, found.p_donors, found.p_naive)
                 ),
+                excess, low - off, high - off, _t_p(rho - twice - off),
                 float((null >= permutation.distance_bound(null[0], 0.0)).mean())
                 if len(rho) else np.nan,
+                len(rho),
             ]  # fmt: skip
             for key, value in zip(columns, row, strict=True):
                 columns[key].append(value)
