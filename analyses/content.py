@@ -179,7 +179,7 @@ class Collected:
 
     def _correlate(self, rows: slice, ranks: list[Floats], flat: list[Floats]) -> None:
         maps, content = flat
-        varies = [one.any(axis=1) for one in flat]
+        varies = [np.asarray(one.any(axis=1)) for one in flat]
         known = varies[0][:, :, None] & varies[1][:, None, :]
         shifted = torus_correlations(*ranks).reshape(len(maps), self._patches, *known.shape[1:])
         rho = shifted[:, 0]
@@ -203,7 +203,7 @@ class Collected:
     def _among_donors(self, rows: slice, maps: Floats, bound: Floats) -> Floats:
         """Return the share of donors, and the image itself, with as large a correlation."""
         donated = np.concatenate(self._donated)
-        varies = donated.any(axis=1)
+        varies = np.asarray(donated.any(axis=1))
         own = np.arange(rows.start, rows.stop)[:, None] == self._donors
         p = np.empty(bound.shape)
         for c in range(len(CONTENTS)):

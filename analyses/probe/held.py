@@ -26,7 +26,7 @@ from frictionstore.analyses.stats.permutation import group_sums
 class HeldProbe(Probe):
     """The probe after one pass over the store, and the notebook's on the same rows.
 
-    Parameters as `Probe`'s, and `notebook`, the notebook's split.
+    Parameters as `Probe`'s, and `notebook`, the notebook's split, if it is wanted.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class HeldProbe(Probe):
         sets: Sequence[SetFit],
         split: Split,
         *,
-        notebook: Split,
+        notebook: Split | None = None,
         **options: Any,
     ) -> None:
         super().__init__(maps, sets, split, **options)
@@ -52,13 +52,15 @@ class HeldProbe(Probe):
         def fit(one: SetFit, fold: int | None) -> None:
             columns = one.select(values)
             if fold is None:
+                assert self._notebook is not None
                 fit_notebook(one, self._notebook, index, columns)
             else:
                 self._fit(one, fold, index, columns, drawn)
 
         # The largest first: no thread is left alone with them at the end.
         by_size = sorted(self._sets, key=lambda one: -one.n_columns)
-        tasks = [(one, fold) for one in by_size for fold in (*range(self._split.n_folds), None)]
+        folds = [*range(self._split.n_folds), *([] if self._notebook is None else [None])]
+        tasks = [(one, fold) for one in by_size for fold in folds]
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(lambda task: fit(*task), tasks))
         return False
