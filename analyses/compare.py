@@ -64,7 +64,7 @@ class CompareParameters(parameters.Parameters):
     )
     permutations: int = parameters.permutations(1000, "of images and of classes")
     resamples: int = parameters.parameter(
-        200, "Bootstrap samples of images and of classes; 0 for no interval.", least=0, most=100_000
+        500, "Bootstrap samples of images and of classes; 0 for no interval.", least=0, most=100_000
     )
     folds: int = parameters.folds("Folds of the probe.")
     seed: int = parameters.seed()

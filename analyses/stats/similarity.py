@@ -34,18 +34,22 @@ def distances(rows: Floats) -> Floats:
 
 def rank_correlation(a: Floats, b: Floats) -> float:
     """Return Spearman's correlation of two vectors; NaN where one is constant."""
-    return _cosine(_centred_ranks(a), _centred_ranks(b))
-
-
-def _centred_ranks(values: Floats) -> Floats:
     from scipy.stats import rankdata
 
-    return np.asarray(rankdata(values) - (len(values) + 1) / 2)
+    return _cosine(*(rankdata(values) - (len(values) + 1) / 2 for values in (a, b)))
 
 
 def _cosine(a: Floats, b: Floats) -> float:
-    norm = np.sqrt(float(a @ a) * float(b @ b))
-    return float(np.clip((a @ b) / norm, -1.0, 1.0)) if norm > 0 else np.nan
+    # Not BLAS, whose threads would wait for each other longer than this takes.
+    norm = np.sqrt(float(np.einsum("i,i->", a, a)) * float(np.einsum("i,i->", b, b)))
+    return float(np.clip(np.einsum("i,i->", a, b) / norm, -1.0, 1.0)) if norm > 0 else np.nan
+
+
+def _ranks_of_codes(codes: NDArray[np.int64]) -> Floats:
+    """Return centred ranks of integers that are in the order of values: counted, not sorted."""
+    counts = np.bincount(codes)
+    ranks: Floats = np.cumsum(counts) - (counts - 1) / 2
+    return np.asarray(ranks[codes] - (len(codes) + 1) / 2)
 
 
 def rsa(
@@ -73,21 +77,25 @@ def rsa(
     upper = np.triu_indices(n, 1)
     if n < FEWEST:
         return Estimate(np.nan)
-    ranks = [_centred_ranks(matrix[upper]) for matrix in (a, b)]
-    observed = _cosine(*ranks)
+    codes = [np.unique(matrix[upper], return_inverse=True)[1] for matrix in (a, b)]
+    squares = []
+    for code in codes:
+        squares.append(np.zeros((n, n), np.int64))
+        squares[-1][upper] = code
+        squares[-1] += squares[-1].T
+    ranks = [_ranks_of_codes(code) for code in codes]
+    observed = _cosine(ranks[0], ranks[1])
     if np.isnan(observed):
         return Estimate(observed)
     p, low, high = np.nan, np.nan, np.nan
     if permutations:
-        # A permutation of items is one of pairs: ranks and their squares stay.
-        square = np.zeros((n, n))
-        square[upper] = ranks[1]
-        square += square.T
-        norm = np.sqrt(float(ranks[0] @ ranks[0]) * float(ranks[1] @ ranks[1]))
         null = np.empty(permutations)
+        # A permutation of items is one of pairs: their ranks go with them.
+        rank_of = np.empty(codes[1].max() + 1)
+        rank_of[codes[1]] = ranks[1]
         for k in range(permutations):
             order = rng.permutation(n)
-            null[k] = (square[order[upper[0]], order[upper[1]]] @ ranks[0]) / norm
+            null[k] = _cosine(ranks[0], rank_of[squares[1][order[upper[0]], order[upper[1]]]])
         p = float(p_value(observed, null))
     if resamples:
         found = np.empty(resamples)
@@ -96,7 +104,7 @@ def rsa(
             first, second = drawn[upper[0]], drawn[upper[1]]
             pair = first != second
             first, second = first[pair], second[pair]
-            found[k] = rank_correlation(a[first, second], b[first, second])
+            found[k] = _cosine(*(_ranks_of_codes(one[first, second]) for one in squares))
         if np.isfinite(found).any():
             low, high = np.nanquantile(found, [0.025, 0.975])
     return Estimate(observed, float(low), float(high), p)
