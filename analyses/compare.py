@@ -41,7 +41,7 @@ QUESTION = "Do two stores, or two maps, say the same about the same images?"
 DEFAULT_FEATURES = ("S", "friction", "settle")
 HELD_IMAGES = 2000
 """Images whose maps are held for CKA and for correlations over patches."""
-MEMORY = 256 << 20
+MEMORY = 128 << 20
 """Bytes that they may take, of one store; fewer images are held where maps are large."""
 LEVEL = 0.05
 

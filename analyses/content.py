@@ -18,6 +18,7 @@ from frictionstore.analyses.core.source import MapStore, mode_name, require_feat
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import mean_interval
+from frictionstore.analyses.stats.ranks import centred_ranks
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -73,12 +74,11 @@ def standard_ranks(values: NDArray[Any]) -> Floats:
     -------
     float64 array of that shape; zeros where all patches are equal.
     """
-    from scipy.stats import rankdata
-
-    flat = values.reshape(len(values), -1, values.shape[-1])
-    ranks = rankdata(flat, axis=1) - (flat.shape[1] + 1) / 2
-    norm = np.sqrt(np.square(ranks).sum(axis=1, keepdims=True))
-    return np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0).reshape(values.shape)
+    flat = np.moveaxis(values.reshape(len(values), -1, values.shape[-1]), 1, 2)
+    ranks = centred_ranks(flat)
+    norm = np.sqrt(np.square(ranks).sum(axis=2, keepdims=True))
+    ranks = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
+    return np.moveaxis(ranks, 2, 1).reshape(values.shape)
 
 
 def torus_correlations(maps: Floats, content: Floats) -> Floats:

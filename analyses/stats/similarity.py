@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.stats.intervals import jackknife
 from frictionstore.analyses.stats.permutation import p_value
+from frictionstore.analyses.stats.ranks import centred_ranks
 
 Floats = NDArray[np.float64]
 FEWEST = 4
@@ -27,16 +28,13 @@ class Estimate:
 
 def distances(rows: Floats) -> Floats:
     """Return the Euclidean distances of all pairs of rows, (n, d), as a matrix, (n, n)."""
-    from scipy.spatial.distance import pdist, squareform
-
-    return np.asarray(squareform(pdist(rows)))
+    # Differences, not the Gram matrix: close images must not cancel.
+    return np.stack([np.sqrt(np.square(rows - row).sum(axis=1)) for row in rows])
 
 
 def rank_correlation(a: Floats, b: Floats) -> float:
     """Return Spearman's correlation of two vectors; NaN where one is constant."""
-    from scipy.stats import rankdata
-
-    return _cosine(*(rankdata(values) - (len(values) + 1) / 2 for values in (a, b)))
+    return _cosine(centred_ranks(a), centred_ranks(b))
 
 
 def _cosine(a: Floats, b: Floats) -> float:

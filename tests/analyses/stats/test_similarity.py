@@ -7,9 +7,10 @@ from itertools import permutations
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from frictionstore.analyses.stats.permutation import p_value
+from frictionstore.analyses.stats.ranks import centred_ranks
 from frictionstore.analyses.stats.similarity import (
     distances,
     image_correlation,
@@ -172,3 +173,11 @@ def test_what_is_constant_or_too_few_is_not_defined():
 def test_distances_are_scipys():
     x = rows(4) + 1e6
     np.testing.assert_allclose(distances(x), cdist(x, x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1,), (50,), (4, 7, 30), (3, 1)])
+def test_ranks_are_scipys(shape):
+    rng = np.random.default_rng(0)
+    for values in (rng.normal(size=shape), rng.integers(0, 5, shape), np.ones(shape)):
+        expected = rankdata(values, axis=-1) - (shape[-1] + 1) / 2
+        np.testing.assert_array_equal(centred_ranks(values), expected)
