@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
-from frictionstore.analyses.core.passes import Passes, run
+from frictionstore.analyses.core.passes import Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import (
     Classes,
@@ -25,7 +25,7 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import fieller
+from frictionstore.analyses.stats.edge_and_centre import Comparison, compare, higher
 from frictionstore.analyses.stats.regions import RegionMeans, central_block
 from frictionstore.text import listed
 
@@ -37,95 +37,14 @@ TOLD = 4
 """Modes whose figures the answer gives; the table has all."""
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Edge against centre over images; arrays of the shape of one image's numbers.
-
-    Attributes
-    ----------
-    n
-        Number of images.
-    centre, edge, ratio
-        Mean over images of the central and the edge mean, and edge / centre.
-    ratio_low, ratio_high
-        Fieller's interval of the ratio; NaN where the centre is not clearly different from 0. Of
-        logarithms (`geometric`) the ratio is that of geometric means, and so is its interval.
-    difference, difference_low, difference_high
-        Mean of edge - centre over images, and its t interval.
-    t, p
-        Paired t test of edge against centre, n - 1 degrees of freedom; NaN where the difference
-        is the same in every image.
-    """
-
-    n: int
-    centre: Floats
-    edge: Floats
-    ratio: Floats
-    ratio_low: Floats
-    ratio_high: Floats
-    difference: Floats
-    difference_low: Floats
-    difference_high: Floats
-    t: Floats
-    p: Floats
+_FIGURES = [f.name for f in fields(Comparison) if f.name not in ("n", "of_ratios")]
 
 
-def compare(
-    centre: Floats, edge: Floats, level: float = 0.95, *, geometric: bool = False
-) -> Comparison:
-    """Compare edge and centre of the same images.
-
-        t = mean(e - c) / (sd(e - c) / sqrt(n))
-        the ratio's interval is {R : |mean(e - R c)| <= t_{n-1} sd(e - R c) / sqrt(n)}
-
-    Of decimal logarithms a quotient depends on the unit of the map; the ratio is then
-
-        10^mean(e - c), with ten to the power of the ends of the difference's interval.
-
-    Parameters
-    ----------
-    centre, edge
-        float64 arrays of shape (n_images, ...): mean over the central and the edge patches of
-        each image; at least 2 images.
-    level
-        Coverage of the intervals, in (0, 1).
-    geometric
-        The values are decimal logarithms.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    n = len(centre)
-    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
-    c, e = centre.mean(axis=0), edge.mean(axis=0)
-    # Variances and covariance of the two means.
-    dc, de = centre - c, edge - e
-    vc, ve, cov = ((x * y).sum(axis=0) / (n * (n - 1)) for x, y in ((dc, dc), (de, de), (dc, de)))
-    difference = edge - centre
-    d = difference.mean(axis=0)
-    varies = difference.min(axis=0) != difference.max(axis=0)
-    error = np.sqrt(np.square(difference - d).sum(axis=0) / (n * (n - 1)))
-    t = np.divide(d, error, out=np.full(d.shape, np.nan), where=varies & (error > 0))
-    if geometric:
-        ends = (d, d - quantile * error, d + quantile * error)
-        ratio, low, high = (np.power(10.0, x) for x in ends)
-    else:
-        ratio, low, high = fieller(c, e, vc, ve, cov, quantile)
-    return Comparison(
-        n=n,
-        centre=c,
-        edge=e,
-        ratio=ratio,
-        ratio_low=low,
-        ratio_high=high,
-        difference=d,
-        difference_low=d - quantile * error,
-        difference_high=d + quantile * error,
-        t=t,
-        p=np.asarray(2.0 * stdtr(n - 1, -np.abs(t))),
-    )
-
-
-_FIGURES = [f.name for f in fields(Comparison) if f.name != "n"]
+def _ratio_of(rows: Sequence[Comparison], modes: Sequence[int]) -> dict[str, list[str]]:
+    """Return a column that says what each ratio is of, if any is not of means."""
+    of = [["images" if one.of_ratios[mode] else "means" for one in rows] for mode in modes]
+    found = [word for row in of for word in row]
+    return {"ratio_of": found} if "images" in found else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +90,7 @@ class CenterEdge:
         self._n_modes = require_feature(store, feature)
         self._classes: Classes = require_classes(store, NAME)
         self._central = central_block(rows, cols, self._asked.border)
+        self._moments = class_moments(passes, feature, self._n_modes)
         self._regions = passes.share(
             ("region means", feature, self._central.tobytes()),
             lambda: RegionMeans(feature, self._central, store.n_images, self._n_modes),
@@ -204,7 +124,8 @@ class CenterEdge:
             geometric=geometric,
             central=self._central,
         )
-        said = classes.caveats() + _caveats(found) + caveats.features(feature)
+        said = classes.caveats() + _caveats(found)
+        said += caveats.heavy_tail(feature, self._moments.everything) + caveats.features(feature)
         return _result(self._asked, found, said, self._store)
 
 
@@ -213,18 +134,24 @@ def _table(found: Found, which: int) -> dict[str, Any]:
     rows = found.by_class
     columns: dict[str, Any] = {"class": list(found.classes), "images": [one.n for one in rows]}
     columns |= {key: [float(getattr(one, key)[which]) for one in rows] for key in _FIGURES}
+    columns |= _ratio_of(rows, [which])
     return columns | {"q": [float(p) for p in found.q[:, which]]}
 
 
 def _tables(found: Found) -> dict[str, Columns]:
     names, pooled = found.names, found.pooled
     by_mode = [_table(found, which) for which in range(len(names))]
-    together = {key: [value for table in by_mode for value in table[key]] for key in by_mode[0]}
+    together = {
+        key: [value for table in by_mode for value in table[key]]
+        for key in by_mode[0]
+        if key != "ratio_of"
+    } | _ratio_of(found.by_class, range(len(names)))
     return {
         "classes": by_mode[0],
         "modes": {"mode": names, "images": [pooled.n] * len(names)}
         | {key: getattr(pooled, key) for key in _FIGURES}
-        | {"p_modes": [np.nan, *found.p_modes]},
+        | {"p_modes": [np.nan, *found.p_modes]}
+        | _ratio_of([pooled], range(len(names))),
         "classes_by_mode": {
             "class": together.pop("class"),
             "mode": [name for name in names for _ in found.classes],
@@ -251,6 +178,18 @@ def _caveats(found: Found) -> list[str]:
     if found.constant:
         said.append(f"'{ALL_MODES}' averages the constant mode in, as the notebook did")
     of_class = list(zip(found.classes, found.by_class, strict=True))
+    few = [(name, one) for name, one in of_class if np.isnan(one.difference_low[0])]
+    of_ratios = [name for name, one in few if one.of_ratios[0]]
+    for names, so in (
+        (of_ratios, "ratio is the geometric mean of the images' own ratios, with its test, there"),
+        ([name for name, _ in few if name not in of_ratios], "there is no interval and no test"),
+    ):
+        if names:
+            said.append(
+                f"few images decide the means of {listed(names)}: the difference has no interval "
+                f"that covers, and {so}"
+            )
+    of_class = [one for one in of_class if one[0] not in dict(few)]
     unbounded = [n for n, c in of_class if np.isnan(c.ratio_low[0]) and np.isfinite(c.ratio[0])]
     if unbounded:
         said.append(
@@ -327,7 +266,7 @@ def _claims(asked: CenterEdgeParameters, found: Found, values: dict[str, Any]) -
     def side(which: int, p: float) -> str:
         if not p <= alpha:
             return ""
-        return f"{'higher' if pooled.difference[which] > 0 else 'lower'} at the edge"
+        return f"{'higher' if higher(pooled, which) else 'lower'} at the edge"
 
     sides = {name: side(1 + k, found.p_modes[k]) for k, name in enumerate(found.names[1:])}
     modes = "; ".join(f"{name} {said}" for name, said in sides.items() if said)
@@ -350,7 +289,11 @@ def _answer(asked: CenterEdgeParameters, found: Found) -> str:
     feature, names, p_modes, pooled = asked.feature, found.names[1:], found.p_modes, found.pooled
     tested = int(np.isfinite(p_modes).sum())
     if not tested:
-        return f"{feature} cannot be tested: edge minus centre is the same in every image."
+        few = np.isnan(pooled.difference_low[1:]).any()
+        why = (
+            "few images decide its means" if few else "edge minus centre is the same in every image"
+        )
+        return f"{feature} cannot be tested: {why}."
     family = f"Holm over {tested} mode{'s' if tested > 1 else ''}, {pooled.n} images"
     different = np.flatnonzero(p_modes <= asked.alpha)
     if not different.size:
@@ -361,7 +304,7 @@ def _answer(asked: CenterEdgeParameters, found: Found) -> str:
         )
     told = []
     for k in different[np.argsort(p_modes[different], kind="stable")][:TOLD]:
-        side = "higher" if pooled.difference[1 + k] > 0 else "lower"
+        side = "higher" if higher(pooled, 1 + int(k)) else "lower"
         mode = "" if names == ["all"] else f"in {names[k]} "
         told.append(
             f"{mode}({side} at the edge, {_ratio(pooled, 1 + int(k), found.geometric)}, "
@@ -375,7 +318,8 @@ def _ratio(one: Comparison, which: int, geometric: bool) -> str:
     """Return the ratio, and of logarithms the difference, each with its interval, in words."""
     ratio = _interval(one.ratio_low[which], one.ratio_high[which])
     if not geometric:
-        return f"edge / centre = {number(one.ratio[which])}, 95% interval {ratio}"
+        of = " of an image, geometric mean" if one.of_ratios[which] else ""
+        return f"edge / centre{of} = {number(one.ratio[which])}, 95% interval {ratio}"
     ends = _interval(one.difference_low[which], one.difference_high[which])
     return (
         f"edge - centre = {number(one.difference[which])} in log10, 95% interval {ends}: "
@@ -394,6 +338,8 @@ def _all_modes(values: dict[str, Any], found: Found, alpha: float) -> str:
     """Return what the notebook looked at: the mean over all modes, and by class."""
     interval = _interval(values["ratio_low"], values["ratio_high"])
     what = "edge / centre of geometric means" if found.geometric else "edge / centre"
+    if found.pooled.of_ratios[0]:
+        what += " of an image, geometric mean,"
     return (
         f"With all modes averaged, as in the notebook, {what} = {number(values['ratio'])} (95% "
         f"interval {interval} over images, paired t test {p_text(values['p'])}), and there is "

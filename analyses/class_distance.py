@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
-from frictionstore.analyses.stats import label_sums, permutation
+from frictionstore.analyses.stats import dispersion, label_sums, permutation
+from frictionstore.analyses.stats.anova import welch, welch_from_sums
 from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds
 
 Floats = NDArray[np.float64]
@@ -92,8 +94,9 @@ class Found:
 
     `halves` are distances between two random halves of each class, (splits, n_classes);
     `crossnobis` is cross-validated, (n_classes, n_classes); `within`
-    is each class's sum of squares; `null_...` are mean distance, smallest cosine and pseudo-F under
-    permuted labels. Pseudo-F is NaN where all images are equal.
+    is each class's sum of squares; `null_...` are mean distance, smallest cosine, pseudo-F and
+    Welch's under permuted labels. Pseudo-F is NaN where all images are equal, Welch's where those
+    of one class are.
     """
 
     means: Floats
@@ -105,6 +108,9 @@ class Found:
     null_distance: Floats
     null_cosine: Floats
     null_f: Floats
+    welch_f: float
+    null_welch: Floats
+    spread: dispersion.Dispersion
 
 
 class ClassDistance:
@@ -137,7 +143,8 @@ class ClassDistance:
             ),
             claimed=False,
         )  # fmt: skip
-        self._null = np.full((3, asked.permutations), np.nan)
+        self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
+        self._null = np.full((4, asked.permutations), np.nan)
         if asked.permutations:
             sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, n_features, asked.permutations, asked.seed,
@@ -145,8 +152,8 @@ class ClassDistance:
             )  # fmt: skip
             sums.reducers.append(self._reduce)
 
-    def _reduce(self, which: slice, sums: Floats, shift: Floats) -> None:
-        distance, cosine, f = self._null
+    def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
+        distance, cosine, f, of_means = self._null
         means = sums * label_sums.class_weights(self._classes.counts)
         square = label_sums.squared_distances(means)
         distance[which] = np.sqrt(label_sums.off_diagonal(square)).mean(axis=1)
@@ -159,6 +166,8 @@ class ClassDistance:
         cosines = np.divide(gram, product, out=np.full_like(gram, np.nan), where=product > 0)
         cosine[which] = label_sums.off_diagonal(cosines).min(axis=1)
         f[which] = self._pseudo_f(sums)
+        counts = self._classes.counts
+        of_means[which] = welch_from_sums(sums, squares[..., -1:], counts, pooled=True).f[..., 0]
 
     def _pseudo_f(self, sums: Floats) -> Floats | float:
         total = float(self._collected.labelled.m2.sum())
@@ -172,16 +181,21 @@ class ClassDistance:
         # The overall mean is taken off before sums of squares are formed.
         centred = (means - self._collected.labelled.mean.reshape(-1)) * classes.counts[:, None]
         halves = self._halves
+        within = moments.m2.reshape(classes.n, -1).sum(axis=1)
+        variance = (within / (classes.counts - 1))[:, None]
         found = Found(
             means=moments.mean,
             observed=distances(means),
             halves=np.sqrt(np.square(halves.first - halves.second).sum(axis=2)),
             crossnobis=self._unbiased.distances,
-            within=moments.m2.reshape(classes.n, -1).sum(axis=1),
+            within=within,
             pseudo_f=float(self._pseudo_f(centred)),
             null_distance=self._null[0],
             null_cosine=self._null[1],
             null_f=self._null[2],
+            welch_f=float(welch(means, variance, classes.counts, pooled=True).f[0]),
+            null_welch=self._null[3],
+            spread=self._distances.test(self._asked.permutations, self._asked.seed),
         )
         constant = self._collected.labelled.constant()[0].all(axis=(0, 1))
         said = [
@@ -213,6 +227,8 @@ def _values(asked: ClassDistanceParameters, found: Found, classes: Classes) -> d
         "half_split_distance": float(found.halves.mean()),
         "within_class_spread": float(spread),
         "pseudo_f": found.pseudo_f,
+        "welch_f": found.welch_f,
+        "dispersion_f": found.spread.f,
         "permutations": asked.permutations,
         "smallest_p": permutation.smallest_p(asked.permutations),
     }
@@ -225,6 +241,8 @@ def _values(asked: ClassDistanceParameters, found: Found, classes: Classes) -> d
             ),
             "p_min_cosine": float(p_cosine),
             "p_pseudo_f": float(permutation.p_value(found.pseudo_f, found.null_f)),
+            "p_welch_f": float(permutation.p_value(found.welch_f, found.null_welch)),
+            "p_dispersion": found.spread.p,
         }
     return values
 
@@ -247,6 +265,7 @@ def _tables(found: Found, classes: Classes) -> dict[str, Columns]:
             "half_split_low": low,
             "half_split_high": high,
             "within_class_spread": np.sqrt(found.within / (classes.counts - 1)),
+            "mean_distance_from_own": found.spread.mean,
         },
         "pairs": {
             "class_a": [classes.names[a] for a in first],
@@ -297,7 +316,7 @@ def _result(
         },
         parameters={"permutations": asked.permutations, "splits": asked.splits},
         seed=asked.seed,
-        sentences=[_answer(asked.feature, values, verdict)],
+        sentences=[_answer(asked.feature, values, found.spread, verdict)],
         caveats=said,
         provenance=provenance(store),
         figures={"distance": drawn("matrix", *matrix)},
@@ -311,6 +330,7 @@ def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
         "mean_distance": f"a difference between class mean maps of {feature}",
         "min_cosine": f"a difference in direction between class mean maps of {feature}",
         "pseudo_f": f"a difference between classes of {feature} by PERMANOVA",
+        "welch_f": f"a difference between class mean maps of {feature} whatever their spread",
     }
     return [
         Claim(figure, text, values[figure], p=values.get(f"p_{figure}"), level=ALPHA)
@@ -318,7 +338,14 @@ def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
     ]
 
 
-def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
+def in_spread_only(values: Mapping[str, Any], alpha: float) -> bool:
+    """Return whether spread differs between classes, and means by no test that allows for it."""
+    return bool(values.get("p_dispersion", 1.0) <= alpha and not values["p_welch_f"] <= alpha)
+
+
+def _answer(
+    feature: str, values: dict[str, Any], spread: dispersion.Dispersion, verdict: str
+) -> str:
     noise = f"two random halves of one class differ by {number(values['half_split_distance'])}"
     if not values["permutations"]:
         return (
@@ -327,17 +354,23 @@ def _answer(feature: str, values: dict[str, Any], verdict: str) -> str:
             f"for, so there is no test; notebook verdict: {verdict}."
         )
     p = values["p_mean_distance"]
-    differs = (
-        f"{feature}'s spatial pattern differs between classes"
-        if p <= ALPHA
-        else f"no evidence that {feature}'s spatial pattern differs between classes"
-    )
+    if not p <= ALPHA:
+        differs = f"no evidence that {feature}'s spatial pattern differs between classes"
+    elif in_spread_only(values, ALPHA):
+        differs = f"classes differ in spread of {feature}, perhaps not in mean"
+    else:
+        differs = f"{feature}'s spatial pattern differs between classes"
+    beside = ""
+    if np.isfinite(values["p_welch_f"]):
+        beside = f"; by Welch's, of means whatever the spread, {p_text(values['p_welch_f'])}"
+    told = dispersion.in_words(spread, ALPHA)
+    beside += f"; {told}" if told else ""
     return (
         f"{differs}: mean distance "
         f"{number(values['mean_distance'])} against {number(values['null_mean_distance'])} with "
         f"permuted labels ({p_text(p)}), {noise}; PERMANOVA pseudo-F "
-        f"{number(values['pseudo_f'])} ({p_text(values['p_pseudo_f'])}); notebook verdict: "
-        f"{verdict}."
+        f"{number(values['pseudo_f'])} ({p_text(values['p_pseudo_f'])}){beside}; notebook "
+        f"verdict: {verdict}."
     )
 
 

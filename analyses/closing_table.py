@@ -140,7 +140,7 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
             "conduit lift over eigenvalues",
             None if joined is None or alone is None else joined - alone,
             "paired difference", lift["difference"],
-            lift["difference_low"], lift["difference_high"], lift["mcnemar_p"],
+            lift["difference_low"], lift["difference_high"], lift.get("p", lift["mcnemar_p"]),
             figure=f"difference {most_joined(v)} - S", of=("ridge-probe", ""),
         )  # fmt: skip
 
@@ -148,8 +148,9 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
 def _mode_lines(v: Facts, old: Facts) -> Iterator[Line]:
     if v:
         yield Line(
-            "spatial variance of the mean map", v["largest_variance"],
-            f"variance over patches, mode {v['largest_variance_mode']}",
+            "spatial variance of the mean map",
+            v.get("largest_map_variance", v["largest_variance"]),
+            f"variance over patches without noise, mode {v['largest_variance_mode']}",
             v["largest_variance"], v["largest_variance_low"], v["largest_variance_high"],
             figure="largest_variance", of=("mode-variance", ""),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from frictionstore.analyses.core.source import MapStore, mode_name, require_feat
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import mean_interval
-from frictionstore.analyses.stats.ranks import centred_ranks
+from frictionstore.analyses.stats.torus import naive_p, standard_ranks, torus_correlations
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -60,53 +60,6 @@ def contents(images: NDArray[Any], grid: tuple[int, int]) -> Floats:
     blocks = (n, grid[0], height // grid[0], grid[1], width // grid[1])
     gradient = np.sqrt(steep).reshape(blocks).mean(axis=(2, 4))
     return np.stack([gradient, light.reshape(blocks).var(axis=(2, 4))], axis=-1)
-
-
-def standard_ranks(values: NDArray[Any]) -> Floats:
-    """Return ranks over patches, centred and of unit length: products are Spearman's correlations.
-
-    Parameters
-    ----------
-    values
-        Array of shape (n, row, col, k).
-
-    Returns
-    -------
-    float64 array of that shape; zeros where all patches are equal.
-    """
-    flat = np.moveaxis(values.reshape(len(values), -1, values.shape[-1]), 1, 2)
-    ranks = centred_ranks(flat)
-    norm = np.sqrt(np.square(ranks).sum(axis=2, keepdims=True))
-    ranks = np.divide(ranks, norm, out=np.zeros_like(ranks), where=norm > 0)
-    return np.moveaxis(ranks, 2, 1).reshape(values.shape)
-
-
-def torus_correlations(maps: Floats, content: Floats) -> Floats:
-    """Return correlations of maps with content under every shift of it around the grid.
-
-    Parameters
-    ----------
-    maps, content
-        Standard ranks, shape (n, row, col, modes) and (n, row, col, contents).
-
-    Returns
-    -------
-    float64 array of shape (n, row, col, modes, contents): entry (dr, dc) is with content moved by
-    that many rows and columns; (0, 0) is the observed one.
-    """
-    axes = (1, 2)
-    product = np.conj(np.fft.rfft2(content, axes=axes))[..., None, :]
-    product = product * np.fft.rfft2(maps, axes=axes)[..., None]
-    return np.asarray(np.fft.irfft2(product, s=maps.shape[1:3], axes=axes))
-
-
-def naive_p(rho: Floats, n_patches: int) -> Floats:
-    """Return Spearman's p by Student's t, as if patches were independent; two-sided."""
-    from scipy.special import stdtr
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t = rho * np.sqrt((n_patches - 2) / np.maximum(1.0 - np.square(rho), 0.0))
-    return np.asarray(2.0 * stdtr(n_patches - 2, -np.abs(t)))
 
 
 @dataclass(frozen=True, kw_only=True)

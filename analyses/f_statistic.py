@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
-from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -24,93 +23,15 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
-from frictionstore.analyses.stats import label_sums, permutation
+from frictionstore.analyses.stats import dispersion, label_sums, permutation
+from frictionstore.analyses.stats.anova import Anova, Welch, anova, f_at, welch, welch_from_sums
+from frictionstore.analyses.stats.clusters import FORMING_P, Clusters, ClusterTest
 from frictionstore.analyses.stats.notebook_sums import NotebookSums
 
 Floats = NDArray[np.float64]
 NAME = "f-statistic"
 QUESTION = "Does the map differ between classes at single positions of the grid?"
 NOTEBOOK_THRESHOLD = 0.01
-
-
-@dataclass(frozen=True)
-class Anova:
-    """One-way analysis of variance at each position and mode; arrays of shape (row, col, mode).
-
-    Attributes
-    ----------
-    f, p
-        F and its p-value; NaN where the values are constant or constant within every class.
-    eta_squared
-        Share of the total sum of squares that lies between classes, in [0, 1].
-    ratio
-        The notebook's: variance of class means (ddof 1) over mean variance within (ddof 0).
-    df_between, df_within
-        Degrees of freedom, C - 1 and n - C.
-    constant
-        All values are equal.
-    pure
-        Values differ between classes and never within one: F has no denominator.
-    """
-
-    f: Floats
-    p: Floats
-    eta_squared: Floats
-    ratio: Floats
-    df_between: int
-    df_within: int
-    constant: NDArray[np.bool_]
-    pure: NDArray[np.bool_]
-
-    def constant_modes(self) -> NDArray[np.bool_]:
-        """Return which modes are constant at every position."""
-        return np.asarray(self.constant.all(axis=(0, 1)))
-
-
-def anova(moments: Moments) -> Anova:
-    """Return the one-way analysis of variance from class moments.
-
-        F = (sum_c n_c (mean_c - mean)^2 / (C - 1)) / (sum_c m2_c / (n - C))
-
-    Parameters
-    ----------
-    moments
-        Moments with one group per class, each of at least one image; n > C.
-
-    References
-    ----------
-    Fisher (1925), Statistical methods for research workers. The p-value is
-    `scipy.special.fdtrc(C - 1, n - C, F)`.
-    """
-    from scipy.special import fdtrc
-
-    count = moments.count.reshape(-1, *(1 for _ in moments.shape)).astype(np.float64)
-    n, classes = int(moments.count.sum()), moments.n_groups
-    mean = (count * moments.mean).sum(axis=0) / n
-    between = (count * np.square(moments.mean - mean)).sum(axis=0)
-    within = moments.m2.sum(axis=0)
-    constant = moments.minimum.min(axis=0) == moments.maximum.max(axis=0)
-    pure = moments.constant().all(axis=0) & ~constant
-    usable = ~(constant | pure)
-    df_between, df_within = classes - 1, n - classes
-
-    def where_usable(numerator: Floats, denominator: Floats) -> Floats:
-        out = np.full(moments.shape, np.nan)
-        return np.divide(numerator, denominator, out=out, where=usable)
-
-    f = where_usable(between / df_between, within / df_within)
-    return Anova(
-        f=f,
-        p=np.asarray(fdtrc(df_between, df_within, f)),
-        eta_squared=where_usable(between, between + within),
-        ratio=where_usable(
-            np.var(moments.mean, axis=0, ddof=1), moments.variance(ddof=0).mean(axis=0)
-        ),
-        df_between=df_between,
-        df_within=df_within,
-        constant=constant,
-        pure=pure,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +50,8 @@ class Found:
     """The exact tests, those under permuted labels, and the notebook's ratio in float32.
 
     `family_wise` and `single` are p by the largest F of each permutation (`maxima`) and by each
-    position's own; NaN without permutations.
+    position's own; NaN without permutations, as `mean_family_wise`, the same by Welch's F. q is
+    of `single`, and without permutations of the exact p.
     """
 
     exact: Anova
@@ -138,6 +60,10 @@ class Found:
     family_wise: Floats
     single: Floats
     maxima: Floats
+    mean: Welch
+    mean_family_wise: Floats
+    spread: dispersion.Dispersion
+    clusters: Clusters | None
 
 
 class FStatistic:
@@ -158,38 +84,70 @@ class FStatistic:
             lambda: NotebookSums(asked.feature, self._classes, (rows, cols, n_modes)),
             claimed=False,
         )
-        self._maxima = np.full(asked.permutations, -np.inf)
+        self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
+        self._maxima, self._mean_maxima = np.full((2, asked.permutations), -np.inf)
         self._extreme = np.zeros((rows, cols, n_modes), np.int64)
+        self._clusters: ClusterTest | None = None
         if asked.permutations:
+            if not passes.claims_only:
+                freedom = self._classes.n - 1, self._classes.n_labelled - self._classes.n
+                self._clusters = ClusterTest(asked.permutations, f_at(FORMING_P, *freedom))
             sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, self._extreme.size, asked.permutations,
                 asked.seed, asked.memory,
             )  # fmt: skip
+            sums.squares = True
             sums.reducers.append(self._reduce)
 
-    def _reduce(self, which: slice, sums: Floats, shift: Floats) -> None:
-        moments = self._collected
+    def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
+        moments, counts = self._collected, self._classes.counts
         observed = anova(moments.by_class).f.reshape(-1)
         usable = np.flatnonzero(np.isfinite(observed))
         if not usable.size:
             return
         total = moments.labelled.m2.reshape(-1)[usable]
-        f = label_sums.f_from_sums(sums[:, :, usable], self._classes.counts, total)
+        f = label_sums.f_from_sums(sums[:, :, usable], counts, total)
         self._maxima[which] = f.max(axis=1)
         extreme = permutation.at_least(f, observed[usable], "greater").sum(axis=0)
         self._extreme.reshape(-1)[usable] += extreme
+        if self._clusters is not None:
+            maps = np.full((len(f), *self._extreme.shape), np.nan)
+            maps.reshape(len(f), -1)[:, usable] = f
+            self._clusters.add(which, maps)
+        # Welch's F is defined by the arrangement: where a class does not vary under one, it is not.
+        z = welch_from_sums(sums[..., usable], squares[..., usable], counts).z
+        self._mean_maxima[which] = np.fmax.reduce(z, axis=1, initial=-np.inf)
+
+    def _welch(self) -> Welch:
+        """Return Welch's F of the data, NaN where some class does not vary."""
+        moments = self._collected.by_class
+        still = moments.constant()
+        flat = (len(still), -1)
+        variance = np.where(still, 0.0, moments.variance()).reshape(flat)
+        found = welch(moments.mean.reshape(flat), variance, self._classes.counts)
+        return Welch(
+            found.f.reshape(moments.shape), found.df_between, found.df_within.reshape(moments.shape)
+        )
 
     def result(self) -> Result:
         exact = anova(self._collected.by_class)
         undefined = np.full(exact.f.shape, np.nan)
         n = self._asked.permutations
+        single = permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined
+        mean = self._welch()
         found = Found(
             exact=exact,
-            q=permutation.benjamini_hochberg(exact.p),
+            q=permutation.benjamini_hochberg(single if n else exact.p),
             ratio=self._notebook.ratio(),
             family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
-            single=permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined,
+            single=single,
             maxima=self._maxima,
+            mean=mean,
+            mean_family_wise=(
+                permutation.family_wise_p(mean.z, self._mean_maxima) if n else undefined
+            ),
+            spread=self._distances.test(n, self._asked.seed),
+            clusters=None if self._clusters is None else self._clusters.result(exact.f),
         )
         said = [
             *self._classes.caveats(),
@@ -204,6 +162,10 @@ def _best(values: Floats) -> tuple[int, ...]:
     """Return the index of the largest value, NaN ignored; the first of all if all are NaN."""
     filled = np.where(np.isnan(values), -np.inf, values)
     return tuple(int(i) for i in np.unravel_index(int(filled.argmax()), values.shape))
+
+
+def _least(p: Floats) -> float:
+    return float(np.fmin.reduce(p, axis=None, initial=np.nan))
 
 
 def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
@@ -224,6 +186,11 @@ def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
             family = found.family_wise[..., mode]
             row["p_family_wise"] = family[best]
             row["share_family_wise"] = float((family[usable] <= asked.alpha).mean())
+            # Welch's F of the position with the smallest p, which may be another.
+            row["p_family_wise_welch"] = _least(found.mean_family_wise[..., mode])
+            if found.clusters is not None:
+                row["p_family_wise_tfce"] = _least(found.clusters.p_tfce[..., mode])
+                row["p_family_wise_cluster"] = _least(found.clusters.p_mass[..., mode])
         row |= {
             "p": exact.p[..., mode][best],
             "eta_squared": exact.eta_squared[..., mode][best],
@@ -286,6 +253,9 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
         "max_f_p": float(exact.p[best]),
         "max_eta_squared": float(np.nanmax(exact.eta_squared)),
         "mean_eta_squared": float(np.nanmean(exact.eta_squared)),
+        "max_welch_f": float(found.mean.f[_best(found.mean.z)]),
+        "dispersion_f": found.spread.f,
+        "dispersion_p": found.spread.p,
         "n_q_significant": n_q,
         "share_q_significant": n_q / n_usable,
     }
@@ -293,6 +263,12 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
         n_family = int((found.family_wise[usable] <= asked.alpha).sum())
         values["family_wise_p"] = float(found.family_wise[best])
         values["n_family_wise_significant"] = n_family
+        values["welch_family_wise_p"] = _least(found.mean_family_wise)
+        if found.clusters is not None:
+            for name in ("tfce", "mass"):
+                p = getattr(found.clusters, f"p_{name}")
+                values[f"{name}_family_wise_p"] = _least(p)
+                values[f"n_{name}_family_wise_significant"] = int((p <= asked.alpha).sum())
     return values
 
 
@@ -305,10 +281,16 @@ def _claims(asked: FStatisticParameters, values: dict[str, Any]) -> list[Claim]:
     if not values["n_tests"]:
         return []
     says = f"a difference of {asked.feature} between classes at single positions"
-    return [Claim("max_f", says, values["max_f"], p=family_wise(values), level=asked.alpha)]
+    claims = [Claim("max_f", says, values["max_f"], p=family_wise(values), level=asked.alpha)]
+    if asked.permutations:
+        says = f"a difference in mean {asked.feature} between classes at single positions"
+        p = values["welch_family_wise_p"]
+        claims.append(Claim("max_welch_f", says, values["max_welch_f"], p=p, level=asked.alpha))
+    return claims
 
 
-def _answer(asked: FStatisticParameters, values: dict[str, Any], n_modes: int, verdict: str) -> str:
+def _answer(asked: FStatisticParameters, values: dict[str, Any], found: Found, verdict: str) -> str:
+    n_modes = found.exact.f.shape[2]
     if not values["n_tests"]:
         return (
             f"{asked.feature} cannot be tested: no position varies within the classes; notebook "
@@ -317,17 +299,42 @@ def _answer(asked: FStatisticParameters, values: dict[str, Any], n_modes: int, v
     row, col = values["max_f_position"]
     test = p_text(values["max_f_p"]) + " for that test alone"
     differs = values["n_q_significant"] > 0
+    how, beside = "", ""
     if asked.permutations:
-        family = values["family_wise_p"]
+        family, of_means = values["family_wise_p"], values["welch_family_wise_p"]
         test = f"family-wise {p_text(family)} over {asked.permutations} permutations"
         differs = family <= asked.alpha
+        if differs and not of_means <= asked.alpha and found.spread.p <= asked.alpha:
+            how = " in spread, perhaps not in mean,"
+        if np.isfinite(of_means):
+            beside = f"; Welch's F, of means whatever the spread, family-wise {p_text(of_means)}"
+        spread = dispersion.in_words(found.spread, asked.alpha)
+        beside += f"; {spread}" if spread else ""
     return (
-        f"{'' if differs else 'no evidence that '}{asked.feature} differs between classes "
+        f"{'' if differs else 'no evidence that '}{asked.feature} differs between classes{how} "
         f"at single positions: the largest F({values['df_between']}, {values['df_within']}) is "
         f"{number(values['max_f'])} at row {row}, column {col}, "
-        f"{mode_name(values['max_f_mode'], n_modes)} ({test}); {values['n_q_significant']} of "
-        f"{values['n_tests']} tests have q <= {asked.alpha:g}; notebook verdict: {verdict}."
+        f"{mode_name(values['max_f_mode'], n_modes)} ({test}){beside}; "
+        f"{values['n_q_significant']} of {values['n_tests']} tests have q <= {asked.alpha:g}; "
+        f"notebook verdict: {verdict}."
     )
+
+
+def _resolution(asked: FStatisticParameters, n_tests: int) -> list[str]:
+    """Return how small p and q can be, and what q rests on."""
+    if not asked.permutations:
+        return [
+            "q rests on p of the F distribution, which classes of unequal size and heavy tails "
+            "mislead: with permutations it does not"
+        ]
+    said = caveats.smallest_p(asked.permutations)
+    least = permutation.smallest_p(asked.permutations) * n_tests / asked.alpha
+    if least > 1:
+        said.append(
+            f"q rests on permutation p: q <= {asked.alpha:g} takes {int(np.ceil(least - 1e-9))} "
+            f"of the {n_tests} tests at once, fewer with more permutations"
+        )
+    return said
 
 
 def _caveats(asked: FStatisticParameters, found: Found) -> list[str]:
@@ -336,7 +343,7 @@ def _caveats(asked: FStatisticParameters, found: Found) -> list[str]:
     n_modes = exact.f.shape[2]
     whole = exact.constant_modes()
     tested = np.isfinite(exact.f).any()
-    said = caveats.smallest_p(asked.permutations) if tested else []
+    said = _resolution(asked, int(np.isfinite(exact.f).sum())) if tested else []
     said.append(
         "ratio is the notebook's F ratio in float64; the notebook formed it in float32, and its "
         "own figures (under 'notebook') are off where a position hardly varies"
@@ -365,12 +372,18 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
     arrays: dict[str, NDArray[Any]] = {
         "f": exact.f, "p": exact.p, "q": found.q, "eta_squared": exact.eta_squared,
         "notebook_f_ratio": exact.ratio, "notebook_f_ratio_float32": found.ratio,
-        "constant": exact.constant,
+        "constant": exact.constant, "welch_f": found.mean.f, "p_welch": found.mean.p,
     }  # fmt: skip
     if asked.permutations:
         arrays["p_family_wise"] = found.family_wise
         arrays["p_permutation"] = found.single
         arrays["null_maximum_f"] = found.maxima
+        arrays["p_family_wise_welch"] = found.mean_family_wise
+    if found.clusters is not None:
+        arrays |= {
+            "tfce": found.clusters.tfce, "p_family_wise_tfce": found.clusters.p_tfce,
+            "cluster_mass": found.clusters.mass, "p_family_wise_cluster": found.clusters.p_mass,
+        }  # fmt: skip
 
     title = f"{asked.feature}: F between classes"
     f_map = drawn("mode_maps", exact.f, title, "F", skip=exact.constant)
@@ -384,7 +397,7 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
         notebook=notebook,
         parameters={"permutations": asked.permutations, "alpha": asked.alpha},
         seed=asked.seed,
-        sentences=[_answer(asked, values, exact.f.shape[2], notebook["verdict"])],
+        sentences=[_answer(asked, values, found, notebook["verdict"])],
         caveats=said,
         provenance=provenance(store),
         figures={"f_map": f_map} if values["n_tests"] else {},
@@ -426,8 +439,10 @@ def f_statistic(
     -------
     Result
         Arrays of shape (row, col, mode): `f`, `p`, `q` (Benjamini-Hochberg over all positions
-        and modes), `eta_squared`, `notebook_f_ratio`, `constant`, and with permutations
-        `p_family_wise` (maximum statistic) and `p_permutation`. What is constant is NaN.
+        and modes, of permutation p where there are permutations), `eta_squared`,
+        `notebook_f_ratio`, `constant`, `welch_f`, `p_welch`, and with permutations
+        `p_permutation`, `p_family_wise` and `p_family_wise_welch` (maximum statistic), `tfce` and
+        `cluster_mass` with theirs. What is constant is NaN.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.moments import Extremes
-from frictionstore.analyses.core.passes import Arrays, Passes, run
+from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
@@ -32,7 +32,7 @@ QUESTION = "What does the map of each single image look like?"
 HOT = 2.0
 """A hot spot is a patch whose total over modes is more than this times the mean total."""
 
-FIGURES = ("mean", "std", "min", "max", "entropy", "hot_spots")
+FIGURES = ("mean", "std", "min", "max", "entropy", "hot_spots", "log_mean")
 PRINTED = ("class", "index", "mean", "std", "max", "entropy", "hot_spots")
 """What the notebook printed of an image."""
 
@@ -45,7 +45,8 @@ def image_figures(maps: NDArray[Any]) -> Figures:
 
     With x the values of one image, patches p and modes m, t_p = sum_m x_pm and s_p = t_p / sum t:
     mean is the mean of x; std the mean over modes of the standard deviation over patches
-    (ddof 1); entropy is `-sum_p s_p log s_p / log(P)`; hot_spots counts `t_p > 2 mean(t)`.
+    (ddof 1); entropy is `-sum_p s_p log s_p / log(P)`; hot_spots counts `t_p > 2 mean(t)`;
+    log_mean is the mean of the decimal logarithms of x, NaN where not all are positive.
 
     Parameters
     ----------
@@ -64,7 +65,11 @@ def image_figures(maps: NDArray[Any]) -> Figures:
     share = np.divide(total, overall, out=np.ones_like(total), where=defined[:, None])
     plogp = share * np.log(share, out=np.zeros_like(share), where=share > 0)
     entropy = np.where(defined, -plogp.sum(axis=1) / np.log(x.shape[1]), np.nan)
+    positive = x.min(axis=(1, 2)) > 0
+    logarithm = np.full(len(x), np.nan)
+    logarithm[positive] = np.log10(x[positive]).mean(axis=(1, 2))
     return {
+        "log_mean": logarithm,
         "mean": x.mean(axis=(1, 2)),
         "std": x.std(axis=1, ddof=1).mean(axis=1),
         "min": x.min(axis=(1, 2)),
@@ -115,12 +120,15 @@ class ImageSummary:
         self._store: MapStore = store
         require_grid(store, NAME)
         n_modes = require_feature(store, feature)
+        self._moments = class_moments(passes, feature, n_modes)
         self._rows = passes.share(
             ("image rows", feature), lambda: ImageRows(feature, store.n_images, n_modes)
         )
 
     def result(self) -> Result:
-        return _result(self._asked.feature, self._rows.figures, self._rows.constant, self._store)
+        feature, rows = self._asked.feature, self._rows
+        tails = caveats.heavy_tail(feature, self._moments.everything)
+        return _result(feature, rows.figures, rows.constant, tails, self._store)
 
 
 def _class_table(figures: Figures, labels: NDArray[Any], names: Sequence[str]) -> Columns:
@@ -147,11 +155,15 @@ def _values(figures: Figures) -> dict[str, Any]:
     entropy, hot = figures["entropy"], figures["hot_spots"]
     mean, low, high = mean_interval(figures["mean"])
     e_mean, e_low, e_high = mean_interval(entropy[np.isfinite(entropy)])
+    geometric = np.power(10.0, mean_interval(figures["log_mean"]))
     return {
         "n_images": len(hot),
         "mean": mean,
         "mean_low": low,
         "mean_high": high,
+        "geometric_mean": float(geometric[0]),
+        "geometric_mean_low": float(geometric[1]),
+        "geometric_mean_high": float(geometric[2]),
         "entropy": e_mean,
         "entropy_low": e_low,
         "entropy_high": e_high,
@@ -166,8 +178,17 @@ def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
             figure, f"{what} of {feature}", values[figure], values[f"{figure}_low"],
             values[f"{figure}_high"],
         )
-        for figure, what in (("mean", "mean"), ("entropy", "entropy over patches"))
+        for figure, what in (
+            _sound_mean(values), ("entropy", "entropy over patches")
+        )
     ]  # fmt: skip
+
+
+def _sound_mean(values: dict[str, Any]) -> tuple[str, str]:
+    """Return which mean leads: the geometric one where few images decide the other."""
+    if np.isnan(values["mean_low"]) and np.isfinite(values["geometric_mean_low"]):
+        return "geometric_mean", "geometric mean"
+    return "mean", "mean"
 
 
 def _answer(feature: str, values: dict[str, Any], undefined: int) -> str:
@@ -179,14 +200,21 @@ def _answer(feature: str, values: dict[str, Any], undefined: int) -> str:
         if undefined < n
         else "its shares over patches are not defined"
     )
+    figure, what = _sound_mean(values)
+    ends = interval_text(values[f"{figure}_low"], values[f"{figure}_high"])
+    mean = f"{what} {number(values[figure])} (95% interval {ends})"
+    if n > 1 and np.isnan(values["mean_low"]):
+        few = "few images decide the mean, which has no interval that covers"
+        mean += f"; {few}" if figure == "mean" else f"; {few}: {number(values['mean'])}"
     return (
-        f"{feature} of {n} images has mean {number(values['mean'])} (95% interval "
-        f"{interval_text(values['mean_low'], values['mean_high'])}); {spread}, and "
+        f"{feature} of {n} images has {mean}; {spread}, and "
         f"{values['images_with_hot_spots']} images have hot spots."
     )
 
 
-def _result(feature: str, figures: Figures, constant: NDArray[np.bool_], store: MapStore) -> Result:
+def _result(
+    feature: str, figures: Figures, constant: NDArray[np.bool_], tails: list[str], store: MapStore
+) -> Result:
     labels, names = np.asarray(store.labels), class_labels(store)
     columns: dict[str, Any] = {
         "image": np.arange(store.n_images),
@@ -215,7 +243,7 @@ def _result(feature: str, figures: Figures, constant: NDArray[np.bool_], store: 
         said.append(
             f"entropy is not defined for {undefined} images: a total is negative or all are 0"
         )
-    said += caveats.notebook(store.n_images) + caveats.features(feature, ratios=True)
+    said += tails + caveats.notebook(store.n_images) + caveats.features(feature, ratios=True)
 
     title, axis = f"{feature}: entropy over patches", "entropy / largest possible entropy"
     figure = drawn("histograms", {"images": figures["entropy"]}, title, axis, "images")

@@ -1,4 +1,8 @@
-"""mode-variance: which mode varies most over the grid, and where does the variance lie?"""
+"""mode-variance: which mode varies most over the grid, and where does the variance lie?
+
+The variance of a mean map holds noise of the mean: of modes without any effect of position the
+noisiest would have the largest. What is named is the variance that is left without it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +20,13 @@ from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_row, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
-from frictionstore.analyses.core.terminal import interval_text, number
-from frictionstore.analyses.stats.intervals import jackknife
+from frictionstore.analyses.core.terminal import interval_text, number, p_text
+from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.position_effects import (
+    FEWEST_GROUPS,
+    PositionEffects,
+    position_effects,
+)
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -25,7 +34,9 @@ NAME = "mode-variance"
 QUESTION = "Which mode has most spatial structure, and does variance lie between images or patches?"
 
 GROUPS = 20
-"""Groups of images that the jackknife leaves out in turn."""
+"""Groups of images, between which the error of a variance shows."""
+ALPHA = 0.05
+"""Level at which the mean map of a mode is said to vary, Holm's over modes."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +51,6 @@ class Shares:
     images: Floats
     positions: Floats
     rest: Floats
-
-
-def mean_map_figures(mean_map: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return mean, variance over patches (ddof 1) and CV of a mean map.
-
-    Parameters
-    ----------
-    mean_map
-        float64 array of shape (..., n_patches, n_modes).
-
-    Returns
-    -------
-    Three float64 arrays of shape (..., n_modes); CV is `std / mean`, NaN where the mean is 0.
-    """
-    mean = mean_map.mean(axis=-2)
-    variance = mean_map.var(axis=-2, ddof=1)
-    cv = np.divide(np.sqrt(variance), mean, out=np.full(mean.shape, np.nan), where=mean != 0)
-    return mean, variance, cv
 
 
 def shares(m2: Floats, mean_map: Floats, image_square: Floats, n_images: int) -> Shares:
@@ -82,43 +75,10 @@ def shares(m2: Floats, mean_map: Floats, image_square: Floats, n_images: int) ->
     return Shares(images + positions + rest, images, positions, rest)
 
 
-@dataclass(frozen=True)
-class Spread:
-    """How the mean map varies; arrays of shape (n_modes,), each mode's, with 95% intervals."""
-
-    mean: Floats
-    variance: Floats
-    variance_low: Floats
-    variance_high: Floats
-    cv: Floats
-    cv_low: Floats
-    cv_high: Floats
-
-
-def spread(mean_map: Floats, left_out: Floats, varying: NDArray[Any]) -> Spread:
-    """Return mean, variance and CV of a mean map with jackknife intervals, of some modes.
-
-    Parameters
-    ----------
-    mean_map
-        float64 array of shape (n_patches, n_modes).
-    left_out
-        Mean maps without each group of images, shape (groups, n_patches, n_modes).
-    varying
-        Numbers of the modes that are not constant.
-    """
-    mean, variance, cv = (x[varying] for x in mean_map_figures(mean_map))
-    _, variances, cvs = mean_map_figures(left_out)
-    variance_low, variance_high = jackknife(variance, variances[:, varying])
-    cv_low, cv_high = jackknife(cv, cvs[:, varying])
-    return Spread(
-        mean, variance, np.maximum(variance_low, 0.0), variance_high,
-        cv, np.maximum(cv_low, 0.0), cv_high,
-    )  # fmt: skip
-
-
 class GroupedSums:
     """Sums of maps over random groups of images, and moments of the images' own means.
+
+    How much the groups' mean maps differ is how well the variance of the mean map is known.
 
     Images are dealt to the groups a round at a time in random order, so that sizes differ by at
     most one and the order of the images does not matter.
@@ -162,11 +122,10 @@ class GroupedSums:
     def end_pass(self) -> bool:
         return False
 
-    def left_out_means(self) -> Floats:
-        """Return the mean map without each group in turn, (groups, n_patches, n_modes)."""
+    def means(self) -> Floats:
+        """Return the mean map of each group, (groups, n_patches, n_modes)."""
         assert self.shift is not None
-        rest = self.counts.sum() - self.counts
-        return self.shift + (self.sums.sum(axis=0) - self.sums) / rest[:, None, None]
+        return self.shift + self.sums / self.counts[:, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,48 +166,77 @@ class ModeVariance:
             != everything.maximum[0].reshape(flat).max(axis=0)
         )
         image_square = self._grouped.image_means.m2[0]
-        return _result(
-            self._asked,
-            spread(mean_map, self._grouped.left_out_means(), varying),
-            shares(everything.m2[0].reshape(flat), mean_map, image_square, self._store.n_images),
-            varying,
-            everything,
-            self._store,
+        n = self._store.n_images
+        lies = shares(everything.m2[0].reshape(flat), mean_map, image_square, n)
+        found = position_effects(
+            lies.positions[varying], lies.rest[varying], n, self._grouped.means()[..., varying]
         )
+        return _result(self._asked, found, lies, varying, everything, self._store)
 
 
-def _table(found: Spread, lies: Shares, varying: NDArray[Any], names: list[str]) -> dict[str, Any]:
+def _table(
+    found: PositionEffects, lies: Shares, mean_map: Floats, names: list[str], varying: NDArray[Any]
+) -> dict[str, Any]:
     total = lies.total[varying]
+    mean, variance = mean_map.mean(axis=0)[varying], mean_map.var(axis=0, ddof=1)[varying]
+
+    def cv(of: Floats) -> Floats:
+        root = np.sqrt(np.maximum(of, 0.0))
+        return np.divide(root, mean, out=np.full(mean.shape, np.nan), where=mean != 0)
+
+    ends = np.sort([cv(found.low), cv(found.high)], axis=0)
     return {
         "mode": names,
-        "map_mean": found.mean,
-        "map_variance": found.variance,
-        "variance_low": found.variance_low,
-        "variance_high": found.variance_high,
-        "map_cv": found.cv,
-        "cv_low": found.cv_low,
-        "cv_high": found.cv_high,
+        "map_mean": mean,
+        "variance": found.variance,
+        "variance_low": found.low,
+        "variance_high": found.high,
+        "f": found.f,
+        "p": found.p,
+        "p_holm": permutation.holm(found.p),
+        "omega_squared": found.omega_squared,
+        "cv": cv(found.variance),
+        "cv_low": ends[0],
+        "cv_high": ends[1],
+        "map_variance": variance,
+        "map_cv": cv(variance),
         "share_between_images": lies.images[varying] / total,
         "share_between_positions": lies.positions[varying] / total,
         "share_rest": lies.rest[varying] / total,
     }
 
 
-def _values(found: Spread, varying: NDArray[Any]) -> dict[str, Any]:
-    """Return the figures of the modes that vary most, by variance and by CV; none if none does."""
+def _values(table: dict[str, Any], varying: NDArray[Any]) -> dict[str, Any]:
+    """Return the figures of the modes that vary most, by variance and by CV; none if none does.
+
+    Which modes these are the lower ends of the intervals say: a noisy estimate may be the largest.
+    The notebook named the mode with the largest variance of the mean map (`largest_map_variance`).
+    """
     if not len(varying):
         return {}
-    top, top_cv = int(found.variance.argmax()), int(np.nan_to_num(found.cv, nan=-1.0).argmax())
-    return {
-        "largest_variance_mode": int(varying[top]),
-        "largest_variance": float(found.variance[top]),
-        "largest_variance_low": float(found.variance_low[top]),
-        "largest_variance_high": float(found.variance_high[top]),
-        "largest_cv_mode": int(varying[top_cv]),
-        "largest_cv": float(found.cv[top_cv]),
-        "largest_cv_low": float(found.cv_low[top_cv]),
-        "largest_cv_high": float(found.cv_high[top_cv]),
+    by_noise = int(table["map_variance"].argmax())
+    values: dict[str, Any] = {
+        "largest_map_variance_mode": int(varying[by_noise]),
+        "largest_map_variance": float(table["map_variance"][by_noise]),
+        "modes_varying": int((table["p_holm"] <= ALPHA).sum()),
     }
+    for name in ("variance", "cv"):
+        low = table[f"{name}_low"]
+        # Without intervals, as of fewer than 4 images, only the estimates are there.
+        order = np.lexsort((table[name], np.nan_to_num(low, nan=0.0)))
+        top = int(order[np.isfinite(table[name][order])][-1:].sum())
+        values |= {
+            f"largest_{name}_mode": int(varying[top]),
+            f"largest_{name}": float(table[name][top]),
+            f"largest_{name}_low": float(low[top]),
+            f"largest_{name}_high": float(table[f"{name}_high"][top]),
+        }
+        if name == "variance":
+            values |= {
+                "largest_variance_f": float(table["f"][top]),
+                "largest_variance_p": float(table["p_holm"][top]),
+            }
+    return values
 
 
 def _claims(feature: str, values: dict[str, Any], n_modes: int) -> list[Claim]:
@@ -265,24 +253,34 @@ def _claims(feature: str, values: dict[str, Any], n_modes: int) -> list[Claim]:
     ]  # fmt: skip
 
 
-def _answer(feature: str, table: dict[str, Any]) -> str:
+def _answer(feature: str, table: dict[str, Any], values: dict[str, Any], n_modes: int) -> str:
     if not table["mode"]:
         return f"every mode of {feature} is constant: there is no variance to split."
-    top = int(table["map_variance"].argmax())
+    name = mode_name(values["largest_variance_mode"], n_modes)
+    top = table["mode"].index(name)
     interval = interval_text(table["variance_low"][top], table["variance_high"][top])
+    test = f"F for positions {number(table['f'][top])}"
+    if np.isfinite(table["p_holm"][top]):
+        test += f", Holm {p_text(table['p_holm'][top])}"
+    if values["modes_varying"] or not np.isfinite(table["p"]).any():
+        said = f"the mean {feature} map varies most in {name}"
+    else:
+        said = f"no evidence that the mean {feature} map varies over patches in any mode, {name}"
+    noisiest = mode_name(values["largest_map_variance_mode"], n_modes)
     return (
-        f"the mean {feature} map varies most in {table['mode'][top]}: variance over patches "
-        f"{number(table['map_variance'][top])} (95% interval {interval}), CV "
-        f"{number(table['map_cv'][top])}; of that mode's variance "
+        f"{said}: variance over patches without the noise of the mean "
+        f"{number(table['variance'][top])} (95% interval {interval}; {test}; omega squared "
+        f"{number(table['omega_squared'][top])}); of that mode's variance "
         f"{table['share_between_images'][top]:.0%} lies between images, "
         f"{table['share_between_positions'][top]:.0%} between positions and "
-        f"{table['share_rest'][top]:.0%} in the rest."
+        f"{table['share_rest'][top]:.0%} in the rest; the notebook's, with noise, is largest in "
+        f"{noisiest}: {number(values['largest_map_variance'])}."
     )
 
 
 def _result(
     asked: ModeVarianceParameters,
-    found: Spread,
+    found: PositionEffects,
     lies: Shares,
     varying: NDArray[Any],
     everything: Moments,
@@ -292,23 +290,31 @@ def _result(
     groups = min(GROUPS, n)
     constant = ~np.isin(np.arange(n_modes), varying)
     names = [mode_name(int(m), n_modes) for m in varying]
-    table = _table(found, lies, varying, names)
+    mean_map = everything.mean[0]
+    table = _table(found, lies, mean_map.reshape(-1, n_modes), names, varying)
+    values = _values(table, varying)
     said = caveats.constant([mode_name(int(m), n_modes) for m in np.flatnonzero(constant)])
     if len(varying):
         said.append(
-            f"the variance of a mean map holds noise of the mean, about the rest / "
-            f"{n} images; intervals are a jackknife over {groups} groups of images"
+            "map_variance and map_cv, the notebook's, hold noise of the mean; variance and cv do "
+            "not, and an estimate may be below 0 where there is nothing"
+        )
+        said.append(
+            f"intervals rest on how {groups} groups of images differ"
+            if groups >= FEWEST_GROUPS
+            else f"variance has no interval: it takes {FEWEST_GROUPS} images"
         )
     said += caveats.heavy_tail(feature, everything) + caveats.features(feature, ratios=True)
 
-    mean_map = everything.mean[0]
     title, skip = f"{feature}: mean over {n} images", np.broadcast_to(constant, mean_map.shape)
     maps = drawn("mode_maps", mean_map, title, feature, skip=skip)
     parts = ("share_between_images", "share_between_positions", "share_rest")
     shown = {part.removeprefix("share_").replace("_", " "): table[part] for part in parts}
     bars = drawn("stacked_shares", names, shown, f"{feature}: where variance lies")
-    cv = np.sqrt(found.variance) / (found.mean + 1e-8)
-    values = _values(found, varying)
+    printed = {
+        "mode": names, "map_mean": table["map_mean"], "map_var": table["map_variance"],
+        "map_cv": np.sqrt(table["map_variance"]) / (table["map_mean"] + 1e-8),
+    }  # fmt: skip
     return Result(
         analysis=NAME,
         feature=feature,
@@ -316,14 +322,10 @@ def _result(
         columns={"modes": table},
         arrays={"mean_map": mean_map, "variance_map": everything.variance()[0]},
         values=values,
-        notebook={
-            "per_mode": by_row(
-                {"mode": names, "map_mean": found.mean, "map_var": found.variance, "map_cv": cv}
-            )
-        },
+        notebook={"per_mode": by_row(printed)},
         parameters={"groups": groups},
         seed=asked.seed,
-        sentences=[_answer(feature, table)],
+        sentences=[_answer(feature, table, values, n_modes)],
         caveats=said,
         provenance=provenance(store),
         figures={"mean_map": maps, "shares": bars} if len(varying) else {},
@@ -341,6 +343,8 @@ def mode_variance(
 ) -> Result:
     """Measure how much the mean map varies over the grid, and where a mode's variance lies.
 
+    Noise of the mean is taken off; see `analyses.stats.position_effects`.
+
     Parameters
     ----------
     store
@@ -348,17 +352,18 @@ def mode_variance(
     feature
         A map over patches.
     seed
-        Seed of the groups of images that the jackknife leaves out.
+        Seed of the groups of images.
     show_progress
         Show a bar on standard error.
 
     Returns
     -------
     Result
-        Table `modes`: mean, variance over patches (ddof 1) and CV of the mean map with 95%
-        jackknife intervals, and the shares of the total sum of squares between images, between
-        positions and in the rest. Arrays `mean_map` and `variance_map` (over images, ddof 1),
-        shape (row, col, mode).
+        Table `modes`: noise-corrected variance over patches and CV of the mean map with 95%
+        intervals, F for positions with p, omega squared, the notebook's `map_variance` (ddof 1)
+        and `map_cv`, and the shares of the total sum of squares between images, between positions
+        and in the rest. Arrays `mean_map` and `variance_map` (over images, ddof 1), shape (row,
+        col, mode).
 
     Raises
     ------

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
-from frictionstore.analyses.core.passes import Passes, run
+from frictionstore.analyses.core.passes import Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
@@ -27,9 +27,10 @@ from frictionstore.analyses.core.source import (
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import mean_interval
-from frictionstore.analyses.stats.joint_moran import JOINT_SHUFFLES, JointResult
+from frictionstore.analyses.stats.joint_moran import JOINT_SHUFFLES, MANY, JointResult
 from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weights
 from frictionstore.analyses.stats.moran import FEW, MoranTest
+from frictionstore.analyses.stats.spatial_maps import Correlogram, LocalMoran
 from frictionstore.analyses.stats.spatial_rows import SpatialRows
 
 Floats = NDArray[np.float64]
@@ -43,8 +44,8 @@ QUANTILES = (0.05, 0.25, 0.75, 0.95)
 class Found:
     """What is found of every image and mode, shape (n_images, n_modes), and of all together.
 
-    CV is 0 where nothing varies, NaN where the mean is 0; `moran` and `joint` are as in
-    `SpatialRows`; `q` is over images, each mode a family.
+    CV is 0 where nothing varies, NaN where the mean is 0; `moran`, `joint`, `own`, `local` and
+    `correlogram` are as in `SpatialRows`; `q` is over images, each mode a family.
     """
 
     mean: Floats
@@ -52,6 +53,9 @@ class Found:
     cv: Floats
     moran: dict[Contiguity, dict[str, Floats]]
     joint: dict[Contiguity, JointResult]
+    own: dict[Contiguity, JointResult]
+    local: LocalMoran | None
+    correlogram: Correlogram | None
     q: dict[Contiguity, Floats]
     constant: NDArray[np.bool_]
 
@@ -71,7 +75,10 @@ def found_in(rows: SpatialRows) -> Found:
     cv = np.divide(std, rows.mean, out=np.full(std.shape, np.nan), where=rows.mean != 0)
     cv[std == 0] = 0.0
     q = {n: permutation.benjamini_hochberg(one["p"], axis=0) for n, one in rows.moran.items()}
-    return Found(rows.mean, rows.variance, cv, rows.moran, rows.joint, q, rows.constant)
+    return Found(
+        rows.mean, rows.variance, cv, rows.moran, rows.joint, rows.own, rows.local,
+        rows.correlogram, q, rows.constant,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,7 @@ class SpatialCV:
         self._store: MapStore = store
         grid = require_grid(store, NAME)
         n_modes = require_feature(store, asked.feature)
+        self._moments = class_moments(passes, asked.feature, n_modes)
         drawn_by = (asked.permutations, asked.seed, asked.alpha, asked.weights)
         self._rows = passes.share(
             ("spatial rows", asked.feature, *drawn_by),
@@ -108,7 +116,8 @@ class SpatialCV:
         )  # fmt: skip
 
     def result(self) -> Result:
-        return _result(self._asked, found_in(self._rows), self._store)
+        tails = caveats.heavy_tail(self._asked.feature, self._moments.everything)
+        return _result(self._asked, found_in(self._rows), tails, self._store)
 
 
 def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
@@ -124,6 +133,11 @@ def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
                 joint = found.joint[name]
                 row[f"moran_{name}_p"] = float(joint.p[m])
                 row[f"moran_{name}_p_family_wise"] = float(joint.p_family_wise[m])
+            if found.own:
+                own = found.own[name]
+                row[f"moran_{name}_own"] = float(own.mean[m])
+                row[f"moran_{name}_own_p"] = float(own.p[m])
+                row[f"moran_{name}_own_p_family_wise"] = float(own.p_family_wise[m])
             row[f"share_significant_{name}"] = _share(found.q[name][:, m], asked.alpha)
             row[f"z_{name}"] = _mean(of_maps["z"][:, m])
         cv = found.cv[:, m][np.isfinite(found.cv[:, m])]
@@ -213,6 +227,9 @@ def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dic
         values[f"share_significant_{name}"] = _share(tested, asked.alpha)
         if found.joint:
             values[f"p_mean_moran_{name}"] = found.joint[name].overall_p
+        if found.own:
+            values[f"mean_moran_{name}_own"] = found.own[name].overall_mean
+            values[f"p_mean_moran_{name}_own"] = found.own[name].overall_p
     return values
 
 
@@ -226,9 +243,10 @@ def _caveats(asked: SpatialCVParameters, found: Found) -> list[str]:
         )
     if asked.permutations:
         said.append(
-            f"p of a mean Moran's I rests on {JOINT_SHUFFLES} joint shuffles, each of which "
-            "moves the patches of all images and modes alike: that images share an effect of "
-            "position is no evidence, that neighbours are alike in it is"
+            f"p of a mean Moran's I rests on {JOINT_SHUFFLES} joint shuffles, or fewer where "
+            f"{MANY} were as extreme before, each of which moves the patches of all images and "
+            "modes alike: that images share an effect of position is no evidence, that "
+            "neighbours are alike in it is; 'own' is of maps without the mean map of all images"
         )
         most = max(np.nanmax(one["shuffles"], initial=0) for one in found.moran.values())
         said.append(
@@ -241,7 +259,23 @@ def _caveats(asked: SpatialCVParameters, found: Found) -> list[str]:
     return said + caveats.features(asked.feature, ratios=True)
 
 
-def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result:
+def _lags(found: Found) -> dict[str, Columns]:
+    """Return the table of Moran's I by distance, if there is one."""
+    lags, modes = found.correlogram, found.varying
+    if lags is None or not len(modes):
+        return {}
+    return {
+        "correlogram": {
+            "mode": [name for name in found.names(modes) for _ in lags.i],
+            "distance": np.tile(np.arange(1, len(lags.i) + 1), len(modes)),
+            "moran": lags.i[:, modes].T.reshape(-1),
+            "p": lags.p[:, modes].T.reshape(-1),
+            "p_holm": lags.p_holm[:, modes].T.reshape(-1),
+        }
+    }
+
+
+def _result(asked: SpatialCVParameters, found: Found, tails: list[str], store: MapStore) -> Result:
     varying = found.varying
     expectation = MoranTest(*store.grid, "queen", asked.weights).expectation
     values, notebook = _values(asked, found, expectation), _notebook_figures(found)
@@ -249,6 +283,10 @@ def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result
     for name in CONTIGUITIES:
         arrays |= {f"moran_{name}_{key}": a for key, a in found.moran[name].items()}
         arrays[f"moran_{name}_q"] = found.q[name]
+    if found.local is not None:
+        shape = (*store.grid, len(found.constant))
+        for key in ("i", "p", "q"):
+            arrays[f"local_moran_{key}"] = getattr(found.local, key).reshape(shape)
 
     queen = found.moran["queen"]["i"]
     figure = drawn(
@@ -262,7 +300,8 @@ def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result
         feature=asked.feature,
         question=QUESTION,
         columns={
-            "modes": _mode_table(asked, found), "images": _image_table(found, store.image_ids)
+            "modes": _mode_table(asked, found), "images": _image_table(found, store.image_ids),
+            **_lags(found),
         },
         arrays=arrays,
         values=values,
@@ -273,10 +312,10 @@ def _result(asked: SpatialCVParameters, found: Found, store: MapStore) -> Result
         },
         seed=asked.seed,
         sentences=[_answer(asked.feature, values, asked.alpha, notebook)],
-        caveats=_caveats(asked, found),
+        caveats=_caveats(asked, found) + tails,
         provenance=provenance(store),
         figures={"moran": figure} if len(varying) else {},
-        shown=("modes",),
+        shown=("modes", "correlogram") if found.correlogram is not None else ("modes",),
         claims=_claims(asked, values),
     )  # fmt: skip
 
@@ -309,6 +348,15 @@ def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[s
         alike = values["mean_moran_queen"] > values["moran_expectation"]
         answer = f"{feature} has spatial structure within images, neighbours being "
         answer += "more alike than by chance" if alike else "less alike than by chance"
+    p_own = values.get("p_mean_moran_queen_own", np.nan)
+    if np.isfinite(p_own):
+        own = f"{number(values['mean_moran_queen_own'])}, {p_text(p_own)}"
+        beyond = (
+            ", no evidence of structure beyond the map that images share"
+            if (p <= alpha < p_own)
+            else ""
+        )
+        i += f"; without the mean map of all images {own}{beyond}"
     return (
         f"{answer}: {i}; {p_text(p)} under joint shuffles of the patches); taken one by one, "
         f"{values['share_significant_queen']:.1%} of {values['n_tested_queen']} maps of images and "
@@ -350,9 +398,11 @@ def spatial_cv(
     -------
     Result
         Table `modes`, with each mode's mean Moran's I and its p under joint shuffles of all
-        images (see `analyses.stats.joint_moran.JointMoran`), alone and family-wise over modes;
-        and `images` with one row per image and mode. Value `p_mean_moran_queen`, of all maps
-        together, decides.
+        images (see `analyses.stats.joint_moran.JointMoran`), alone and family-wise over modes,
+        and the same without the mean map of all images (`own`); `images` with one row per image
+        and mode; `correlogram` with I by distance. Value `p_mean_moran_queen`, of all maps
+        together, decides. Arrays of shape (row, col, mode): `local_moran_i`, `local_moran_p` and
+        `local_moran_q`, mean over images.
         Arrays of shape (image, mode): `mean`, `variance` (ddof 1), `cv`, and for each contiguity
         `moran_queen_i`, `moran_queen_z` (exact permutation z), `moran_queen_p` (two-sided, by
         `moran_queen_shuffles` shuffles) and `moran_queen_q` (Benjamini-Hochberg over images, each

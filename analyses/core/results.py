@@ -6,6 +6,7 @@ results are in `saved`.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import saved
 from frictionstore.analyses.core.claims import Claim, answer, compared, table
+from frictionstore.analyses.core.null_verdicts import beside
 from frictionstore.analyses.core.saved import RESULT_FILE, Identity, identity_of, plain
 from frictionstore.analyses.core.saved_files import write_csv
 from frictionstore.analyses.core.terminal import (
@@ -33,7 +35,8 @@ from frictionstore.analyses.core.terminal import (
     terminal_width,
     text_table,
 )
-from frictionstore.text import printable
+from frictionstore.io.durable import write_atomic
+from frictionstore.text import printable, without_credentials
 
 if TYPE_CHECKING:
     import pandas
@@ -220,9 +223,9 @@ class Result:
     def write(self, folder: Path, *, figures: bool = True) -> None:
         """Write the result's files into an existing empty folder."""
         for name, columns in self.columns.items():
-            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-                rows = zip(*(plain(c) for c in columns.values()), strict=True)
-                write_csv(file, columns, rows)
+            table = io.StringIO(newline="")
+            write_csv(table, columns, zip(*(plain(c) for c in columns.values()), strict=True))
+            write_atomic(folder / f"{name}.csv", table.getvalue().encode())
             if _has_pyarrow():
                 self._frame(name).to_parquet(folder / f"{name}.parquet", index=False)
         if self.arrays:
@@ -235,7 +238,7 @@ class Result:
         content = self.as_dict(inline=False)
         content["files"] = sorted([*(path.name for path in folder.iterdir()), RESULT_FILE])
         # Last, so that a folder with this file is complete even before it gets its name.
-        (folder / RESULT_FILE).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        write_atomic(folder / RESULT_FILE, json.dumps(content, allow_nan=False).encode())
 
     def _repr_html_(self) -> str:
         return html(self)
@@ -262,7 +265,7 @@ def provenance(store: MapStore) -> dict[str, Any]:
         "grid": [int(n) for n in store.grid],
         "n_modes": int(store.n_modes),
         "versions": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_credentials(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 
@@ -311,7 +314,7 @@ def text(result: Result) -> str:
     for name in result.shown or tuple(result.columns)[:1]:
         if result.columns[name]:
             parts.append(text_table(result.columns[name], name=name))
-    figures = _figures(result.notebook)
+    figures = _figures(result)
     if figures:
         parts.append(_wrap("notebook: " + "; ".join(figures), "  "))
     parts.extend(_wrap(f"note: {printable(caveat, 2000)}", "  ") for caveat in result.caveats)
@@ -326,11 +329,11 @@ def answers(results: Sequence[Result]) -> str:
     )
 
 
-def _figures(figures: Mapping[str, Any]) -> list[str]:
-    """Return the single figures of a mapping as "name value"."""
+def _figures(result: Result) -> list[str]:
+    """Return the notebook's single figures as "name value", beside a verdict what noise has."""
     return [
-        f"{printable(name.replace('_', ' '))} {number(value)}"
-        for name, value in figures.items()
+        f"{printable(name.replace('_', ' '))} {number(value)}{beside(result.analysis, name)}"
+        for name, value in result.notebook.items()
         if not isinstance(value, (list, tuple, dict, np.ndarray))
     ]
 
@@ -347,7 +350,7 @@ def html(result: Result) -> str:
     parts.extend(f"<p>{escape(printable(s, 2000))}</p>" for s in result.sentences)
     for name in result.shown or tuple(result.columns)[:1]:
         parts.append(_html_table(result.columns[name]))
-    figures = _figures(result.notebook)
+    figures = _figures(result)
     if figures:
         parts.append(f"<p><small>notebook: {escape('; '.join(figures))}</small></p>")
     parts.extend(f"<p><small>{escape(printable(c, 2000))}</small></p>" for c in result.caveats)

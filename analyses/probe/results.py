@@ -16,10 +16,11 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.core.terminal import p_text
+from frictionstore.analyses.probe import banded, lifts
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import wilson_interval
+from frictionstore.analyses.stats.intervals import independent_images, wilson_interval
 from frictionstore.text import printable
 
 NAME = "ridge-probe"
@@ -42,6 +43,8 @@ class Asked(Protocol):
     split: Split
     notebook_split: Split
     sets: list[SetFit]
+    lifts: list[lifts.Lift]
+    floor_split: Split
 
     @property
     def protocol(self) -> str:
@@ -93,16 +96,22 @@ def accuracies_of(sets: Sequence[SetFit], split: Split, n_classes: int) -> Accur
         confusion=np.stack([confusion(split.labels, one.prediction, n_classes) for one in sets]),
         null=np.stack([one.null_correct.sum(axis=0) for one in sets]),
         compared={
-            (first, second): compare_paired(right[first], right[second])
+            (first, second): compare_paired(right[first], right[second], split.n_folds)
             for second, first in combinations([one.name for one in by_size], 2)
         },
     )
 
 
+def _interval(plan: Asked, correct: int, n: int) -> tuple[float, float]:
+    """Return Wilson's interval as of so many images as cross-validation is worth."""
+    worth = independent_images(n, plan.folds)
+    return wilson_interval(correct * worth / max(n, 1), worth)
+
+
 def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
     one, table, null = plan.sets[which], found.confusion[which], found.null[which]
     correct, n = int(table.trace()), found.n
-    low, high = wilson_interval(correct, n)
+    low, high = _interval(plan, correct, n)
     row: dict[str, Any] = {
         "features": one.name,
         "columns": one.n_columns,
@@ -123,10 +132,10 @@ def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
     return row | {"notebook_accuracy": _notebook_accuracy(plan, one)}
 
 
-def _class_rows(name: str, table: NDArray[np.int64], classes: Classes) -> Iterator[dict[str, Any]]:
-    for c, of_class in enumerate(classes.names):
-        right, images = int(table[c, c]), int(classes.counts[c])
-        low, high = wilson_interval(right, images)
+def _class_rows(plan: Asked, name: str, table: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+    for c, of_class in enumerate(plan.classes.names):
+        right, images = int(table[c, c]), int(plan.classes.counts[c])
+        low, high = _interval(plan, right, images)
         yield {
             "features": name, "class": of_class, "images": images,
             "accuracy": right / images, "accuracy_low": low, "accuracy_high": high,
@@ -139,19 +148,23 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
         "comparisons": [
             {"first": first, "second": second, "difference": one.difference,
              "difference_low": one.low, "difference_high": one.high,
-             "only_first": one.only_first, "only_second": one.only_second, "mcnemar_p": one.p}
+             "only_first": one.only_first, "only_second": one.only_second, "p": one.p,
+             "mcnemar_p": one.mcnemar_p}
             for (first, second), one in found.compared.items()
         ],
         "classes": [
             row
             for one, table in zip(plan.sets, found.confusion, strict=True)
-            for row in _class_rows(one.name, table, plan.classes)
+            for row in _class_rows(plan, one.name, table)
         ],
         "penalties": [
-            {"features": one.name, "fold": fold, "lambda": float(penalty), "end_of_path": end}
+            {"features": one.name, "fold": fold, "map": of_map, "lambda": float(penalty),
+             "end_of_path": end}
             for one in plan.sets
-            for fold, (penalty, end) in enumerate(zip(one.penalties, one.ends, strict=True))
+            for fold, end in enumerate(one.ends)
+            for of_map, penalty in zip(one.columns, one.penalties_by_map(fold), strict=True)
         ],
+        "lifts": lifts.rows(plan.lifts, plan.split, plan.floor_split) if plan.lifts else [],
     }  # fmt: skip
     return {name: by_column(rows) for name, rows in tables.items() if rows}
 
@@ -162,9 +175,12 @@ def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dic
     for one, row in zip(plan.sets, by_row(tables["sets"]), strict=True):
         values[f"accuracy {one.name}"] = {key: row[key] for key in told if key in row}
         values[f"penalties {one.name}"] = one.penalties.tolist()
-    told = ("difference", "difference_low", "difference_high", "mcnemar_p")
+    told = ("difference", "difference_low", "difference_high", "p", "mcnemar_p")
     for row in by_row(tables.get("comparisons", {})):
         values[f"difference {row['first']} - {row['second']}"] = {key: row[key] for key in told}
+    told = ("lift", "lift_low", "lift_high", "floor", "floor_low", "floor_high")
+    for row in by_row(tables.get("lifts", {})):
+        values[f"lift {row['set']} - {row['beyond']}"] = {key: row[key] for key in told}
     return values
 
 
@@ -172,14 +188,17 @@ def _caveats(plan: Asked) -> list[str]:
     """Return what has to be known of the default protocol."""
     said = plan.classes.caveats()
     said.append(
-        f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals are over "
-        "images and do not hold the variation from drawing other training images"
+        f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals and p "
+        "of differences are as wide as models that share training images ask for (Nadeau and "
+        "Bengio): they are for the accuracy of a model trained on all images"
     )
     said += _penalty_caveats(plan)
     if any(len(one.columns) > 1 for one in plan.sets):
         said.append(
-            "joined maps share one lambda, which may suit none of them: joined maps that classify "
-            "worse than one of them alone do not show that the others take anything away"
+            "joined maps have a lambda each: their ratios are those with the least squared error of "
+            f"images left out, one by one, among {banded.AT_MOST} training images at most of a fold, "
+            "in powers of ten; the lambda given is that of the map with the least, the table "
+            "penalties has all. The notebook's one lambda for joined maps may suit none of them"
         )
     said.append(
         f"the notebook's accuracy is from one {_notebook_words(plan)}, with lambda 1 and no choice "
@@ -237,11 +256,12 @@ def default_result(plan: Asked) -> Result:
             "permutations": plan.permutations,
         },
         seed=plan.seed,
-        sentences=_answers(rows, found.compared, values),
+        sentences=_answers(rows, found.compared, values)
+        + lifts.sentences(by_row(tables.get("lifts", {}))),
         caveats=_caveats(plan),
         provenance=provenance(plan.store),
         figures={"accuracy": accuracy, "confusion": matrix},
-        shown=("sets", "comparisons") if found.compared else ("sets",),
+        shown=tuple(name for name in ("sets", "comparisons", "lifts") if name in tables),
         claims=_claims(plan, found.compared, values),
     )  # fmt: skip
 
@@ -410,7 +430,7 @@ def _difference(first: str, second: str, found: Paired) -> str:
     """Return what is known about the difference of two sets on the same images."""
     figures = (
         f"{found.difference * 100:+.1f} percentage points (95% interval {found.low * 100:+.1f} to "
-        f"{found.high * 100:+.1f}, McNemar {p_text(found.p)})"
+        f"{found.high * 100:+.1f}, {p_text(found.p)})"
     )
     if found.low <= 0.0 <= found.high:
         return (

@@ -23,6 +23,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.stats.intervals import independent_images
+
 Floats = NDArray[np.float64]
 
 _PATH = (-2, 7)
@@ -273,8 +275,9 @@ class Paired:
         Accuracy of the first minus that of the second, and its 95% interval.
     only_first, only_second
         Images that one classifies correctly and the other does not.
-    p
-        McNemar's exact p-value, two-sided.
+    p, mcnemar_p
+        Two-sided p of the score test that the interval belongs to, and McNemar's exact one, of the
+        models that were fitted.
     """
 
     difference: float
@@ -283,10 +286,11 @@ class Paired:
     only_first: int
     only_second: int
     p: float
+    mcnemar_p: float
 
 
 def compare_paired(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], level: float = 0.95
+    first: NDArray[np.bool_], second: NDArray[np.bool_], folds: int = 0, level: float = 0.95
 ) -> Paired:
     """Compare which images two classifiers get right.
 
@@ -302,6 +306,9 @@ def compare_paired(
     ----------
     first, second
         bool arrays of shape (n,): the image was classified correctly.
+    folds
+        Folds of the cross-validation that tested them, for `intervals.independent_images`; 0 where
+        each was tested by one model.
 
     References
     ----------
@@ -309,19 +316,22 @@ def compare_paired(
     interval for the difference in proportions for the paired-sample design, Statistics in
     Medicine 17, 891-908.
     """
-    from scipy.special import bdtr, ndtri
+    from scipy.special import bdtr, ndtr, ndtri
 
     n = len(first)
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
     z = float(ndtri(0.5 + level / 2))
     p = min(1.0, 2.0 * float(bdtr(min(b, c), b + c, 0.5))) if b + c else 1.0
     estimate = (b - c) / n
-    low = _boundary(lambda d: tango_score(b, c, n, d) > z, -1.0, estimate)
-    high = _boundary(lambda d: tango_score(b, c, n, d) >= -z, estimate, 1.0)
-    return Paired(estimate, low, high, b, c, p)
+    share = independent_images(n, folds) / n if folds else 1.0
+    counts = b * share, c * share, n * share
+    low = _boundary(lambda d: tango_score(*counts, d) > z, -1.0, estimate)
+    high = _boundary(lambda d: tango_score(*counts, d) >= -z, estimate, 1.0)
+    score = 2.0 * float(ndtr(-abs(tango_score(*counts, 0.0))))
+    return Paired(estimate, low, high, b, c, score, p)
 
 
-def tango_score(b: int, c: int, n: int, difference: float) -> float:
+def tango_score(b: float, c: float, n: float, difference: float) -> float:
     """Return Tango's score statistic for a difference of paired proportions, (b - c) / n."""
     distance = b - c - n * difference
     linear = -b - c + (2 * n - b + c) * difference

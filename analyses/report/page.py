@@ -18,6 +18,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from frictionstore import Store
+from frictionstore.analyses.core.null_verdicts import beside
 from frictionstore.analyses.core.terminal import number
 from frictionstore.analyses.report.html import (
     Budget,
@@ -226,7 +227,7 @@ def _lines(rows: list[dict[str, Any]], summary: Saved, others: list[Saved]) -> l
             "value": with_interval(row["value"], row["value_low"], row["value_high"], row["p"]),
             "key": one.key if one and line else "",
             "notebook": "" if row["notebook"] is None else number(row["notebook"]),
-            "verdict": "" if given is None else str(given),
+            "verdict": "" if given is None else f"{given}{beside(analysis, verdict)}",
         })  # fmt: skip
     return items
 
@@ -252,7 +253,7 @@ def _section(
         if name not in ("left_out", "lines") and (name, value) != ("seed", None)
     }
     notebook = [
-        (label(name), value)
+        (label(name), f"{value}{beside(one.analysis, name)}" if isinstance(value, str) else value)
         for name, value in content["notebook"].items()
         if not isinstance(value, list | dict)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,6 @@ from frictionstore.analyses.stats.lattice import Contiguity
 from frictionstore.analyses.stats.moran import ROUNDING, TILE, MoranTest, stacked_pairs
 from frictionstore.analyses.stats.permutation import (
     distance_bound,
-    family_wise_p,
-    p_from_counts,
     patch_shuffles,
     spans,
 )
@@ -23,7 +21,13 @@ from frictionstore.analyses.stats.permutation import (
 Floats = NDArray[np.float64]
 
 JOINT_SHUFFLES = 9999
-"""Joint shuffles of all maps: they cost no pass over the maps, so there are many."""
+"""Joint shuffles of all maps at most: they cost no pass over the maps, so there are many."""
+
+MANY = 400
+"""Shuffles as extreme as the observed after which p is known well enough."""
+
+_FIRST = 4
+"""Tiles of shuffles after which the counts are looked at first, then twice as many each time."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,13 @@ class JointMoran:
     n_modes
         Modes.
 
+    Shuffles end when `MANY` were as extreme for every figure. Each p counts up to the `MANY`-th of
+    its own, `MANY` / (shuffles until then): it does not depend on when the others are known.
+
     References
     ----------
+    Besag and Clifford (1991), Sequential Monte Carlo p-values, Biometrika 78, 301-304.
+
     Besag and Diggle (1977), Simple Monte Carlo tests for spatial pattern, Applied Statistics 26,
     327-333.
     """
@@ -79,6 +88,8 @@ class JointMoran:
         self._count = np.zeros(n_modes, np.int64)
         self._observed = np.full((len(tests), n_modes), np.nan)
         self._null = np.zeros((len(tests), JOINT_SHUFFLES, n_modes))
+        self._variance = np.zeros((len(tests), n_modes))
+        self._done = JOINT_SHUFFLES
 
     def moments(self, maps: NDArray[Any]) -> tuple[Floats, NDArray[np.int64]]:
         """Return the sum of z_i z_i' by mode, and how many maps it holds.
@@ -114,8 +125,10 @@ class JointMoran:
 
         def means(order: NDArray[Any]) -> Floats:
             found = np.empty((len(self._tests), len(order), len(total)))
+            products = np.empty((len(pairs), len(total)))
             for k, where in enumerate(order[:, pairs[:, 0]] * self._n + order[:, pairs[:, 1]]):
-                found[:, k] = weight @ flat[where]
+                np.take(flat, where, axis=0, out=products, mode="clip")
+                found[:, k] = weight @ products
             return found
 
         def tile(part: slice) -> None:
@@ -123,36 +136,105 @@ class JointMoran:
             order = patch_shuffles(self._n, part.stop - part.start, np.random.default_rng(stream))
             self._null[:, part, modes] = means(order)
 
+        for test, variance in zip(self._tests, self._variance, strict=True):
+            variance[modes] = joint_variance(test, total / np.maximum(count, 1)[:, None, None])
         self._observed[:, modes] = means(np.arange(self._n)[None])[:, 0]
+        # The modes of another block would need the same shuffles: they are known one by one.
+        whole = modes == slice(0, self._null.shape[2])
+        tiles = list(spans(JOINT_SHUFFLES, TILE))
+        done = 0
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(tile, spans(JOINT_SHUFFLES, TILE)))
+            while done < len(tiles):
+                stop = max(2 * done, _FIRST) if whole else len(tiles)
+                list(pool.map(tile, tiles[done:stop]))
+                done = min(stop, len(tiles))
+                if whole:
+                    self._done = tiles[done - 1].stop
+                    if all((one.sum(axis=0) >= MANY).all() for one in self._extreme()):
+                        break
+
+    def _extreme(self) -> Iterator[NDArray[np.bool_]]:
+        """Yield by test which shuffles were as extreme: of each mode, of all and family-wise.
+
+        Shape (shuffles, 2 n_modes + 1); where a mode does not vary all are.
+        """
+        varies = self._count > 0
+        share = self._count / max(int(self._count.sum()), 1)
+        for test, observed, null, variance in zip(
+            self._tests, self._observed, self._null, self._variance, strict=True
+        ):
+            away = np.append(observed, observed @ share) - test.expectation
+            null = null[: self._done]
+            null_away = np.abs(np.column_stack([null, null @ share]) - test.expectation)
+            alone = null_away >= distance_bound(away, 0.0)
+            alone[:, :-1] |= ~varies
+            scale = np.sqrt(np.where(varies & (variance > ROUNDING), variance, np.inf))
+            largest = (null_away[:, :-1] / scale).max(axis=1, keepdims=True)
+            yield np.column_stack([alone, largest >= distance_bound(away[:-1] / scale, 0.0)])
 
     def results(self) -> dict[Contiguity, JointResult]:
         """Return the tests by contiguity, once all modes were taken in."""
         varies = self._count > 0
         share = self._count / max(int(self._count.sum()), 1)
         found = {}
-        for test, observed, null in zip(self._tests, self._observed, self._null, strict=True):
-            away, null_away = observed - test.expectation, null - test.expectation
-            variance = np.square(null_away).mean(axis=0)
-            scale = np.sqrt(np.where(varies & (variance > ROUNDING), variance, np.inf))
+        for test, observed, extreme in zip(
+            self._tests, self._observed, self._extreme(), strict=True
+        ):
+            p = sequential_p(extreme)
+            n = len(observed)
             found[test.contiguity] = JointResult(
                 mean=np.where(varies, observed, np.nan),
-                p=np.where(varies, _two_sided(away, null_away), np.nan),
-                p_family_wise=np.where(
-                    varies,
-                    family_wise_p(np.abs(away) / scale, (np.abs(null_away) / scale).max(axis=1)),
-                    np.nan,
-                ),
+                p=np.where(varies, p[:n], np.nan),
+                p_family_wise=np.where(varies, p[n + 1 :], np.nan),
                 overall_mean=float(observed @ share) if varies.any() else np.nan,
-                overall_p=(
-                    float(_two_sided(away @ share, null_away @ share)) if varies.any() else np.nan
-                ),
+                overall_p=float(p[n]) if varies.any() else np.nan,
             )
         return found
 
 
-def _two_sided(away: Floats, null_away: Floats) -> Floats:
-    """Return p of distances from the expectation against those of the shuffles."""
-    extreme = (np.abs(null_away) >= distance_bound(away, 0.0)).sum(axis=0)
-    return np.asarray(p_from_counts(extreme, len(null_away), away))
+def joint_variance(test: MoranTest, products: Floats) -> Floats:
+    """Return the variance of mean I over all orders of the patches, shape (n_modes,).
+
+    Parameters
+    ----------
+    products
+        Mean of z_i z_i', shape (n_modes, n, n).
+
+    References
+    ----------
+    Mantel (1967), The detection of disease clustering and a generalized regression approach,
+    Cancer Research 27, 209-220.
+    """
+    n = test.n
+    weights = np.zeros((n, n))
+    first, second = test.pairs.T
+    # Half of each pair's weight on either side, so that the sum over all places is the statistic.
+    weights[first, second] = weights[second, first] = test.pair_weight * (n / test.s0 / 2)
+    away = products - np.einsum("maa,ab->mab", products, np.eye(n))
+
+    def sums(matrix: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return the square of the sum, the squares of the sums of rows, and the squares."""
+        rows = matrix.sum(axis=-1)
+        every = np.square(matrix).sum(axis=(-1, -2))
+        return np.square(rows.sum(axis=-1)), np.square(rows).sum(axis=-1), every
+
+    (a, a_rows, a_squares), (b, b_rows, b_squares) = sums(weights), sums(away)
+    second_moment = 2 * a_squares * b_squares / (n * (n - 1))
+    second_moment += 4 * (a_rows - a_squares) * (b_rows - b_squares) / (n * (n - 1) * (n - 2))
+    rest_a, rest_b = a + 2 * a_squares - 4 * a_rows, b + 2 * b_squares - 4 * b_rows
+    second_moment += rest_a * rest_b / (n * (n - 1) * (n - 2) * (n - 3))
+    return np.asarray(second_moment - a * b / (n * (n - 1)) ** 2)
+
+
+def sequential_p(extreme: NDArray[np.bool_]) -> Floats:
+    """Return p of tests whose shuffles ended at the `MANY`-th that was as extreme, or at the last.
+
+    Parameters
+    ----------
+    extreme
+        Which shuffles were as extreme as the observed, shape (shuffles, n_tests), in their order.
+    """
+    count = extreme.cumsum(axis=0)
+    enough = count[-1] >= MANY
+    until = (count >= MANY).argmax(axis=0) + 1
+    return np.where(enough, MANY / until, (count[-1] + 1.0) / (len(extreme) + 1.0))

@@ -23,7 +23,7 @@ from frictionstore.analyses.stats.permutation import (
 )
 
 Floats = NDArray[np.float64]
-Reducer = Callable[[slice, Floats, Floats], None]
+Reducer = Callable[[slice, Floats, Floats, Floats], None]
 
 MEMORY = 256 << 20
 """Bytes of permuted sums held at a time; more permutations than fit take another pass."""
@@ -80,8 +80,11 @@ class PermutedClassSums:
     ----------
     reducers
         Called at the end of each pass with the slice of permutations, their sums of shape
-        (permutations, n_classes, n_features) and the shift of shape (n_features,) that was
-        taken off every value first.
+        (permutations, n_classes, n_features), their sums of squares and the shift of shape
+        (n_features,) that was taken off every value first.
+    squares
+        Whether the sums of squares have a column for each feature, as some reducer needs; their
+        last column, of all features together, is always there.
     """
 
     def __init__(
@@ -95,19 +98,21 @@ class PermutedClassSums:
     ) -> None:
         self.features = (feature,)
         self.reducers: list[Reducer] = []
+        self.squares = False
         self._buffer = Buffer(feature, classes.labels, n_features)
         self._n_classes = classes.n
         self._n_features = n_features
         self._sizes = tile_sizes(permutations)
         self._shuffles = label_shuffles(list(classes.counts), permutations, seed)
-        largest = max(self._sizes) * classes.n * n_features * 8
-        self._tiles_per_pass = max(1, memory // largest)
+        self._memory = memory
         self._first = 0
-        self._sums = self._new_block()
+        self._sums: list[Floats] = []
 
     def _new_block(self) -> list[Floats]:
-        block = self._sizes[self._first : self._first + self._tiles_per_pass]
-        return [np.zeros((size, self._n_classes, self._n_features)) for size in block]
+        width = self._n_features * (2 if self.squares else 1) + 1
+        largest = max(self._sizes) * self._n_classes * width * 8
+        block = self._sizes[self._first : self._first + max(1, self._memory // largest)]
+        return [np.zeros((size, self._n_classes, width)) for size in block]
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._buffer.add(rows, arrays) >= _ROWS:
@@ -117,6 +122,12 @@ class PermutedClassSums:
         values, labels = self._buffer.empty()
         if not len(labels):
             return
+        # Squares are summed in the same product: the labels are sorted once.
+        square = np.square(values)
+        each = [square] if self.squares else []
+        values = np.concatenate([values, *each, square.sum(axis=1, keepdims=True)], axis=1)
+        if not self._sums:
+            self._sums = self._new_block()
 
         def add(tile: int) -> None:
             drawn = self._shuffles[self._first + tile].take(len(labels))
@@ -129,13 +140,14 @@ class PermutedClassSums:
         self._multiply()
         assert self._buffer.shift is not None
         start = sum(self._sizes[: self._first])
-        for sums in self._sums:
+        for both in self._sums:
+            sums, squares = np.split(both, [self._n_features], axis=2)
             for reducer in self.reducers:
-                reducer(slice(start, start + len(sums)), sums, self._buffer.shift)
+                reducer(slice(start, start + len(sums)), sums, squares, self._buffer.shift)
             start += len(sums)
         self._first += len(self._sums)
-        self._sums = self._new_block()
-        return bool(self._sums)
+        self._sums = []
+        return self._first < len(self._sizes)
 
 
 def permuted_class_sums(

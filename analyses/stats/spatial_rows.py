@@ -14,6 +14,12 @@ from frictionstore.analyses.stats.joint_moran import JointMoran, JointResult
 from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weights
 from frictionstore.analyses.stats.moran import FEW, SURE, MoranTest, moran, shuffle_further
 from frictionstore.analyses.stats.permutation import spans
+from frictionstore.analyses.stats.spatial_maps import (
+    Correlogram,
+    LocalMoran,
+    correlogram,
+    local_moran,
+)
 
 Floats = NDArray[np.float64]
 
@@ -60,8 +66,11 @@ class SpatialRows:
     moran
         Per contiguity a dict of `i`, `z`, `p`, `variance` and `shuffles` (how many p rests on),
         float64 of shape (n_images, n_modes); NaN where an image's map does not vary.
-    joint
-        Per contiguity the test of mean I under joint shuffles; empty without permutations.
+    joint, own
+        Per contiguity the test of mean I under joint shuffles, and of maps without the mean map of
+        all images; empty without permutations, `own` also if not `single`.
+    local, correlogram
+        Where neighbours are alike, and how far; None as `own` is empty.
     constant
         bool of shape (n_modes,): modes with one value in the whole map.
     """
@@ -96,11 +105,17 @@ class SpatialRows:
             for name in CONTIGUITIES
         }
         self.joint: dict[Contiguity, JointResult] = {}
-        tests = [MoranTest(*grid, name, weights) for name in CONTIGUITIES]
-        self._joint = JointMoran(tests, n_modes)
+        self.own: dict[Contiguity, JointResult] = {}
+        self.local: LocalMoran | None = None
+        self.correlogram: Correlogram | None = None
+        self._tests = [MoranTest(*grid, name, weights) for name in CONTIGUITIES]
+        self._joint, self._joint_own = (JointMoran(self._tests, n_modes) for _ in range(2))
         n_patches = grid[0] * grid[1]
+        self._sum: Floats = np.zeros((n_patches, n_modes))
         # As many modes a pass as their products of patches may take.
-        self._blocks = list(spans(n_modes, max(1, PRODUCTS // (8 * n_patches**2))))
+        blocks = list(spans(n_modes, max(1, PRODUCTS // (8 * n_patches**2))))
+        self._left = [(self._joint, block) for block in blocks]
+        self._left += [(self._joint_own, block) for block in blocks if single]
         self._first = True
         self._start_block()
         self._extremes = Extremes(n_modes)
@@ -116,6 +131,7 @@ class SpatialRows:
         if self._first:
             self.mean[rows], self.variance[rows] = patch_variation(values)
             self._extremes.update(values)
+            self._sum += values.sum(axis=0, dtype=np.float64).reshape(self._sum.shape)
         self._held.append(values)
         held = np.concatenate(self._held) if len(self._held) > 1 else values
         start = rows.stop - len(held)
@@ -129,8 +145,16 @@ class SpatialRows:
         self._held = [held]
 
     def _multiply(self, maps: NDArray[Any]) -> None:
-        maps = maps.reshape(len(maps), -1, maps.shape[-1])
-        products, varying = self._joint.moments(maps[:, :, self._blocks[0]])
+        joint, block = self._left[0]
+        maps = maps.reshape(len(maps), -1, maps.shape[-1])[:, :, block]
+        if joint is self._joint_own:
+            maps = maps - self._sum[:, block] / self._n_images
+            # What rounding leaves of a map that is the mean map does not vary.
+            size = np.abs(self._sum[:, block]).max(axis=0) / self._n_images
+            maps[
+                np.broadcast_to(np.abs(maps).max(axis=1, keepdims=True) <= 1e-12 * size, maps.shape)
+            ] = 0.0
+        products, varying = joint.moments(maps)
         self._products = products + self._products
         self._varying = varying + self._varying
 
@@ -214,9 +238,18 @@ class SpatialRows:
         self._first = False
         assert isinstance(self._products, np.ndarray)
         assert isinstance(self._varying, np.ndarray)
-        block = self._blocks.pop(0)
-        self._joint.shuffle(block, self._products, self._varying, self._seed, THREADS)
+        joint, block = self._left.pop(0)
+        joint.shuffle(block, self._products, self._varying, self._seed, THREADS)
+        if joint is self._joint and self._single:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                mean = self._products / self._varying[:, None, None]
+            local = local_moran(mean, self._tests[0], self._weights == "row", self._seed)
+            lags = correlogram(mean, self._grid, self._seed)
+            self.local = local if self.local is None else self.local.joined(local)
+            before = self.correlogram
+            self.correlogram = lags if before is None else before.joined(lags)
         self._start_block()
-        if not self._blocks:
+        if not self._left:
             self.joint = self._joint.results()
-        return bool(self._blocks)
+            self.own = self._joint_own.results() if self._single else {}
+        return bool(self._left)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+from scipy.stats import binom
 
 from frictionstore import analyses
-from frictionstore.analyses.stats.intervals import jackknife
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 
@@ -37,12 +38,67 @@ def test_shares_are_two_way_sums_of_squares():
     np.testing.assert_allclose(result.variance_map, x.var(axis=0, ddof=1), rtol=1e-9)
 
 
-def test_jackknife_of_a_mean_is_its_t_interval():
-    values = np.random.default_rng(0).normal(size=(20, 1))
-    left_out = (values.sum(axis=0) - values) / 19
-    low, high = jackknife(values.mean(axis=0), left_out)
-    half = 2.093024054408263 * values.std(ddof=1) / np.sqrt(20)
-    np.testing.assert_allclose([low[0], high[0]], values.mean() + np.array([-half, half]))
+def made(seed: int, n: int = 60, effect: float = 0.0, smooth: float = 0.0) -> np.ndarray:
+    """Noise of two modes, the first a thousand times as large; `effect` in the second."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(n, 6, 6, 2))
+    if smooth:
+        noise = gaussian_filter(noise, (0, smooth, smooth, 0))
+    x = 10 + noise + rng.normal(size=(n, 1, 1, 2))
+    x[..., 1] += effect * np.linspace(-1, 1, 6)[:, None]
+    return x * [1000.0, 1.0]
+
+
+def test_corrected_variance_is_the_mean_product_of_two_images_maps():
+    x = made(0, n=9, effect=1.0)
+    table = analyses.mode_variance(of(x)).table
+    flat = x.reshape(9, 36, 2)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    pairs = [flat[i] * flat[j] for i in range(9) for j in range(9) if i != j]
+    expected = np.sum(pairs, axis=(0, 1)) / 72 / 35
+    np.testing.assert_allclose(table["variance"], expected, rtol=1e-8)
+    image, row = flat.mean(axis=0), flat - flat.mean(axis=0)
+    f = 9 * np.square(image).sum(axis=0) / 35 / (np.square(row).sum(axis=(0, 1)) / 8 / 35)
+    np.testing.assert_allclose(table["f"], f, rtol=1e-8)
+    np.testing.assert_allclose(table["omega_squared"], (f - 1) / (f - 1 + 9), rtol=1e-8)
+
+
+@pytest.mark.parametrize("smooth", [0.0, 1.2])
+def test_interval_of_nothing_holds_0_whatever_patches_share(smooth):
+    """Neighbouring patches of an image are alike: F has fewer degrees of freedom than patches."""
+    stores, covered, significant = 100, 0, 0
+    for seed in range(stores):
+        table = analyses.mode_variance(of(made(seed, smooth=smooth))).table
+        covered += (table["variance_low"][1] <= 0) & (table["variance_high"][1] >= 0)
+        significant += table["p"][1] <= 0.05
+    assert covered >= binom.ppf(0.0005, stores, 0.95)
+    low, high = binom.ppf([0.0005, 0.9995], stores, 0.05)
+    assert low <= significant <= high
+
+
+def test_interval_holds_the_true_variance():
+    stores, covered = 100, 0
+    true = np.var(np.repeat(np.linspace(-1, 1, 6), 6), ddof=1)
+    for seed in range(stores):
+        table = analyses.mode_variance(of(made(seed, effect=1.0))).table
+        covered += table["variance_low"][1] <= true <= table["variance_high"][1]
+    assert covered >= binom.ppf(0.0005, stores, 0.94)
+
+
+def test_the_noisiest_mode_is_not_named():
+    result = analyses.mode_variance(of(made(3, effect=1.0)))
+    assert result.values["largest_variance_mode"] == 1
+    assert result.values["largest_map_variance_mode"] == 0
+    assert "varies most in mode 1 (smallest)" in result.sentence
+    assert "the notebook's, with noise, is largest in mode 0 (largest)" in result.sentence
+    nothing = analyses.mode_variance(of(made(3)))
+    assert nothing.sentence.startswith("no evidence that the mean friction map varies")
+
+
+def test_three_images_have_no_interval():
+    result = analyses.mode_variance(of(made(0, n=3)))
+    assert np.isnan(result.table["variance_low"]).all()
+    assert "variance has no interval: it takes 4 images" in result.caveats
 
 
 def test_does_not_depend_on_chunks():

@@ -1,0 +1,135 @@
+"""PERMDISP: do classes differ in how far their images lie from the class's mean map?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core.passes import Arrays, ClassMoments, Passes, class_moments
+from frictionstore.analyses.core.source import Classes
+from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.label_sums import f_from_sums
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Dispersion:
+    """Mean distance of each class's images from its mean map, and the test that these are equal.
+
+    F and p are NaN where no distance varies within a class, p also without permutations.
+    """
+
+    mean: Floats
+    f: float
+    p: float
+
+
+def permdisp(
+    distances: Floats, labels: NDArray[np.int64], counts: NDArray[np.int64],
+    permutations: int, seed: int,
+) -> Dispersion:  # fmt: skip
+    """Return Fisher's F of distances between classes, with its p by permuted residuals.
+
+    Residuals are permuted and not labels: a difference between means, which moves an image that
+    is counted to another class, is no difference in spread.
+
+    Parameters
+    ----------
+    distances
+        Distance of each image from its class's centroid, shape (n,).
+    labels
+        Class of each image, all labelled.
+
+    References
+    ----------
+    Anderson (2006), Distance-based tests for homogeneity of multivariate dispersions, Biometrics
+    62, 245-253.
+    """
+    classes = len(counts)
+
+    def sums(values: Floats) -> Floats:
+        return np.bincount(labels, values, minlength=classes)[:, None].astype(np.float64)
+
+    mean = sums(distances)[:, 0] / counts
+    rest = distances - mean[labels]
+    within = float(np.square(rest).sum())
+    if within <= 1e-24 * float(np.square(distances).sum()):
+        return Dispersion(mean, np.nan, np.nan)
+    centred = distances - distances.mean()
+    total = float(np.square(centred).sum())
+    f = float(f_from_sums(sums(centred), counts, total, pooled=True))
+    if not permutations:
+        return Dispersion(mean, f, np.nan)
+    null = []
+    for shuffles in permutation.label_shuffles(list(counts), permutations, seed):
+        drawn = shuffles.take(len(labels))
+        of_class = permutation.group_sums(rest[:, None], drawn, classes)
+        null.append(f_from_sums(of_class, counts, within, pooled=True))
+    return Dispersion(mean, f, float(permutation.p_value(f, np.concatenate(null))))
+
+
+class ClassDistances:
+    """Distance of each image from its class's mean map, in a second pass.
+
+    Distances are multiplied by sqrt(n / (n - 1)), n the images of the class: an image lies closer
+    to a mean that it is part of, most so in a small class.
+
+    Attributes
+    ----------
+    distances
+        float64 of shape (n_images,), 0 without a label.
+    """
+
+    def __init__(self, feature: str, classes: Classes, moments: ClassMoments) -> None:
+        self.features = (feature,)
+        self._feature = feature
+        self._classes = classes
+        self._moments = moments
+        self._means: Floats | None = None
+        self.distances = np.zeros(len(classes.labels))
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        if self._means is None:
+            return
+        labels = self._classes.labels[rows]
+        known = labels >= 0
+        away = arrays[self._feature][known] - self._means[labels[known]]
+        square = np.square(away.reshape(len(away), -1)).sum(axis=1)
+        n = self._classes.counts[labels[known]]
+        self.distances[rows][known] = np.sqrt(square * n / (n - 1))
+
+    def end_pass(self) -> bool:
+        first = self._means is None
+        self._means = self._moments.by_class.mean
+        return first
+
+    def test(self, permutations: int, seed: int) -> Dispersion:
+        """Return the test of the distances of the labelled images."""
+        labelled = self._classes.labels >= 0
+        return permdisp(
+            self.distances[labelled], self._classes.labels[labelled], self._classes.counts,
+            permutations, seed,
+        )  # fmt: skip
+
+
+def class_distances(passes: Passes, feature: str, classes: Classes, n_modes: int) -> ClassDistances:
+    """Return the shared collector of distances from class mean maps; no claim rests on it."""
+    moments = class_moments(passes, feature, n_modes)
+    return passes.share(
+        ("distances from class means", feature),
+        lambda: ClassDistances(feature, classes, moments),
+        claimed=False,
+    )
+
+
+def in_words(found: Dispersion, alpha: float) -> str:
+    """Return what the test says, to be put into a sentence; empty if it was not done."""
+    from frictionstore.analyses.core.terminal import number, p_text
+
+    if np.isnan(found.p):
+        return ""
+    figures = f"PERMDISP F {number(found.f)}, {p_text(found.p)}"
+    return f"spread differs ({figures})" if found.p <= alpha else f"of spread, {figures}"

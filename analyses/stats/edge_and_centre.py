@@ -1,0 +1,122 @@
+"""Two numbers of the same images compared: their difference and their ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.stats.intervals import fieller, too_skewed
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Edge against centre over images; arrays of the shape of one image's numbers.
+
+    Attributes
+    ----------
+    n
+        Number of images.
+    centre, edge, ratio
+        Mean over images of the central and the edge mean, and edge / centre.
+    ratio_low, ratio_high
+        Fieller's interval of the ratio; NaN where the centre is not clearly different from 0. Of
+        logarithms (`geometric`) the ratio is that of geometric means, and so is its interval.
+    of_ratios
+        Few images decide the means: ratio is the geometric mean of the images' own ratios, with
+        its interval and test, and the difference has no interval. Where values are not positive or
+        their logarithms are as bad, nothing has.
+    difference, difference_low, difference_high
+        Mean of edge - centre over images, and its t interval.
+    t, p
+        Paired t test of edge against centre, n - 1 degrees of freedom; NaN where the difference
+        is the same in every image.
+    """
+
+    n: int
+    centre: Floats
+    edge: Floats
+    ratio: Floats
+    ratio_low: Floats
+    ratio_high: Floats
+    of_ratios: NDArray[np.bool_]
+    difference: Floats
+    difference_low: Floats
+    difference_high: Floats
+    t: Floats
+    p: Floats
+
+
+def higher(one: Comparison, which: int) -> bool:
+    """Return whether the edge is higher, by the figure that is tested."""
+    return bool(one.ratio[which] > 1 if one.of_ratios[which] else one.difference[which] > 0)
+
+
+def compare(
+    centre: Floats, edge: Floats, level: float = 0.95, *, geometric: bool = False
+) -> Comparison:
+    """Compare edge and centre of the same images.
+
+        t = mean(e - c) / (sd(e - c) / sqrt(n))
+        the ratio's interval is {R : |mean(e - R c)| <= t_{n-1} sd(e - R c) / sqrt(n)}
+
+    Of decimal logarithms a quotient depends on the unit of the map; the ratio is then
+
+        10^mean(e - c), with ten to the power of the ends of the difference's interval.
+
+    Parameters
+    ----------
+    centre, edge
+        float64 arrays of shape (n_images, ...): mean over the central and the edge patches of
+        each image; at least 2 images.
+    level
+        Coverage of the intervals, in (0, 1).
+    geometric
+        The values are decimal logarithms.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    n = len(centre)
+    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
+    c, e = centre.mean(axis=0), edge.mean(axis=0)
+    # Variances and covariance of the two means.
+    dc, de = centre - c, edge - e
+    vc, ve, cov = ((x * y).sum(axis=0) / (n * (n - 1)) for x, y in ((dc, dc), (de, de), (dc, de)))
+    difference = edge - centre
+    d = difference.mean(axis=0)
+    varies = difference.min(axis=0) != difference.max(axis=0)
+    error = np.sqrt(np.square(difference - d).sum(axis=0) / (n * (n - 1)))
+    t = np.divide(d, error, out=np.full(d.shape, np.nan), where=varies & (error > 0))
+    if geometric:
+        ends = (d, d - quantile * error, d + quantile * error)
+        ratio, low, high = (np.power(10.0, x) for x in ends)
+    else:
+        ratio, low, high = fieller(c, e, vc, ve, cov, quantile)
+    skewed = too_skewed(difference)
+    if not geometric:
+        skewed |= too_skewed(centre) | too_skewed(edge)
+    error = np.where(skewed, np.nan, error)
+    found = Comparison(
+        n=n,
+        centre=c,
+        edge=e,
+        ratio=ratio,
+        ratio_low=np.where(skewed, np.nan, low),
+        ratio_high=np.where(skewed, np.nan, high),
+        of_ratios=skewed & (not geometric) & (np.minimum(centre, edge).min(axis=0) > 0),
+        difference=d,
+        difference_low=d - quantile * error,
+        difference_high=d + quantile * error,
+        t=np.where(skewed, np.nan, t),
+        p=np.where(skewed, np.nan, 2.0 * stdtr(n - 1, -np.abs(t))),
+    )
+    where = found.of_ratios
+    if where.any():
+        logarithms = np.log10(centre[:, where]), np.log10(edge[:, where])
+        again = compare(*logarithms, level, geometric=True)
+        for name in ("ratio", "ratio_low", "ratio_high", "t", "p"):
+            getattr(found, name)[where] = getattr(again, name)
+    return found
