@@ -11,7 +11,7 @@ import numpy as np
 from frictionstore.analyses import MemoryStore
 from tests.support import DATA
 
-ALONE = ("content", "compare")
+ALONE = ("information", "conv-probe", "content", "compare")
 """Analyses that `all` does not do."""
 
 

@@ -48,8 +48,8 @@ def made(tmp_path_factory) -> str:
 
 def test_what_the_registry_holds():
     assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic", "mode-variance",
-                     "image-summary", "ridge-probe", "reliability", "content", "compare",
-                     "summary"]  # fmt: skip
+                     "image-summary", "ridge-probe", "information", "conv-probe", "reliability",
+                     "content", "compare", "summary"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NAMES, "all"])
