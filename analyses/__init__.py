@@ -28,6 +28,8 @@ if __name__ == "analyses":
 if TYPE_CHECKING:
     from frictionstore.analyses.center_edge import center_edge
     from frictionstore.analyses.class_distance import class_distance
+    from frictionstore.analyses.compare import compare
+    from frictionstore.analyses.content import content
     from frictionstore.analyses.conv_probe import conv_probe
     from frictionstore.analyses.core.errors import AnalysisError
     from frictionstore.analyses.core.moments import Moments
@@ -70,6 +72,8 @@ _BUILT_IN = {
     "information": "What do friction and settle tell of the class beyond S? Bits, with floors.",
     "conv-probe": "A readout that keeps space: pooled 3 x 3 patches, paired comparisons, floors.",
     "reliability": "Would the same images give the same map? Reliability by scale, rounding error.",
+    "content": "Do maps follow what the image shows? Gradient and variance, torus shifts, donors.",
+    "compare": "Two stores or two maps of the same images: RSA, CKA, correlations, McNemar.",
     "summary": "The notebook's closing table, with an interval or p beside every number.",
 }
 
@@ -119,6 +123,8 @@ __all__ = [
     "analyze_all",
     "center_edge",
     "class_distance",
+    "compare",
+    "content",
     "conv_probe",
     "f_statistic",
     "image_summary",

@@ -25,6 +25,7 @@ from frictionstore.analyses.core.source import (
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import dispersion, label_sums, permutation
 from frictionstore.analyses.stats.anova import welch, welch_from_sums
+from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds
 
 Floats = NDArray[np.float64]
 NAME = "class-distance"
@@ -91,7 +92,8 @@ class ClassDistanceParameters(parameters.Parameters):
 class Found:
     """What is found of the mean maps, shape (n_classes, row, col, mode).
 
-    `halves` are distances between two random halves of each class, (splits, n_classes); `within`
+    `halves` are distances between two random halves of each class, (splits, n_classes);
+    `crossnobis` is cross-validated, (n_classes, n_classes); `within`
     is each class's sum of squares; `null_...` are mean distance, smallest cosine, pseudo-F and
     Welch's under permuted labels. Pseudo-F is NaN where all images are equal, Welch's where those
     of one class are.
@@ -100,6 +102,7 @@ class Found:
     means: Floats
     observed: Distances
     halves: Floats
+    crossnobis: Floats
     within: Floats
     pseudo_f: float
     null_distance: Floats
@@ -131,6 +134,15 @@ class ClassDistance:
             ),
             claimed=False,
         )
+        folds, n_folds = class_folds(self._classes.labels, np.random.default_rng(asked.seed))
+        self._unbiased = passes.share(
+            ("crossnobis", asked.feature, asked.seed),
+            lambda: Crossnobis(
+                asked.feature, self._classes.labels, folds, self._classes.n, n_folds,
+                (rows, cols, n_modes),
+            ),
+            claimed=False,
+        )  # fmt: skip
         self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
         self._null = np.full((4, asked.permutations), np.nan)
         if asked.permutations:
@@ -175,6 +187,7 @@ class ClassDistance:
             means=moments.mean,
             observed=distances(means),
             halves=np.sqrt(np.square(halves.first - halves.second).sum(axis=2)),
+            crossnobis=self._unbiased.distances,
             within=within,
             pseudo_f=float(self._pseudo_f(centred)),
             null_distance=self._null[0],
@@ -207,6 +220,7 @@ def _values(asked: ClassDistanceParameters, found: Found, classes: Classes) -> d
         "mean_distance": float(pairs.mean()),
         "min_distance": float(pairs.min()),
         "max_distance": float(pairs.max()),
+        "mean_crossnobis": float(label_sums.off_diagonal(found.crossnobis).mean()),
         "mean_cosine": float(cosines.mean()),
         "min_cosine": float(np.min(cosines)),
         "min_centred_cosine": float(label_sums.off_diagonal(found.observed.centred_cosine).min()),
@@ -257,6 +271,7 @@ def _tables(found: Found, classes: Classes) -> dict[str, Columns]:
             "class_a": [classes.names[a] for a in first],
             "class_b": [classes.names[b] for b in second],
             "distance": label_sums.off_diagonal(distance),
+            "crossnobis": label_sums.off_diagonal(found.crossnobis),
             "cosine": label_sums.off_diagonal(found.observed.cosine),
             "centred_cosine": label_sums.off_diagonal(found.observed.centred_cosine),
         },
@@ -277,6 +292,7 @@ def _result(
         "distance": found.observed.euclidean,
         "cosine": found.observed.cosine,
         "centred_cosine": found.observed.centred_cosine,
+        "crossnobis": found.crossnobis,
         "class_means": found.means,
         "half_split_distances": found.halves,
     }
@@ -390,7 +406,9 @@ def class_distance(
     Returns
     -------
     Result
-        Arrays `distance`, `cosine` and `centred_cosine` of shape (class, class), `class_means`
+        Arrays `distance`, `cosine`, `centred_cosine` and `crossnobis` (cross-validated: squared,
+        in units of the noise, 0 on average where means are equal) of shape (class, class),
+        `class_means`
         of shape (class, row, col, mode), `half_split_distances` of shape (splits, class), and
         with permutations the null distributions.
 

@@ -22,6 +22,11 @@ def heed_interrupts() -> None:
 MakeStore = Callable[..., "fs.Store"]
 
 
+def random_images(n: int = 12, size: int = 12, seed: int = 0) -> Any:
+    """Thumbnails of noise."""
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, 3)).astype(np.uint8)
+
+
 def random_maps(n: int = 12, grid: int = 4, modes: int = 4, seed: int = 0) -> dict[str, Any]:
     """Plausible maps: S falls along the mode axis, one mode of friction is constant."""
     rng = np.random.default_rng(seed)

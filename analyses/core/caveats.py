@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from frictionstore.analyses.core.moments import Moments
-from frictionstore.analyses.core.source import LOG, NOTEBOOK_IMAGES, logarithm_of, mode_name
+from frictionstore.analyses.core.source import (
+    LOG,
+    NOTEBOOK_IMAGES,
+    logarithm_of,
+    mode_name,
+    plain_feature,
+)
 from frictionstore.text import printable
 
 HEAVY_TAIL = 1000.0
@@ -26,8 +32,8 @@ def constant(names: Sequence[str]) -> list[str]:
 def features(*names: str, ratios: bool = False) -> list[str]:
     """Return what holds for maps whatever is done with them; with `ratios`, also for quotients."""
     caveats = []
-    stored = [logarithm_of(name) or name for name in names]
-    if ratios and stored != list(names):
+    stored = [plain_feature((), name) for name in names]
+    if ratios and any(logarithm_of(name) is not None for name in names):
         caveats.append(
             "a logarithm has no natural zero: what is divided by its mean or total (CV, edge / "
             "centre, entropy) depends on the unit of the map, differences do not"

@@ -113,7 +113,9 @@ class Claim:
         """Return the figures of all measurements, and the reliability where that is the reason."""
         p = [one for one in self.p_values if one is not None]
         if len(p) == len(self.values):
-            said = "p = " + ", ".join(p_text(one).removeprefix("p = ") for one in p)
+            said = "p = " + ", ".join(
+                p_text(one).removeprefix("p ").removeprefix("= ") for one in p
+            )
         else:
             said = ", ".join(number(one) for one in self.values)
         if self.reliability < RELIABLE:

@@ -46,7 +46,10 @@ def parameter(
 
 def feature() -> str:
     """Return the map, of which a command takes several."""
-    words = "Map to analyse, or log_NAME for its decimal logarithm; may be given several times."
+    words = (
+        "Map to analyse, or log_NAME for its decimal logarithm, rank_NAME for its rank; may be "
+        "given several times."
+    )
     return parameter("friction", words, several=True)
 
 

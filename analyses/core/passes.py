@@ -15,18 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.agreement import Agreement
+from frictionstore.analyses.core.derived import AT, NOISY, Derived, n_repeats, repeat_of
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.source import (
-    AT,
-    NOISY,
     REPEATS,
-    Logarithms,
     MapStore,
     class_labels,
     is_repeated,
-    n_repeats,
-    repeat_of,
     stored_maps,
 )
 from frictionstore.cores import cores
@@ -90,7 +86,7 @@ class Passes:
     claims_only = False
 
     def __init__(self, store: MapStore) -> None:
-        self.store: MapStore = Logarithms(store)
+        self.store = Derived(store)
         self._collectors: dict[Hashable, Collector] = {}
         self._repeated: dict[int, _Repeated] = {}
         self._reads: set[str] = set()
@@ -148,6 +144,7 @@ class Passes:
             result.compare(repeats, {name: one.least for name, one in of.agreement.items()})
         elif getattr(plan, "on_repeats", True) and not self.claims_only:
             result.caveats += noise_caveat(self.store, of.reads)
+        result.caveats += self.store.caveats_of(of.reads)
         return recorded(result, self.store)
 
     def run(self, *, show_progress: bool = False) -> None:

@@ -6,7 +6,7 @@ The checks that every analysis makes on its input live here: labels, classes, gr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,17 +18,19 @@ from frictionstore.text import did_you_mean, listed, printable
 
 MAP_DIMS = {"image", "row", "col", "mode"}
 LOG = "log_"
-"""What stands before a map's name to mean its decimal logarithm."""
+"""What stands before a feature's name to mean its decimal logarithm."""
+RANK = "rank_"
+"""What stands before a feature's name to mean its rank among the store's values of the mode."""
 REPEATS = "_repeats"
 """What stands after a map's name to mean its repeats, one more axis at the end."""
 EXACT = "_exact"
 """What stands after a map's name to mean it without rounding."""
-AT = "@"
-"""What stands between a map's name and the number of the repeat that is meant."""
-ROUNDING_ERROR = "rounding_error"
-ROUNDING = ("friction", "friction_exact")
-NOISY = (*ROUNDING, "settle", "settle_exact")
-"""Maps that arithmetic makes noise in: what the noise is their repeats tell."""
+ROUNDING_ERROR, ERANK, RATIO, DELTA = "rounding_error", "erank", "ratio", "delta"
+MADE_OF = {
+    ROUNDING_ERROR: ("friction", "friction_exact"), ERANK: ("S",), RATIO: ("S",),
+    DELTA: ("S", "S_orig"),
+}  # fmt: skip
+"""Features that are no map of a store, and what they are made of: see `derived`."""
 
 NOTEBOOK_IMAGES = 2000
 """The notebook kept the maps of that many images, the first (its `max_collect`): its sections on
@@ -125,90 +127,6 @@ class MemoryStore:
             yield rows, {name: self._maps[name][rows] for name in names}
 
 
-class Logarithms:
-    """A store that also gives what its maps have in them.
-
-    `log_X` is the decimal logarithm (float32) of its map X: friction is a sum of reciprocals, over
-    a whole store it may span eight orders of magnitude, and what is squared or averaged then rests
-    on few values. Its logarithm does not. `rounding_error` is |friction - friction_exact| over
-    friction_exact. `X@k` is X in repeat k (1, 2, ...) of the measurement, where X has repeats.
-    """
-
-    def __init__(self, store: MapStore) -> None:
-        self._store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """As the store's.
-
-        Raises
-        ------
-        AnalysisError
-            If a map whose logarithm is asked for holds a value of 0 or less.
-        """
-        sources = {name: self._sources(name) for name in names}
-        stored = dict.fromkeys(map_name for of in sources.values() for map_name, _ in of)
-        for rows, arrays in self._store.iter_chunks(tuple(stored), batch=batch, threads=threads):
-            yield rows, {name: self._given(name, sources[name], arrays, rows) for name in names}
-
-    def _sources(self, name: str) -> list[tuple[str, int | None]]:
-        """Return the stored maps that a name is made of, each with the repeat to take of it."""
-        feature, _, repeat = name.partition(AT)
-        return [
-            (f"{base}{REPEATS}", int(repeat) - 1)
-            if repeat and f"{base}{REPEATS}" in self._store.maps
-            else (base, None)
-            for base in stored_maps(self._store, feature)
-        ]
-
-    def _given(
-        self,
-        name: str,
-        sources: Sequence[tuple[str, int | None]],
-        arrays: Mapping[str, NDArray[Any]],
-        rows: slice,
-    ) -> NDArray[Any]:
-        feature = name.partition(AT)[0]
-        values = [
-            arrays[stored] if which is None else np.ascontiguousarray(arrays[stored][..., which])
-            for stored, which in sources
-        ]
-        if feature in self._store.maps:
-            return values[0]
-        if feature == ROUNDING_ERROR:
-            return self._rounding_error(values[0], values[1], rows)
-        return self._log(sources[0][0], values[0], rows)
-
-    def _rounding_error(
-        self, friction: NDArray[Any], exact: NDArray[Any], rows: slice
-    ) -> NDArray[np.float32]:
-        self._refuse(exact == 0, rows, "friction_exact", "no relative error", "of 0", "friction")
-        exact = exact.astype(np.float64)
-        error: NDArray[np.float32] = (np.abs(friction - exact) / np.abs(exact)).astype(np.float32)
-        return error
-
-    def _log(self, name: str, values: NDArray[Any], rows: slice) -> NDArray[np.float32]:
-        self._refuse(values <= 0, rows, name, "no logarithm", "of 0 or less", name)
-        logarithms: NDArray[np.float32] = np.log10(values, dtype=np.float32)
-        return logarithms
-
-    def _refuse(
-        self, bad: NDArray[np.bool_], rows: slice, name: str, lacks: str, holds: str, instead: str
-    ) -> None:
-        images = bad.reshape(len(bad), -1).any(axis=1)
-        if images.any():
-            row = rows.start + int(images.argmax())
-            raise AnalysisError(
-                f"map {printable(name)!r} of {printable(self._store.name)} has {lacks}: image "
-                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value "
-                f"{holds}; use {printable(instead)} itself"
-            )
-
-
 def logarithm_of(feature: str) -> str | None:
     """Return the name of the map of which a feature is the logarithm, None for a plain name."""
     return feature.removeprefix(LOG) if feature.startswith(LOG) else None
@@ -216,31 +134,25 @@ def logarithm_of(feature: str) -> str | None:
 
 def measured_map(feature: str) -> str:
     """Return the map that a feature is one form of: friction of log_friction and friction_exact."""
-    return feature.removeprefix(LOG).removesuffix(EXACT)
+    return plain_feature((), feature).removesuffix(EXACT)
+
+
+def plain_feature(maps: Collection[str], feature: str) -> str:
+    """Return what is left of a feature's name before which no logarithm and no rank stands."""
+    while feature not in maps and feature.startswith((LOG, RANK)):
+        feature = feature.removeprefix(LOG if feature.startswith(LOG) else RANK)
+    return feature
 
 
 def stored_maps(store: MapStore, feature: str) -> tuple[str, ...]:
     """Return the names of the maps of a store that a feature is made of."""
-    if feature in store.maps:
-        return (feature,)
-    return ROUNDING if feature == ROUNDING_ERROR else (logarithm_of(feature) or feature,)
+    plain = plain_feature(store.maps, feature)
+    return (plain,) if plain in store.maps else MADE_OF.get(plain, (plain,))
 
 
 def is_repeated(store: MapStore, feature: str) -> bool:
     """Return whether a store holds repeats of the measurement of a feature."""
     return any(f"{name}{REPEATS}" in store.maps for name in stored_maps(store, feature))
-
-
-def repeat_of(store: MapStore, feature: str, repeat: int) -> str:
-    """Return the name of a feature in a repeat (1, 2, ...), its own where it has none."""
-    return f"{feature}{AT}{repeat}" if is_repeated(store, feature) else feature
-
-
-def n_repeats(store: MapStore) -> int:
-    """Return how many repeats of the measurement a store holds: as many as all its maps of them."""
-    names = [name for name in store.maps if name.endswith(REPEATS)]
-    first = next(iter(store.iter_chunks(names)), None) if names else None
-    return 0 if first is None else min(values.shape[-1] for values in first[1].values())
 
 
 class SelectedClasses:
@@ -474,7 +386,7 @@ def maps_over_patches(store: MapStore) -> list[str]:
 
 
 def require_feature(store: MapStore, feature: str) -> int:
-    """Return the number of modes of a map, or of the map whose logarithm is asked for.
+    """Return the number of modes of a map, or of what is made of maps.
 
     Raises
     ------
@@ -485,14 +397,21 @@ def require_feature(store: MapStore, feature: str) -> int:
 
     usable = maps_over_patches(store)
     names = stored_maps(store, feature)
-    name = names[0]
     if not set(names) <= set(usable):
+        made = (
+            f" (made of {listed(names)})" if plain_feature(store.maps, feature) in MADE_OF else ""
+        )
         raise AnalysisError(
-            f"there is no map {printable(feature)!r} over patches in {printable(store.name)}: "
-            f"its maps are {listed(usable, 8)}, and {LOG}NAME is the logarithm of one"
+            f"there is no map {printable(feature)!r}{made} over patches in "
+            f"{printable(store.name)}: its maps are {listed(usable, 8)}, and {LOG}NAME is the "
+            f"logarithm of one, {RANK}NAME its rank"
             + did_you_mean(feature, [*usable, *(f"{LOG}{known}" for known in usable)])
         )
-    return 1 if name in MAPS and not MAPS[name].modes else int(store.n_modes)
+    plain = plain_feature(store.maps, feature)
+    one = (
+        plain in MAPS and not MAPS[plain].modes if plain in store.maps else plain in (ERANK, RATIO)
+    )
+    return 1 if one else int(store.n_modes)
 
 
 def mode_name(mode: int, n_modes: int) -> str:

@@ -35,7 +35,7 @@ class HeldProbe(Probe):
         sets: Sequence[SetFit],
         split: Split,
         *,
-        notebook: Split | None,
+        notebook: Split | None = None,
         **options: Any,
     ) -> None:
         super().__init__(maps, sets, split, **options)

@@ -81,6 +81,32 @@ def wilson_interval(correct: float, n: float, level: float = 0.95) -> tuple[floa
     return float(max(0.0, middle - half)), float(min(1.0, middle + half))
 
 
+def jackknife(estimate: Floats, left_out: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
+    """Return a delete-a-group jackknife interval.
+
+        se^2 = (G - 1) / G sum_g (estimate_(g) - mean)^2,  interval = estimate +- t_{G-1} se
+
+    Parameters
+    ----------
+    estimate
+        Estimate from all groups, shape (...).
+    left_out
+        Estimates without each group, shape (groups, ...), at least 2 groups.
+    level
+        Coverage, in (0, 1).
+
+    References
+    ----------
+    Efron and Stein (1981), The jackknife estimate of variance, Annals of Statistics 9, 586-596.
+    """
+    from scipy.special import stdtrit
+
+    groups = len(left_out)
+    error = np.sqrt(np.var(left_out, axis=0) * (groups - 1))
+    half = float(stdtrit(groups - 1, 0.5 + level / 2)) * error
+    return estimate - half, estimate + half
+
+
 def fieller(
     c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float
 ) -> tuple[Floats, Floats, Floats]:

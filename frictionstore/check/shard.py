@@ -100,11 +100,7 @@ def check_shard(
         return result
 
     try:
-        found = place.size(key)
-        if found is None:
-            return wrong("is missing")
-        if found != size:
-            return wrong(f"has {found:,} bytes, expected {size:,}")
+        _check_size(place, key, size)
         if quick:
             return result
         digest, read = _fetch(place, key, size)
@@ -125,11 +121,8 @@ def check_shard(
             continue
         data = read(offset, count)
         row += bytes(data[-CRC_BYTES:])
-        if crc32c(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
-            wrong("a chunk does not match its checksum", rows)
-            continue
         try:
-            values = decode_chunk(plan, data[:-CRC_BYTES])[: rows[1] - rows[0] + 1]
+            values = _sealed_values(plan, data)[: rows[1] - rows[0] + 1]
         except StoreError as error:
             wrong(str(error), rows)
             continue
@@ -146,6 +139,14 @@ def check_shard(
     if parts and not result.damage:
         result.ids = np.concatenate(parts)
     return result
+
+
+def _check_size(place: Location, key: str, size: int) -> None:
+    found = place.size(key)
+    if found is None:
+        raise StoreError("is missing")
+    if found != size:
+        raise StoreError(f"has {found:,} bytes, expected {size:,}")
 
 
 def _fetch(place: Location, key: str, size: int) -> tuple[str, Read]:
@@ -170,6 +171,13 @@ def _fetch(place: Location, key: str, size: int) -> tuple[str, Read]:
         return digest.hexdigest(), piece
     view = memoryview(held).toreadonly()
     return digest.hexdigest(), lambda start, count: view[start : start + count]
+
+
+def _sealed_values(plan: schema.ArrayPlan, data: bytes | memoryview) -> NDArray[Any]:
+    """Values of one chunk that ends with its checksum."""
+    if crc32c(data[:-CRC_BYTES]) != bytes(data[-CRC_BYTES:]):
+        raise StoreError("a chunk does not match its checksum")
+    return decode_chunk(plan, data[:-CRC_BYTES])
 
 
 def bad_values(

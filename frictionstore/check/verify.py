@@ -21,13 +21,9 @@ from frictionstore.check.shard import Damage, ShardCheck, check_shard
 from frictionstore.cores import cores
 from frictionstore.errors import RequestError, StoreError, UnreachableError
 from frictionstore.format import schema
+from frictionstore.format.documents import LARGEST_CHUNK_BYTES
 from frictionstore.format.fingerprint import parse_json
-from frictionstore.format.header import (
-    LARGEST_CHUNK_BYTES,
-    Header,
-    parse_manifest,
-    read_header,
-)
+from frictionstore.format.header import Header, parse_manifest, read_header
 from frictionstore.format.schema import APART
 from frictionstore.io.base import Location
 from frictionstore.io.locate import locate

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
+from frictionstore.format.documents import LARGEST_CHUNK_BYTES
 from frictionstore.format.fingerprint import parse_json
-from frictionstore.format.header import LARGEST_CHUNK_BYTES, Header, read_header
+from frictionstore.format.header import Header, read_header
 from frictionstore.text import byte_count, did_you_mean, printable
 
 WIDE_IDS_BYTES = 64 << 20

@@ -11,6 +11,9 @@ import numpy as np
 from frictionstore.analyses import MemoryStore
 from tests.support import DATA
 
+ALONE = ("information", "conv-probe", "content", "compare")
+"""Analyses that `all` does not do."""
+
 
 @cache
 def digits() -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.cli import analyze
-from tests.analyses.material import noise_store, with_repeats
-from tests.support import random_maps
+from tests.analyses.material import ALONE, noise_store, with_repeats
+from tests.support import random_images, random_maps
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(analyses.REGISTRY)
@@ -39,16 +39,17 @@ def made(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("stores") / "made.zarr"
     fs.from_arrays(
         path,
-        with_repeats(random_maps(30)),
+        {**with_repeats(random_maps(30)), "image": random_images(30)},
         label=np.arange(30) % 3,
         class_names=["ant", "bee", "cow"],
     )
     return str(path)
 
 
-def test_the_registry_holds_the_nine():
+def test_what_the_registry_holds():
     assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic", "mode-variance",
-                     "image-summary", "ridge-probe", "reliability", "summary"]  # fmt: skip
+                     "image-summary", "ridge-probe", "information", "conv-probe", "reliability",
+                     "content", "compare", "summary"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NAMES, "all"])
@@ -85,7 +86,7 @@ def test_listing_commands_imports_no_analysis():
 @pytest.mark.parametrize("name", NAMES)
 def test_json_and_nothing_else_without_torch(name, made):
     code = "import sys; from frictionstore.analyses.cli import analyze; analyze(sys.argv[1:])"
-    drawn = name not in ("center-edge", "mode-variance", "image-summary", "reliability")
+    drawn = name not in ("center-edge", "mode-variance", "image-summary", "reliability", "content")
     out = python(code, name, made, "--json", *(["--permutations", "20"] if drawn else []))
     assert json.loads(out)["analysis"] == name
 
@@ -171,13 +172,14 @@ def test_all_prints_answers_and_saves(made, tmp_path):
     arguments = ["all", made, "--permutations", "50", "--probe-permutations", "5"]
     run = CliRunner().invoke(analyze, [*arguments, "--out", str(out)])
     assert run.exit_code == 0, run.output
-    for name in NAMES:
+    names = [name for name in NAMES if name not in ALONE]
+    for name in names:
         assert f"{name}:" in run.stdout
     assert f"saved in {out}" in run.stdout
     index = json.loads((out / "results.json").read_text())
     # Friction without its rounding leads; what is measured of it is of friction.
-    leading = [name for name in NAMES if name != "reliability"]
-    assert [one["analysis"] for one in index["results"]] == [*leading, *NAMES]
+    leading = [name for name in names if name != "reliability"]
+    assert [one["analysis"] for one in index["results"]] == [*leading, *names]
     of = [one["feature"] for one in index["results"] if one["feature"]]
     assert of == ["friction_exact"] * 7 + ["friction"] * 8
     again = CliRunner().invoke(analyze, ["summary", made, "--results", str(out), "--json"])

@@ -19,7 +19,7 @@ from frictionstore.analyses.core.saved import read_saved, save_all
 from frictionstore.analyses.core.source import SelectedClasses
 from frictionstore.cli.main import cli
 from frictionstore.io import aside
-from tests.analyses.material import noise_store
+from tests.analyses.material import ALONE, noise_store
 from tests.support import random_maps
 
 QUICK = ["--permutations", "20", "--probe-permutations", "0", "--no-figures"]
@@ -366,7 +366,8 @@ def test_a_store_of_s_alone(tmp_path):
         done = run("all", store, *QUICK, "--json", *more)
         assert done.exit_code == 0, done.output
         found = json.loads(done.stdout)
-        expected = [name for name in analyses.REGISTRY if name != "reliability"]  # S has no repeats
+        alone = ("reliability", *ALONE)  # S has no repeats
+        expected = [name for name in analyses.REGISTRY if name not in alone]
         assert [one["analysis"] for one in found] == expected
         assert {one["feature"] for one in found} == {"S"}
         assert found[-1]["parameters"]["left_out"] == []

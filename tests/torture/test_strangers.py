@@ -794,9 +794,9 @@ def test_what_no_reader_takes_is_not_written(
 def test_an_image_no_reader_takes_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    from frictionstore.format import header
+    from frictionstore.format import documents
 
-    monkeypatch.setattr(header, bound, 1 << 10)
+    monkeypatch.setattr(documents, bound, 1 << 10)
     maps = {"settle": np.zeros((4, 32, 32, 2), np.uint8)}
     assert "no reader would take" in sentence(lambda: fs.from_arrays(tmp_path / "x.zarr", maps))
     assert not list(tmp_path.iterdir())

@@ -93,7 +93,7 @@ def test_a_stored_map_of_that_name_comes_first() -> None:
     np.testing.assert_allclose(found.table["map_mean"], expected.table["map_mean"], rtol=1e-12)
 
 
-@pytest.mark.parametrize("feature", ["log_", "log_nothing", "log_log_friction", "logfriction"])
+@pytest.mark.parametrize("feature", ["log_", "log_nothing", "log_log_nothing", "logfriction"])
 def test_logarithms_of_what_is_not_there(feature: str) -> None:
     with pytest.raises(AnalysisError, match=f"no map '{feature}'.*log_NAME is the logarithm"):
         analyses.f_statistic(memory(*maps()), feature=feature)

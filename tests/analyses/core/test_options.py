@@ -19,7 +19,7 @@ from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.source import SelectedClasses
 from tests.analyses.material import noise_store, with_repeats
-from tests.support import random_maps
+from tests.support import random_images, random_maps
 
 OTHER: dict[str, list[str]] = {
     "--feature": ["S"],
@@ -36,10 +36,13 @@ OTHER: dict[str, list[str]] = {
     "--protocol": ["notebook"],
     "--only": ["mode-variance"],
     "--samples": ["50"],
+    "--donors": ["5"],
+    "--images": ["20"],
+    "--resamples": ["30"],
 }
 """A value other than the default; options that are missing here fail the test."""
 
-UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability")
+UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content")
 
 OUTPUT = {"--out", "--json", "--figures", "--results", "--verify"}
 """Tested below: they change where the result goes, or where it is from and whether it may be."""
@@ -60,6 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     maps = random_maps(36, grid=6)
     maps["friction"][label == 1, 2, 3, 2] *= 3
     maps["friction"][:, 0, :, 1] *= 1.5
+    maps["image"] = random_images(36)
     path = tmp_path_factory.mktemp("stores") / "made.zarr"
     return fs.from_arrays(path, maps, label=label, class_names=["ant", "bee", "cow"]).location
 
@@ -67,6 +71,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def repeated(tmp_path_factory: pytest.TempPathFactory) -> str:
     maps, label = with_repeats(random_maps(36)), np.arange(36) % 3
+    maps["image"] = random_images(36)
     path = tmp_path_factory.mktemp("stores") / "repeated.zarr"
     return fs.from_arrays(path, maps, label=label, class_names=["ant", "bee", "cow"]).location
 
@@ -75,6 +80,8 @@ def found(name: str, store: str, *arguments: str) -> list[dict[str, Any]]:
     """What a command answers, without the record of what it was asked."""
     quick = [] if name in UNPERMUTED else [
         "--permutations", "20"]  # fmt: skip
+    if name == "content" and "--donors" not in arguments:
+        quick = ["--donors", "9"]
     if name == "all":
         quick += ["--probe-permutations", "3"]
     if "--permutations" in arguments or "notebook" in arguments:
@@ -106,7 +113,8 @@ def test_every_option_changes_what_is_found(
     if name not in _PLAIN:
         _PLAIN[name] = found(name, made)
         assert found(name, made) == _PLAIN[name]
-    other = ["settle"] if (name, flag) == ("reliability", "--feature") else OTHER[flag]
+    features = {"reliability": ["settle"], "compare": ["settle", "--feature", "S"]}
+    other = features.get(name, OTHER[flag]) if flag == "--feature" else OTHER[flag]
     changed = found(name, made, flag, *other)
     numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
     before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]

@@ -1,0 +1,114 @@
+"""Images of several stores, paired by id, and the classes that they are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.source import MapStore, class_labels
+from frictionstore.text import listed, printable
+
+
+@dataclass(frozen=True)
+class Common:
+    """The images that both stores hold, in the order of their ids.
+
+    Attributes
+    ----------
+    places
+        For each store, the place of its images among the common ones, -1 for others.
+    only
+        For each store, the ids that the other does not have.
+    ids
+        The common ids, sorted, so that nothing depends on the order in a store.
+    classes, labels
+        Names of classes with 2 common images or more, and the class of every common image or -1.
+    said
+        What has to be known of labels.
+    """
+
+    places: list[NDArray[np.int64]]
+    only: list[list[str]]
+    ids: list[str]
+    classes: list[str]
+    labels: NDArray[np.int64]
+    said: list[str]
+
+    def of_rows(self, which: int, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return what is known of common images for a store's rows, -1 for its other images."""
+        return np.append(values, -1)[self.places[which]]
+
+    @property
+    def n(self) -> int:
+        """Number of common images."""
+        return len(self.ids)
+
+
+def common_images(stores: Sequence[MapStore], analysis: str, *, at_least: int) -> Common:
+    """Pair the images of stores by id.
+
+    Raises
+    ------
+    AnalysisError
+        If an id is twice in a store, or fewer than `at_least` images are in all of them.
+    """
+    rows: list[dict[str, int]] = []
+    for store in stores:
+        ids = [str(one) for one in store.image_ids]
+        rows.append({one: row for row, one in enumerate(ids)})
+        if len(rows[-1]) < len(ids):
+            twice = next(one for row, one in enumerate(ids) if rows[-1][one] != row)
+            raise AnalysisError(
+                f"{analysis} pairs images by id and {printable(store.name)} has "
+                f"{printable(twice)!r} more than once: give every image an id of its own"
+            )
+    shared = set(rows[0]).intersection(*rows[1:])
+    if len(shared) < at_least:
+        names = " and ".join(
+            f"{printable(store.name)} ({listed(list(of), 2)})"
+            for store, of in zip(stores, rows, strict=True)
+        )
+        remedy = "extract both from the same images" if len(stores) > 1 else "extract more images"
+        raise AnalysisError(
+            f"{analysis} needs {at_least} images or more with one id in all stores and there "
+            f"{'is' if len(shared) == 1 else 'are'} {len(shared)} in {names}: {remedy}"
+        )
+    paired = sorted(shared)
+    places = []
+    for store, of in zip(stores, rows, strict=True):
+        place = np.full(store.n_images, -1, np.int64)
+        place[[of[one] for one in paired]] = np.arange(len(paired))
+        places.append(place)
+    only = [[one for one in of if one not in shared] for of in rows]
+    return Common(places, only, paired, *_classes(stores, places))
+
+
+def _classes(
+    stores: Sequence[MapStore], places: Sequence[NDArray[np.int64]]
+) -> tuple[list[str], NDArray[np.int64], list[str]]:
+    """Return the first store's classes, the common images' labels, and what to say of them."""
+    named = []
+    for store, place in zip(stores, places, strict=True):
+        names = np.array([*class_labels(store), ""], dtype=object)
+        of_image = np.full(int(place.max()) + 1, "", dtype=object)
+        of_image[place[place >= 0]] = names[np.asarray(store.labels)[place >= 0]]
+        named.append(of_image)
+    said = []
+    differ = int(sum((named[0] != other).sum() for other in named[1:]))
+    if differ:
+        said.append(
+            f"{differ} of {len(named[0])} images have another label in the second store: classes "
+            "are those of the first"
+        )
+    known = class_labels(stores[0])
+    counts = {name: int((named[0] == name).sum()) for name in known}
+    classes = [name for name in known if counts[name] >= 2]
+    small = [name for name in known if counts[name] == 1]
+    if small:
+        said.append(f"classes with one common image count as unlabelled: {listed(small, 8)}")
+    number_of = {name: c for c, name in enumerate(classes)}
+    return classes, np.array([number_of.get(one, -1) for one in named[0]], np.int64), said
