@@ -76,8 +76,8 @@ def _resolved(target: Path) -> Path:
     try:
         real = target.resolve(strict=True)
     except (OSError, RuntimeError):
-        shown = printable(target)
-        raise StoreError(f"{shown} is a link to nothing: remove it, or choose another") from None
+        what = "is a link that leads to nothing: remove it, or choose another target"
+        raise StoreError(f"{printable(target)} {what}") from None
     logger.warning("%s is a link: what it leads to is written, %s", *map(printable, (target, real)))
     return real
 
