@@ -17,8 +17,16 @@ import numpy as np
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.saved_files import read_index, read_result
 from frictionstore.analyses.core.source import measured_map
-from frictionstore.io.aside import Seen, aside, copied, put_instead, remove_seen, seen
+from frictionstore.io.aside import (
+    Seen,
+    aside,
+    copied,
+    put_instead,
+    remove_seen,
+    seen,
+)
 from frictionstore.io.durable import write_atomic
+from frictionstore.io.locate import refuse_inside_store
 from frictionstore.text import listed, printable
 
 RESULT_FILE = "result.json"
@@ -88,8 +96,8 @@ def label(of: Identity) -> str:
 def save(result: Saveable, folder: str | os.PathLike[str], *, figures: bool = True) -> Path:
     """Write one result into a folder, as `Result.save` says."""
     folder = Path(folder).absolute()
-    check_place(folder, result)
     with _writing(folder), aside(folder) as new:
+        check_place(folder, result)
         result.write(new, figures=figures)
         put_instead(new, folder, _keep_others(folder, new))
     return folder
@@ -114,9 +122,9 @@ def save_all(
         not that result.
     """
     folder = Path(folder).absolute()
-    check_folder(folder)
-    places = _places(folder, _different(results))
     with _writing(folder), aside(folder) as new:
+        check_folder(folder)
+        places = _places(folder, _different(results))
         for place, result in places.items():
             (new / place.name).mkdir()
             result.write(new / place.name, figures=figures)
@@ -203,6 +211,7 @@ def check_folder(folder: Path, digest: str | None = None) -> None:
     AnalysisError
         If it exists and is neither empty nor a folder of results, or these are of another store.
     """
+    refuse_inside_store(folder)
     if not folder.exists():
         return
     name = printable(folder)

@@ -8,6 +8,7 @@ import click
 
 from frictionstore.analyses.core.options import opened, verify_option
 from frictionstore.cli.options import quiet_option, say, store_argument
+from frictionstore.io.aside import check_page
 from frictionstore.text import listed, printable, show
 
 
@@ -42,15 +43,16 @@ def report(
     quiet: bool,
 ) -> None:
     """Write a store's analyses as one HTML file."""
-    from frictionstore.analyses.report.page import analyse, to_analyse, write_report
+    from frictionstore.analyses.report.page import MARK, analyse, to_analyse, write_report
 
     read = opened(store, verify)
     folder = Path("results") / read.name if results is None else results
+    target = folder / "index.html" if out is None else out
+    check_page(target, MARK)
     missing = to_analyse(read, folder, features)
     if missing:
         what = f"{printable(read.name)} ({listed(missing)})"
         say(f"analysing {what}; the results go to {printable(folder)}", quiet)
         for one in analyse(read, folder, missing, show_progress=not quiet):
             say(f"left out {one['analysis']} of {one['feature']}: {one['reason']}", quiet)
-    target = folder / "index.html" if out is None else out
     show(str(write_report(read, target, folder, features=features)))

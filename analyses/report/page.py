@@ -44,10 +44,12 @@ from frictionstore.analyses.report.typical import image_typicality
 from frictionstore.errors import RequestError
 from frictionstore.format.fingerprint import leaves
 from frictionstore.format.schema import ORDER_IN_WORDS
+from frictionstore.io.aside import check_page
 from frictionstore.io.durable import explain_os_errors, write_atomic
 from frictionstore.version import __version__
 
 SECTIONS = "sections.html"
+MARK = b'<meta name="generator" content="frictionstore '
 Section = tuple[str, str, Markup]  # its id, heading and content
 LIMIT = 10_000_000  # bytes of a report, so that a mail takes it
 CARDS = 6  # most typical images shown, and as many of the least
@@ -136,6 +138,8 @@ def write_report(
     ------
     RequestError
         The results are of another store, or the report would be too large to send.
+    frictionstore.errors.StoreError
+        `out` is a file that is no report, or lies in a store.
     """
     saved = read_results(results, store, features)
     page = b""
@@ -149,6 +153,7 @@ def write_report(
             f"the report would have {len(page):,} bytes, more than {LIMIT:,}: its figures are too "
             "large for one file"
         )
+    check_page(out, MARK)
     with explain_os_errors(str(out), "choose a file that can be written"):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, page)

@@ -11,15 +11,20 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from frictionstore.errors import BusyError, StoreError
 from frictionstore.io.durable import fsync_path
-from frictionstore.io.owned import exchange, rename_new
+from frictionstore.io.locate import refuse_inside_store
+from frictionstore.io.owned import exchange, exclusive, read_plain, rename_new
 from frictionstore.text import printable
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # seconds to wait for another that writes the same folder
 
 Seen = dict[str, tuple[int, ...]]
 """What was seen under each path of a folder; another file under the name differs."""
@@ -27,18 +32,68 @@ Seen = dict[str, tuple[int, ...]]
 
 @contextmanager
 def aside(folder: Path) -> Iterator[Path]:
-    """A new folder beside `folder` (beside what it leads to), which is gone afterwards."""
+    """A new folder beside `folder` (beside what it leads to), which is gone afterwards.
+
+    Others that want to write `folder` wait as long as this lasts; it takes seconds.
+
+    Raises
+    ------
+    StoreError
+        `folder` lies in a store.
+    BusyError
+        Another process has written it for longer than anybody waits.
+    """
     folder = folder.resolve()
+    if not folder.name:
+        raise StoreError(f"{printable(folder)} is the root of all folders: name one in it")
+    refuse_inside_store(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.partial")
-    new.mkdir()
-    made = os.lstat(new)
-    try:
-        yield new
-    finally:
-        with suppress(FileNotFoundError):  # it was given a name
-            if os.path.samestat(made, os.lstat(new)):
-                shutil.rmtree(new, ignore_errors=True)
+    with _turn(folder.with_name(f".{folder.name}")):
+        new.mkdir()
+        made = os.lstat(new)
+        try:
+            yield new
+        finally:
+            with suppress(FileNotFoundError):  # it was given a name
+                if os.path.samestat(made, os.lstat(new)):
+                    shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def _turn(name: Path) -> Iterator[None]:
+    end = time.monotonic() + PATIENCE
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive(name))
+                break
+            except BusyError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
+        yield
+
+
+def check_page(path: Path, mark: bytes) -> None:
+    """Refuse to write a page where something else is, or into a store.
+
+    Parameters
+    ----------
+    path : Path
+    mark : bytes
+        What every page of this kind has in its first 4,096 bytes.
+
+    Raises
+    ------
+    StoreError
+    """
+    refuse_inside_store(path)
+    if os.path.lexists(path) and mark not in (read_plain(path.parent, path.name, 4096) or b""):
+        raise StoreError(
+            f"{printable(path)} is not such a page of frictionstore: choose another name, or "
+            "remove it"
+        )
 
 
 def seen(folder: Path, names: Iterable[str]) -> Seen:

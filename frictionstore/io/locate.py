@@ -68,3 +68,19 @@ def _locate_local(path: Path) -> Location:
     except OSError as error:
         raise StoreError(f"{shown} cannot be read: {error.strerror}") from error
     raise StoreError(f"{shown} does not exist: name the folder of a store")
+
+
+def refuse_inside_store(target: Path) -> None:
+    """Nothing is written into a store but itself: with more in it, it is not what was written.
+
+    Raises
+    ------
+    StoreError
+        `target` lies in the folder of a store.
+    """
+    for folder in target.absolute().resolve().parents:
+        if all((folder / name).is_file() for name in ("zarr.json", "MANIFEST.sha256")):
+            raise StoreError(
+                f"{printable(target)} lies inside the store {printable(folder)}, which is complete "
+                "as it is: choose a place outside it"
+            )

@@ -24,6 +24,7 @@ from typing import Any
 from frictionstore.errors import BusyError, StoreError
 from frictionstore.io.base import TOKEN
 from frictionstore.io.durable import explain_os_errors, fsync_descriptor, fsync_path
+from frictionstore.io.locate import refuse_inside_store
 from frictionstore.io.regular import inside
 from frictionstore.text import listed, printable
 
@@ -55,14 +56,15 @@ def claimed(target: Path) -> Iterator[Path]:
     Raises
     ------
     StoreError
-        The folder cannot be written or its disk is full, `target` is a link to nothing, or a file
-        that is no lock has the lock's name.
+        The folder cannot be written or lies in a store, its disk is full, `target` is a link to
+        nothing, or a file that is no lock has the lock's name.
     BusyError
         Another process holds the target.
     """
     with ExitStack() as stack:
         with explain_os_errors(str(target), "choose a folder that can be written"):
             real = _resolved(target)
+            refuse_inside_store(real)
             real.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(exclusive(real))
         yield real
@@ -74,10 +76,8 @@ def _resolved(target: Path) -> Path:
     try:
         real = target.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise StoreError(
-            f"{printable(target)} is a link that leads to nothing: remove it, or choose another "
-            "target"
-        ) from None
+        what = "is a link that leads to nothing: remove it, or choose another target"
+        raise StoreError(f"{printable(target)} {what}") from None
     logger.warning("%s is a link: what it leads to is written, %s", *map(printable, (target, real)))
     return real
 

@@ -88,14 +88,11 @@ def _client_options(**more: Any) -> dict[str, Any]:
 
 
 def _retry_config() -> dict[str, Any]:
+    first, longest = timedelta(milliseconds=100), timedelta(seconds=10)
     return {
         "max_retries": RETRIES,
         "retry_timeout": timedelta(seconds=2 * timeout_seconds()),
-        "backoff": {
-            "init_backoff": timedelta(milliseconds=100),
-            "max_backoff": timedelta(seconds=10),
-            "base": 2,
-        },
+        "backoff": {"init_backoff": first, "max_backoff": longest, "base": 2},
     }
 
 

@@ -27,6 +27,7 @@ from frictionstore.format.header import Header
 from frictionstore.installed import ROOT, checkout
 from frictionstore.io.base import Location
 from frictionstore.io.durable import explain_os_errors, write_atomic
+from frictionstore.io.locate import refuse_inside_store
 from frictionstore.show.page import PAGE, build_page
 from frictionstore.store.reader import Store
 from frictionstore.text import printable, show, without_credentials
@@ -339,6 +340,7 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
     name = store_folder(store)
     page = explorer_page(store_url if store_url is not None else quote(name))
     with explain_os_errors(str(folder), "choose a folder that can be written"):
+        refuse_inside_store(target)
         ours = target.is_file() and b'name="frictionstore-store"' in target.read_bytes()
         if target.is_symlink() or (target.exists() and not ours):
             raise StoreError(
