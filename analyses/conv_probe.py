@@ -150,7 +150,7 @@ class ConvProbe:
             analysis=NAME,
             feature="",
             question=QUESTION,
-            columns=tables,
+            columns=dict(tables),
             arrays={
                 "fold": self.problem.folds,
                 "prediction": np.stack([self.readings[p].prediction for p in self.sets.values()]),
@@ -181,10 +181,10 @@ class ConvProbe:
         return row
 
     def _pair(self, first: str, second: str) -> dict[str, Any]:
-        of = [self.readings[self.sets[name]] for name in (first, second)]
-        right = [one.prediction == self.problem.labels for one in of]
+        one, other = (self.readings[self.sets[name]] for name in (first, second))
+        right = [of.prediction == self.problem.labels for of in (one, other)]
         row: dict[str, Any] = {"first": first, "second": second}
-        row |= readout.compared(*of, self.problem)
+        row |= readout.compared(one, other, self.problem)
         return row | {"mcnemar_p": compare_paired(*right).p}
 
     def _lift(self, name: str, alone: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""conv-probe: what keeps space sees what flattened maps hide, and nothing where there is nothing."""
+"""conv-probe: what keeps space sees what flat maps hide, and nothing where nothing is."""
 
 from __future__ import annotations
 
