@@ -46,9 +46,10 @@ def made(tmp_path_factory) -> str:
     return str(path)
 
 
-def test_the_registry_holds_the_nine():
+def test_the_registry_holds_the_eleven():
     assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic", "mode-variance",
-                     "image-summary", "ridge-probe", "reliability", "summary"]  # fmt: skip
+                     "image-summary", "ridge-probe", "information", "conv-probe", "reliability",
+                     "summary"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*NAMES, "all"])
