@@ -86,7 +86,9 @@ def test_listing_commands_imports_no_analysis():
 @pytest.mark.parametrize("name", NAMES)
 def test_json_and_nothing_else_without_torch(name, made):
     code = "import sys; from frictionstore.analyses.cli import analyze; analyze(sys.argv[1:])"
-    drawn = name not in ("center-edge", "mode-variance", "image-summary", "reliability")
+    undrawn = ("center-edge", "mode-variance", "image-summary", "reliability", "information",
+               "conv-probe")  # fmt: skip
+    drawn = name not in undrawn
     out = python(code, name, made, "--json", *(["--permutations", "20"] if drawn else []))
     assert json.loads(out)["analysis"] == name
 
