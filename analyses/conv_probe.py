@@ -129,7 +129,7 @@ class ConvProbe:
     def result(self) -> Result:
         rows = [self._set_row(k, name) for k, name in enumerate(self.sets)]
         pairs = [self._pair(a, b) for b, a in combinations(self._by_size(), 2)]
-        lifts = [self._lift(name, alone) for name, alone in self.lifts]
+        lifts = [row for name, alone in self.lifts for row in self._lift(name, alone)]
         tables = {"sets": by_column(rows)}
         tables |= {"comparisons": by_column(pairs)} if pairs else {}
         tables |= {"lifts": by_column(lifts)} if lifts else {}
@@ -150,7 +150,7 @@ class ConvProbe:
             analysis=NAME,
             feature="",
             question=QUESTION,
-            columns=tables,
+            columns=dict(tables),
             arrays={
                 "fold": self.problem.folds,
                 "prediction": np.stack([self.readings[p].prediction for p in self.sets.values()]),
@@ -181,21 +181,23 @@ class ConvProbe:
         return row
 
     def _pair(self, first: str, second: str) -> dict[str, Any]:
-        of = [self.readings[self.sets[name]] for name in (first, second)]
-        right = [one.prediction == self.problem.labels for one in of]
+        one, other = (self.readings[self.sets[name]] for name in (first, second))
+        right = [of.prediction == self.problem.labels for of in (one, other)]
         row: dict[str, Any] = {"first": first, "second": second}
-        row |= readout.compared(*of, self.problem)
+        row |= readout.compared(one, other, self.problem)
         return row | {"mcnemar_p": compare_paired(*right).p}
 
-    def _lift(self, name: str, alone: str) -> dict[str, Any]:
+    def _lift(self, name: str, alone: str) -> list[dict[str, Any]]:
         base = self.readings[self.sets[alone]]
-        lift = readout.compared(self.readings[self.sets[name]], base, self.problem)
-        floor = readout.compared(self.readings[self.floors[name]], base, self.problem)
-        row: dict[str, Any] = {"set": name, "beyond": alone}
-        for kind, found in (("lift", lift), ("floor", floor)):
-            for key, value in found.items():
-                row[f"{kind}_{key}"] = value
-        return row
+        return [
+            {
+                "set": name,
+                "beyond": alone,
+                "maps_of": of,
+                **readout.compared(self.readings[parts], base, self.problem),
+            }
+            for of, parts in (("same images", self.sets[name]), ("shuffled", self.floors[name]))
+        ]
 
     def _sentences(
         self, rows: Sequence[Mapping[str, Any]], lifts: Sequence[Mapping[str, Any]]
@@ -208,11 +210,11 @@ class ConvProbe:
             f"{best['accuracy_low']:.1%} to {best['accuracy_high']:.1%}; chance "
             f"{1 / self.problem.n_classes:.1%}; selectivity {best['selectivity'] * 100:+.1f} points)."
         ]
-        for row in lifts:
+        for row, other in zip(lifts[::2], lifts[1::2], strict=True):
             lift, floor = (
-                f"{row[f'{k}_accuracy'] * 100:+.1f} percentage points "
-                f"({row[f'{k}_accuracy_low'] * 100:+.1f} to {row[f'{k}_accuracy_high'] * 100:+.1f})"
-                for k in ("lift", "floor")
+                f"{one['accuracy'] * 100:+.1f} percentage points "
+                f"({one['accuracy_low'] * 100:+.1f} to {one['accuracy_high'] * 100:+.1f})"
+                for one in (row, other)
             )
             said.append(
                 f"{row['set']} minus {row['beyond']}: {lift}; with the maps besides "

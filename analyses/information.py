@@ -156,7 +156,7 @@ class Information:
             analysis=NAME,
             feature="",
             question=QUESTION,
-            columns=tables,
+            columns=dict(tables),
             arrays={
                 "fold": self.problem.folds,
                 "bits": np.stack([one.bits for one in self.readings.values()]),

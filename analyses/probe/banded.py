@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Point = tuple[int, ...]
 
-AT_MOST = 320
+AT_MOST = 256
 """Training images that ratios are searched on."""
 REACH = 8
 """Powers of ten by which a map may be penalised more, or less, than the first."""
 STEP = 4
 """Powers of ten between the points that a search begins with."""
-PATH = 10.0 ** np.arange(-5.0, 5.5, 0.5)
+PATH = 10.0 ** np.arange(-5.0, 6.0)
 """Penalties for products of images whose mean square is 1."""
 _TIE = 1e-9
 
@@ -132,7 +132,8 @@ def choose(kernels: Sequence[Floats], target: Floats, widths: Sequence[int]) -> 
     sizes = np.array(widths, np.float64)
     scaled = [_centred(kernel) / size for kernel, size in zip(kernels, sizes, strict=True)]
 
-    def path(point: Point) -> tuple[Floats, list[Floats], Floats]:
+    def path(point: Point) -> tuple[Floats, Floats, Floats]:
+        """Weights, residuals by lambda, image and class, and 1 - leverage by lambda and image."""
         weights = 10.0 ** -np.array([0.0, *point])
         weights /= weights.max()
         kernel = weights[0] * scaled[0]
@@ -142,13 +143,12 @@ def choose(kernels: Sequence[Floats], target: Floats, widths: Sequence[int]) -> 
         kept = PATH[:, None] / (np.maximum(values, 0.0) + PATH[:, None])
         turned = vectors.T @ y
         spread = kept @ (vectors * vectors).T - 1.0 / n
-        residuals = [vectors @ (k[:, None] * turned) for k in kept]
+        stacked = vectors @ (kept.T[:, :, None] * turned[:, None]).reshape(n, -1)
+        residuals = stacked.reshape(n, len(PATH), -1).transpose(1, 0, 2)
         return weights, residuals, np.maximum(spread, 1e-12)
 
-    def errors(residuals: list[Floats], spread: Floats) -> Floats:
-        return np.array(
-            [np.square(r / h[:, None]).sum() / n for r, h in zip(residuals, spread, strict=True)]
-        )
+    def errors(residuals: Floats, spread: Floats) -> Floats:
+        return np.asarray((np.square(residuals).sum(axis=2) / np.square(spread)).mean(axis=1))
 
     best = least(lambda point: float(errors(*path(point)[1:]).min()), len(kernels) - 1)
     weights, residuals, spread = path(best)

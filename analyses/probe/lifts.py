@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
+from frictionstore.analyses.stats.corrected import corrected_interval
 
 
 @dataclass(frozen=True)
@@ -70,24 +70,24 @@ def _unfitted(one: SetFit) -> SetFit:
 
 
 def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[str, Any]]:
-    """Return the table: each lift and its floor, paired differences with 95% intervals."""
+    """Return the table: each lift and its floor, paired differences with corrected 95% intervals."""
 
-    def paired(first: SetFit, second: SetFit, of: Split) -> Paired:
+    def paired(name: str, first: SetFit, second: SetFit, of: Split) -> dict[str, float]:
         tested = of.folds >= 0
-        right = [(one.prediction == of.labels)[tested] for one in (first, second)]
-        return compare_paired(*right)
+        right = [(one.prediction == of.labels)[tested].astype(float) for one in (first, second)]
+        mean, low, high = corrected_interval(right[0] - right[1], of.folds[tested])
+        return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
-    table = []
-    for one in lifts:
-        lift = paired(one.joined, one.alone, split)
-        floor = paired(one.floor, one.base, floor_split)
-        table.append(
-            {"set": one.joined.name, "beyond": one.alone.name,
-             "lift": lift.difference, "lift_low": lift.low, "lift_high": lift.high,
-             "floor": floor.difference, "floor_low": floor.low, "floor_high": floor.high,
-             "floor_images": int((floor_split.folds >= 0).sum())}
-        )  # fmt: skip
-    return table
+    return [
+        {
+            "set": one.joined.name,
+            "beyond": one.alone.name,
+            **paired("lift", one.joined, one.alone, split),
+            **paired("floor", one.floor, one.base, floor_split),
+            "floor_images": int((floor_split.folds >= 0).sum()),
+        }
+        for one in lifts
+    ]
 
 
 def sentences(table: Sequence[dict[str, Any]]) -> list[str]:

@@ -69,7 +69,7 @@ def measured(
         assert batch.images is not None
         rows = np.array(batch.rows) if dataset is None else rows_in_whole(dataset, batch.rows)
         given = () if donated is None else (donated.images,)
-        under_way.append((batch, engine.start(batch.images, rows, *given)))  # type: ignore[arg-type]
+        under_way.append((batch, engine.start(batch.images, rows, *given)))
         if len(under_way) > engine.ahead:
             yield finish()
     while under_way:

@@ -15,7 +15,7 @@ def checks() -> list[calibrate.Check]:
 
 
 def test_everything_is_calibrated(checks):
-    assert len(checks) == 28
+    assert len(checks) == 32
     failed = [check for check in checks if not check.passed]
     assert failed == []
 

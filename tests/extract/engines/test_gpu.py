@@ -53,7 +53,7 @@ for name, size, count in (("svae_d4", 16, 37), ("svae_d16", 32, 3)):
         tile = engine.tile_images(size)
         with torch.inference_mode():
             torch.set_num_threads(1)
-            made.append(engine.measure(images, 7 + np.arange(count)))
+            made.append(engine.measure(images, 7 + np.arange(count), images[::-1].copy()))
         print(name, engine.kernels(), "tiles", -(-count // tile))
         engine.close()
     for key in maps:
