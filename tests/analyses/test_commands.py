@@ -46,17 +46,10 @@ def made(tmp_path_factory) -> str:
     return str(path)
 
 
-<<<<<<< HEAD
 def test_what_the_registry_holds():
     assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic", "mode-variance",
                      "image-summary", "ridge-probe", "information", "conv-probe", "reliability",
                      "content", "compare", "summary"]  # fmt: skip
-=======
-def test_the_registry_holds_the_eleven():
-    assert NAMES == ["spatial-cv", "class-distance", "center-edge", "f-statistic", "mode-variance",
-                     "image-summary", "ridge-probe", "information", "conv-probe", "reliability",
-                     "summary"]  # fmt: skip
->>>>>>> w2-info
 
 
 @pytest.mark.parametrize("name", [*NAMES, "all"])
@@ -93,13 +86,9 @@ def test_listing_commands_imports_no_analysis():
 @pytest.mark.parametrize("name", NAMES)
 def test_json_and_nothing_else_without_torch(name, made):
     code = "import sys; from frictionstore.analyses.cli import analyze; analyze(sys.argv[1:])"
-<<<<<<< HEAD
-    drawn = name not in ("center-edge", "mode-variance", "image-summary", "reliability", "content")
-=======
     undrawn = ("center-edge", "mode-variance", "image-summary", "reliability", "information",
-               "conv-probe")  # fmt: skip
+               "conv-probe", "content")  # fmt: skip
     drawn = name not in undrawn
->>>>>>> w2-info
     out = python(code, name, made, "--json", *(["--permutations", "20"] if drawn else []))
     assert json.loads(out)["analysis"] == name
 
