@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help extract analyze view page test test-all test-lowest lint bench torture clean
+.PHONY: help extract analyze view page test test-all test-lowest lint bench torture release-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ view: $(VENV)/extract ## look at the store in the browser
 	@$(BIN)/frictionstore view $(STORE)
 
 test: $(VENV)/dev page ## the test suite without the slow tests
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 test-all: $(VENV)/dev page ## the test suite with the slow tests
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
@@ -84,6 +84,9 @@ bench: $(VENV)/bench ## benchmarks: results under benchmarks/results, tables in 
 
 torture: $(VENV)/dev ## the whole torture bench (minutes)
 	@$(BIN)/python -m pytest tests/torture --torture-full -s
+
+release-check: $(VENV)/dev ## build the last commit and use its wheel on Python 3.11, 3.12 and 3.13
+	@$(BIN)/python tools/release_check.py
 
 clean: ## remove .venv, caches and built pages; stores and results stay
 	@rm -rf $(VENV) frictionstore/explorer_page explorer/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

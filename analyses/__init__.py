@@ -28,6 +28,7 @@ if __name__ == "analyses":
 if TYPE_CHECKING:
     from frictionstore.analyses.center_edge import center_edge
     from frictionstore.analyses.class_distance import class_distance
+    from frictionstore.analyses.conv_probe import conv_probe
     from frictionstore.analyses.core.errors import AnalysisError
     from frictionstore.analyses.core.moments import Moments
     from frictionstore.analyses.core.results import Result
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from frictionstore.analyses.everything import analyze_all
     from frictionstore.analyses.f_statistic import f_statistic
     from frictionstore.analyses.image_summary import image_summary
+    from frictionstore.analyses.information import information
     from frictionstore.analyses.mode_variance import mode_variance
     from frictionstore.analyses.reliability import reliability
     from frictionstore.analyses.ridge_probe import ridge_probe
@@ -65,6 +67,8 @@ _BUILT_IN = {
     "mode-variance": "Which mode varies most over the grid, and what share is between images?",
     "image-summary": "One row per image: mean, spread, extremes, entropy, hot spots.",
     "ridge-probe": "How well do maps classify images? Cross-validated ridge, paired comparisons.",
+    "information": "What do friction and settle tell of the class beyond S? Bits, with floors.",
+    "conv-probe": "A readout that keeps space: pooled 3 x 3 patches, paired comparisons, floors.",
     "reliability": "Would the same images give the same map? Reliability by scale, rounding error.",
     "summary": "The notebook's closing table, with an interval or p beside every number.",
 }
@@ -115,8 +119,10 @@ __all__ = [
     "analyze_all",
     "center_edge",
     "class_distance",
+    "conv_probe",
     "f_statistic",
     "image_summary",
+    "information",
     "mode_variance",
     "reliability",
     "ridge_probe",

@@ -22,7 +22,8 @@ from frictionstore.analyses.core.source import (
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.probe.held import HeldProbe
+from frictionstore.analyses.probe.held import FloorProbe, HeldProbe
+from frictionstore.analyses.probe.lifts import lifts_of, to_fit
 from frictionstore.analyses.probe.notebook import NotebookProbe
 from frictionstore.analyses.probe.results import NAME, default_result, notebook_result
 from frictionstore.analyses.probe.ridge import stratified_folds
@@ -39,6 +40,8 @@ HELD = 64 << 20
 
 MEMORY = 1 << 30
 """Bytes that permutations may take."""
+FLOOR_IMAGES = 1000
+"""Images that floors are measured on where rows are not held in memory."""
 
 
 def feature_sets(features: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -142,17 +145,29 @@ class RidgeProbe:
         ]
         drawn = {"permutations": self.permutations, "seed": self.seed}
         default = self.protocol == "default"
-        if default and self._choose_form(sum(maps.values())) == "held":
+        held = default and self._choose_form(sum(maps.values())) == "held"
+        # Of a repeat only claims are used, and no claim rests on floors.
+        compared = default and not passes.claims_only
+        self.lifts = lifts_of(self.sets, again=not held) if compared else []
+        if held:
+            self.floor_split = self.split
+            fitted = [*self.sets, *to_fit(self.lifts)]
             passes.share(
                 ("probe", id(self)),
-                lambda: HeldProbe(
-                    maps, self.sets, self.split, notebook=self.notebook_split, **drawn
-                ),
+                lambda: HeldProbe(maps, fitted, self.split, notebook=self.notebook_split, **drawn),
             )
             return
         if default:
             passes.share(
                 ("probe", id(self)), lambda: StreamedProbe(maps, self.sets, self.split, **drawn)
+            )
+        if self.lifts:
+            self.floor_split = self._some_images()
+            passes.share(
+                ("probe floors", id(self)),
+                lambda: FloorProbe(
+                    maps, to_fit(self.lifts), self.floor_split, notebook=None, seed=self.seed
+                ),
             )
         passes.share(
             ("notebook probe", id(self)),
@@ -196,6 +211,15 @@ class RidgeProbe:
         rng = np.random.default_rng(self.seed)
         folds = stratified_folds(labels, self.folds, rng)
         return Split(labels, folds, self.folds, self.classes.n)
+
+    def _some_images(self) -> Split:
+        """Return the split of as many images as floors are measured on."""
+        taking = np.flatnonzero(self.split.folds >= 0)
+        rng = np.random.default_rng([self.seed, FLOOR_IMAGES])
+        chosen = rng.permutation(taking)[:FLOOR_IMAGES]
+        folds = np.full(len(self.split.folds), -1, np.int64)
+        folds[chosen] = self.split.folds[chosen]
+        return Split(self.split.labels, folds, self.folds, self.classes.n)
 
     def _draw_notebook(self) -> Split:
         """Return the notebook's split: 0 for what it tests, 1 for what it trains on."""

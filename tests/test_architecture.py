@@ -49,6 +49,7 @@ ALLOWED = {
     "frictionstore.version": "who made a report",
     "frictionstore.format.schema": "which maps there are",
     "frictionstore.format.fingerprint": "a request's leaves, for the report's facts",
+    "frictionstore.io.aside": "a folder of results gets its place when it is whole",
     "frictionstore.io.durable": "a report is written as a store is: whole or not at all",
     "frictionstore.cli.group": "the commands explain errors as the others do",
     "frictionstore.cli.options": "the commands take the options that the others take",

@@ -15,6 +15,7 @@ from frictionstore.analyses.core.parameters import Parameters, asks
 from frictionstore.text import printable, show
 
 if TYPE_CHECKING:
+    from frictionstore import Store
     from frictionstore.analyses.core.passes import Plan
     from frictionstore.analyses.core.results import Result
     from frictionstore.analyses.core.source import MapStore
@@ -34,10 +35,9 @@ class Target:
     @functools.cached_property
     def opened(self) -> MapStore:
         """The store, with images of the asked-for classes only."""
-        import frictionstore
         from frictionstore.analyses.core.source import SelectedClasses
 
-        store: MapStore = frictionstore.open(self.store, verify="full" if self.verify else None)
+        store: MapStore = opened(self.store, self.verify)
         return store if self.classes is None else SelectedClasses(store, self.classes)
 
     def open(self) -> MapStore:
@@ -85,6 +85,18 @@ class Target:
             show(f"saved in {printable(folder)}{instead}", err=self.as_json)
 
 
+verify_option = click.option(
+    "--verify", is_flag=True, help="Check all of the store by SHA-256 first."
+)
+
+
+def opened(store: str, verify: bool) -> Store:
+    """Return a store that was named on the command line."""
+    import frictionstore
+
+    return frictionstore.open(store, verify="full" if verify else None)
+
+
 def refuse_given(reason: str, *names: str) -> None:
     """Raise if one of these options of the running command was given: it would have no effect."""
     context = click.get_current_context()
@@ -123,7 +135,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Save tables, arrays and figures in this folder.",
     )
     @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
-    @click.option("--verify", is_flag=True, help="Check all of the store by SHA-256 first.")
+    @verify_option
     @click.option("--figures/--no-figures", "draw", default=True, help="Draw figures with --out.")
     @functools.wraps(function)
     def command(

@@ -6,6 +6,7 @@ results are in `saved`.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -34,7 +35,8 @@ from frictionstore.analyses.core.terminal import (
     terminal_width,
     text_table,
 )
-from frictionstore.text import printable
+from frictionstore.io.durable import write_atomic
+from frictionstore.text import printable, without_credentials
 
 if TYPE_CHECKING:
     import pandas
@@ -221,9 +223,9 @@ class Result:
     def write(self, folder: Path, *, figures: bool = True) -> None:
         """Write the result's files into an existing empty folder."""
         for name, columns in self.columns.items():
-            with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
-                rows = zip(*(plain(c) for c in columns.values()), strict=True)
-                write_csv(file, columns, rows)
+            table = io.StringIO(newline="")
+            write_csv(table, columns, zip(*(plain(c) for c in columns.values()), strict=True))
+            write_atomic(folder / f"{name}.csv", table.getvalue().encode())
             if _has_pyarrow():
                 self._frame(name).to_parquet(folder / f"{name}.parquet", index=False)
         if self.arrays:
@@ -236,7 +238,7 @@ class Result:
         content = self.as_dict(inline=False)
         content["files"] = sorted([*(path.name for path in folder.iterdir()), RESULT_FILE])
         # Last, so that a folder with this file is complete even before it gets its name.
-        (folder / RESULT_FILE).write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+        write_atomic(folder / RESULT_FILE, json.dumps(content, allow_nan=False).encode())
 
     def _repr_html_(self) -> str:
         return html(self)
@@ -263,7 +265,7 @@ def provenance(store: MapStore) -> dict[str, Any]:
         "grid": [int(n) for n in store.grid],
         "n_modes": int(store.n_modes),
         "versions": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": without_credentials(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

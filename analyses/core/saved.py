@@ -6,9 +6,9 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.saved_files import read_index, read_result
 from frictionstore.analyses.core.source import measured_map
+from frictionstore.io.aside import Seen, aside, copied, put_instead, remove_seen, seen
 from frictionstore.io.durable import write_atomic
 from frictionstore.text import listed, printable
 
@@ -45,6 +46,8 @@ class Saveable(Protocol):
 
     @property
     def identity(self) -> Identity: ...
+
+    def to_json(self) -> str: ...
 
     def write(self, folder: Path, *, figures: bool = True) -> None: ...
 
@@ -86,10 +89,9 @@ def save(result: Saveable, folder: str | os.PathLike[str], *, figures: bool = Tr
     """Write one result into a folder, as `Result.save` says."""
     folder = Path(folder).absolute()
     check_place(folder, result)
-    with _writing(folder), _beside(folder) as new:
+    with _writing(folder), aside(folder) as new:
         result.write(new, figures=figures)
-        _keep_others(folder, new)
-        _put(new, folder)
+        put_instead(new, folder, _keep_others(folder, new))
     return folder
 
 
@@ -102,7 +104,8 @@ def save_all(
     """Write several results into one folder, a sub-folder each, and an index of their answers.
 
     What else lies in the folder stays: results of other analyses, maps and classes, a report, files
-    of any kind. An earlier result of the same analysis and map is replaced.
+    of any kind. An earlier result of the same analysis and map is replaced. The same result given
+    twice is saved once; different ones of one analysis and map get a sub-folder each.
 
     Raises
     ------
@@ -112,27 +115,35 @@ def save_all(
     """
     folder = Path(folder).absolute()
     check_folder(folder)
-    places = _places(folder, results)
-    with _writing(folder), _beside(folder) as new:
-        for result in results:
-            (new / result.label).mkdir()
-            result.write(new / result.label, figures=figures)
+    places = _places(folder, _different(results))
+    with _writing(folder), aside(folder) as new:
+        for place, result in places.items():
+            (new / place.name).mkdir()
+            result.write(new / place.name, figures=figures)
         if not folder.exists():
-            _write_index(new, results, places, [])
-            new.rename(folder)
+            _write_index(new, places, [])
+            put_instead(new, folder, {})
             return folder
-        for result in results:
-            _keep_others(places[result.label], new / result.label)
+        known = {place: _keep_others(place, new / place.name) for place in places}
         earlier = _read_index(folder)
-        for result in results:
-            _put(new / result.label, places[result.label])
-        _write_index(folder, results, places, earlier)
+        for place in places:
+            put_instead(new / place.name, place, known[place])
+        _write_index(folder, places, earlier)
         if (folder / RESULT_FILE).is_file():  # a result alone in the folder
             there = identity(_read_result(folder / RESULT_FILE))
             if any(result.identity == there for result in results):
-                for name in _written(folder):
-                    (folder / name).unlink(missing_ok=True)
+                remove_seen(folder, seen(folder, _written(folder)))
     return folder
+
+
+def _different(results: Sequence[Saveable]) -> list[Saveable]:
+    """Return the results without those that are given again: maps asked for at once share some."""
+    kept: dict[Identity, list[Saveable]] = {}
+    for result in results:
+        alike = kept.setdefault(result.identity, [])
+        if all(result is not one and result.to_json() != one.to_json() for one in alike):
+            alike.append(result)
+    return [result for alike in kept.values() for result in alike]
 
 
 def earlier_results(folder: Path, results: Sequence[Saveable]) -> int:
@@ -144,39 +155,43 @@ def earlier_results(folder: Path, results: Sequence[Saveable]) -> int:
     return len(there & {result.identity for result in results})
 
 
-def _places(folder: Path, results: Sequence[Saveable]) -> dict[str, Path]:
-    """Return the folder of each result by its label: where it already lies, or one of its name."""
-    there = {
-        identity(content): path
-        for path, content in (_read_all(folder) if folder.exists() else [])
-        if path != folder
-    }
-    places = {}
+def _places(folder: Path, results: Sequence[Saveable]) -> dict[Path, Saveable]:
+    """Return each result by its folder: where it already lies, or one of its name."""
+    there: dict[Identity, list[Path]] = {}
+    for path, content in _read_all(folder) if folder.exists() else []:
+        if path != folder:
+            there.setdefault(identity(content), []).append(path)
+    taken = {path for paths in there.values() for path in paths}
+    places: dict[Path, Saveable] = {}
     for result in results:
-        places[result.label] = there.get(result.identity, folder / result.label)
-        check_place(places[result.label], result)
+        earlier = sorted(there.get(result.identity, ()), key=lambda path: (len(path.name), path))
+        free = (path for path in earlier if path not in places)
+        place = next(free, folder / result.label)
+        number = count(2)
+        while place in places or (place in taken and place not in earlier):  # of another result
+            place = folder / f"{result.label}-{next(number)}"
+        check_place(place, result)
+        places[place] = result
     return places
 
 
 def _write_index(
-    folder: Path,
-    results: Sequence[Saveable],
-    places: Mapping[str, Path],
-    earlier: Sequence[Mapping[str, Any]],
+    folder: Path, places: Mapping[Path, Saveable], earlier: Sequence[Mapping[str, Any]]
 ) -> None:
     """Write the index: earlier results that were not made again, then these."""
     made = [
         {
-            "folder": places[result.label].name,
+            "folder": place.name,
             "analysis": result.analysis,
             "feature": result.feature,
             "answer": result.sentence,
         }
-        for result in results
+        for place, result in places.items()
     ]
     names = {entry["folder"] for entry in made}
     kept = [entry for entry in earlier if entry["folder"] not in names]
-    content = {"results": [*kept, *made], "provenance": plain(results[0].provenance)}
+    of = next(iter(places.values())).provenance
+    content = {"results": [*kept, *made], "provenance": plain(of)}
     write_atomic(folder / INDEX_FILE, json.dumps(content, indent=1).encode())
 
 
@@ -239,39 +254,22 @@ def check_place(folder: Path, result: Saveable) -> None:
         )
 
 
-def _keep_others(place: Path, new: Path) -> None:
-    """Copy what is not of the earlier result at `place` beside the new one."""
+def _keep_others(place: Path, new: Path) -> Seen:
+    """Copy what is not of the earlier result at `place` beside the new one; say what is there."""
     if not place.exists():
-        return
+        return {}
+    known = seen(place, os.listdir(place))
     written = _written(place)
     for path in sorted(place.iterdir()):
         if path.name in written:
             continue
-        if (new / path.name).exists():
+        if os.path.lexists(new / path.name):
             raise AnalysisError(
                 f"{printable(path)} is no file of the earlier result and the new one would have "
                 "its name: move it, or name another folder"
             )
-        if path.is_dir() and not path.is_symlink():
-            shutil.copytree(path, new / path.name, symlinks=True)
-        else:
-            shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _put(new: Path, place: Path) -> None:
-    """Move a complete result to its place, instead of what is there."""
-    place = place.resolve()
-    if not place.exists():
-        new.rename(place)
-        return
-    old = new.with_name(f".{new.name}.old")
-    try:
-        place.rename(old)
-        new.rename(place)
-    finally:
-        if not place.exists():
-            old.rename(place)
-    shutil.rmtree(old)
+        copied(path, new / path.name)
+    return known
 
 
 def _written(folder: Path) -> set[str]:
@@ -288,18 +286,6 @@ def _written(folder: Path) -> set[str]:
         if path.with_suffix(".png").is_file():
             names |= {path.name, path.with_suffix(".png").name}
     return names
-
-
-@contextmanager
-def _beside(folder: Path) -> Iterator[Path]:
-    """Give a new folder beside `folder`, which is gone afterwards."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    new.mkdir()
-    try:
-        yield new
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
 
 
 @contextmanager

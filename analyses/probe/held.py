@@ -26,7 +26,7 @@ from frictionstore.analyses.stats.permutation import group_sums
 class HeldProbe(Probe):
     """The probe after one pass over the store, and the notebook's on the same rows.
 
-    Parameters as `Probe`'s, and `notebook`, the notebook's split.
+    Parameters as `Probe`'s, and `notebook`, the notebook's split; None for no such probe.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class HeldProbe(Probe):
         sets: Sequence[SetFit],
         split: Split,
         *,
-        notebook: Split,
+        notebook: Split | None,
         **options: Any,
     ) -> None:
         super().__init__(maps, sets, split, **options)
@@ -48,17 +48,26 @@ class HeldProbe(Probe):
     def end_pass(self) -> bool:
         index, values = self._rows.take()
         drawn = self._draw(index)
+        others = shuffled_within(self._split.folds[index], self._seed)
 
         def fit(one: SetFit, fold: int | None) -> None:
             columns = one.select(values)
+            if one.keeps:
+                own = one.columns[one.keeps]
+                columns = columns[others]
+                columns[:, one.place(one.keeps)] = values[:, own]
             if fold is None:
+                assert self._notebook is not None
                 fit_notebook(one, self._notebook, index, columns)
             else:
                 self._fit(one, fold, index, columns, drawn)
 
         # The largest first: no thread is left alone with them at the end.
         by_size = sorted(self._sets, key=lambda one: -one.n_columns)
-        tasks = [(one, fold) for one in by_size for fold in (*range(self._split.n_folds), None)]
+        folds = range(self._split.n_folds)
+        tasks: list[tuple[SetFit, int | None]] = [(one, fold) for one in by_size for fold in folds]
+        if self._notebook is not None:
+            tasks += [(one, None) for one in by_size if not one.keeps]
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(lambda task: fit(*task), tasks))
         return False
@@ -105,22 +114,42 @@ class HeldProbe(Probe):
                 out=scratch.array("used", n, int(used.sum())),
                 mode="clip",
             )
-        z /= scaling.scale[used]
+        scale = scaling.scale[used]
+        z /= scale
+        some = self._sampled[index[train]]
+        weights = one.balanced(fold, z[some], split.labels[index[train[some]]], used)
+        z *= weights
         z_test = (columns[test] - mean)[:, used]
-        z_test /= scaling.scale[used]
+        z_test /= scale
+        z_test *= weights
         fitted = _Fitted(z, target, scratch)
         choice = choose_penalty(fitted.problem)
         one.note(fold, choice)
         found = choice.solved
         scores = fitted.scores(found, z_test) + frequency
         one.prediction[index[test]] = scores.argmax(axis=1)
-        if self._permutations:
+        if one.null_correct.shape[1]:
             hat = fitted.hat(found, z_test)
             sums = group_sums(hat, drawn[:, train], split.n_classes)
             # Centred targets: what the frequencies predict is taken off and put back.
             sums += frequency[:, None] * (1.0 - hat.sum(axis=0))
             right = sums.argmax(axis=1) == drawn[:, test]
             one.null_correct[fold] = right.sum(axis=1)
+
+
+class FloorProbe(HeldProbe):
+    """The probe of floors, which a probe that does not hold its rows has beside it."""
+
+
+def shuffled_within(groups: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Return for each image another one, drawn from its group, each once; alone, itself."""
+    rng = np.random.default_rng([seed, 0xF1008])
+    other = np.arange(len(groups))
+    for group in np.unique(groups):
+        # A cycle through all members: no image keeps its own.
+        member = rng.permutation(np.flatnonzero(groups == group))
+        other[member] = np.roll(member, 1)
+    return other
 
 
 class _Fitted:

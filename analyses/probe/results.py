@@ -16,6 +16,7 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.core.terminal import p_text
+from frictionstore.analyses.probe import banded, lifts
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
@@ -42,6 +43,8 @@ class Asked(Protocol):
     split: Split
     notebook_split: Split
     sets: list[SetFit]
+    lifts: list[lifts.Lift]
+    floor_split: Split
 
     @property
     def protocol(self) -> str:
@@ -155,10 +158,13 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
             for row in _class_rows(plan, one.name, table)
         ],
         "penalties": [
-            {"features": one.name, "fold": fold, "lambda": float(penalty), "end_of_path": end}
+            {"features": one.name, "fold": fold, "map": of_map, "lambda": float(penalty),
+             "end_of_path": end}
             for one in plan.sets
-            for fold, (penalty, end) in enumerate(zip(one.penalties, one.ends, strict=True))
+            for fold, end in enumerate(one.ends)
+            for of_map, penalty in zip(one.columns, one.penalties_by_map(fold), strict=True)
         ],
+        "lifts": lifts.rows(plan.lifts, plan.split, plan.floor_split) if plan.lifts else [],
     }  # fmt: skip
     return {name: by_column(rows) for name, rows in tables.items() if rows}
 
@@ -172,6 +178,9 @@ def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dic
     told = ("difference", "difference_low", "difference_high", "p", "mcnemar_p")
     for row in by_row(tables.get("comparisons", {})):
         values[f"difference {row['first']} - {row['second']}"] = {key: row[key] for key in told}
+    told = ("lift", "lift_low", "lift_high", "floor", "floor_low", "floor_high")
+    for row in by_row(tables.get("lifts", {})):
+        values[f"lift {row['set']} - {row['beyond']}"] = {key: row[key] for key in told}
     return values
 
 
@@ -186,8 +195,10 @@ def _caveats(plan: Asked) -> list[str]:
     said += _penalty_caveats(plan)
     if any(len(one.columns) > 1 for one in plan.sets):
         said.append(
-            "joined maps share one lambda, which may suit none of them: joined maps that classify "
-            "worse than one of them alone do not show that the others take anything away"
+            "joined maps have a lambda each: their ratios are those with the least squared error of "
+            f"images left out, one by one, among {banded.AT_MOST} training images at most of a fold, "
+            "in powers of ten; the lambda given is that of the map with the least, the table "
+            "penalties has all. The notebook's one lambda for joined maps may suit none of them"
         )
     said.append(
         f"the notebook's accuracy is from one {_notebook_words(plan)}, with lambda 1 and no choice "
@@ -245,11 +256,12 @@ def default_result(plan: Asked) -> Result:
             "permutations": plan.permutations,
         },
         seed=plan.seed,
-        sentences=_answers(rows, found.compared, values),
+        sentences=_answers(rows, found.compared, values)
+        + lifts.sentences(by_row(tables.get("lifts", {}))),
         caveats=_caveats(plan),
         provenance=provenance(plan.store),
         figures={"accuracy": accuracy, "confusion": matrix},
-        shown=("sets", "comparisons") if found.compared else ("sets",),
+        shown=tuple(name for name in ("sets", "comparisons", "lifts") if name in tables),
         claims=_claims(plan, found.compared, values),
     )  # fmt: skip
 

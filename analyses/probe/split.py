@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Arrays
-from frictionstore.analyses.probe.ridge import Choice, Scaling
+from frictionstore.analyses.probe import banded
+from frictionstore.analyses.probe.ridge import Choice, Scaling, one_hot
 from frictionstore.analyses.stats.permutation import Shuffles
 from frictionstore.text import printable
 
@@ -97,6 +98,11 @@ class SetFit:
         int64 of shape (n_folds,): columns that vary in the training images.
     notebook_used
         The same for the notebook's split; with 0 it predicts nothing.
+    balance
+        By fold: what each map's standardised columns are multiplied by, so that one lambda suits
+        all of them; nothing for a single map.
+    keeps
+        The map that stays with its images where the others are of shuffled images, "" for none.
     """
 
     name: str
@@ -108,6 +114,8 @@ class SetFit:
     ends: list[str]
     used: NDArray[np.int64]
     notebook_used: int = 0
+    balance: dict[int, Floats] = field(default_factory=dict)
+    keeps: str = ""
 
     @property
     def n_columns(self) -> int:
@@ -120,6 +128,48 @@ class SetFit:
         if all(a.stop == b.start for a, b in pairwise(parts)):
             return values[..., parts[0].start : parts[-1].stop]  # side by side: no copy
         return np.concatenate([values[..., part] for part in parts], axis=-1)
+
+    def place(self, name: str) -> slice:
+        """Return where a map's columns are among those of the set."""
+        before = 0
+        for part, columns in self.columns.items():
+            width = columns.stop - columns.start
+            if part == name:
+                return slice(before, before + width)
+            before += width
+        raise KeyError(name)
+
+    def balanced(
+        self, fold: int, rows: Floats, labels: NDArray[np.int64], used: NDArray[np.bool_]
+    ) -> Floats:
+        """Choose and note the balance of the maps; return it for each column used.
+
+        Parameters
+        ----------
+        fold
+            The fold left out.
+        rows, labels
+            Standardised columns in use, (m, used), and classes of some training images.
+        used
+            Which of all columns these are.
+        """
+        ends = np.cumsum([part.stop - part.start for part in self.columns.values()])
+        widths = np.array([int(part.sum()) for part in np.split(used, ends[:-1])])
+        weights = np.ones(len(widths))
+        there = np.flatnonzero(widths)
+        if len(there) > 1:
+            stops = np.cumsum(widths)
+            spans = [slice(int(stops[k] - widths[k]), int(stops[k])) for k in there]
+            target = one_hot(labels, int(labels.max()) + 1)
+            weights[there] = banded.choose_columns(rows, spans, target).balance
+        if len(widths) > 1:
+            self.balance[fold] = weights
+        return np.repeat(weights, widths)
+
+    def penalties_by_map(self, fold: int) -> Floats:
+        """Return lambda of each map for its standardised columns."""
+        weights = self.balance.get(fold, np.ones(len(self.columns)))
+        return np.asarray(self.penalties[fold] / np.square(weights))
 
     def note(self, fold: int, choice: Choice) -> None:
         """Note the penalty chosen for a fold."""
@@ -203,6 +253,8 @@ class Probe:
     permutations, seed
         Shufflings of the labels within folds, each refitted with the penalties chosen on the real
         labels.
+
+    Of the images that are trained on, penalties of joined maps are weighed on a sample.
     """
 
     def __init__(
@@ -220,3 +272,5 @@ class Probe:
         self._permutations = permutations
         self._seed = seed
         self._rows = Rows(maps, split.folds)
+        self._sampled = np.zeros(len(split.folds), np.bool_)
+        self._sampled[banded.sample(split.folds, split.n_folds, seed)] = True

@@ -41,10 +41,10 @@ class _Linear:
         return rows @ self.weights + self.intercept
 
 
-def _linear(weights: Floats, scaling: Scaling, intercept: Floats) -> _Linear:
-    """Return weights for standardised columns as weights for shifted ones."""
+def _linear(weights: Floats, scaling: Scaling, intercept: Floats, balance: Floats) -> _Linear:
+    """Return weights for standardised and balanced columns as weights for shifted ones."""
     full = np.zeros((len(scaling.used), weights.shape[1]))
-    full[scaling.used] = weights / scaling.scale[scaling.used, None]
+    full[scaling.used] = weights * (balance / scaling.scale[scaling.used])[:, None]
     return _Linear(full, intercept - scaling.mean @ full)
 
 
@@ -117,6 +117,7 @@ class StreamedProbe(Probe):
             )
             for _ in range(split.n_groups)
         ]
+        self._sample: list[tuple[NDArray[np.int64], Floats]] = []
         self._predicting = False
         self._models: list[_Model] = []
 
@@ -145,7 +146,7 @@ class StreamedProbe(Probe):
             needed = _pairs(left)
             for group in self._groups:
                 group.gram = {key: group.gram[key] for key in group.gram if key in needed}
-        self._groups = []
+        self._groups, self._sample = [], []
         self._predicting = True
         if self._permutations:
             self._shuffles = self._split.label_shuffles(self._permutations, self._seed)
@@ -162,6 +163,8 @@ class StreamedProbe(Probe):
 
     def _gather(self, index: NDArray[np.int64], values: Floats) -> None:
         groups = self._split.folds[index]
+        some = self._sampled[index]
+        self._sample.append((index[some], values[some]))
 
         def add(number: int) -> None:
             member = groups == number
@@ -211,23 +214,35 @@ class StreamedProbe(Probe):
         np.divide(scaled, scale[:, None], out=scaled)
         np.divide(scaled, scale, out=scaled)
         np.divide(cross, scale[:, None], out=cross)
+        weights = self._balanced(one, fold, scaling)
+        np.multiply(scaled, weights[:, None], out=scaled)
+        np.multiply(scaled, weights, out=scaled)
+        np.multiply(cross, weights[:, None], out=cross)
         choice = choose_penalty(Primal(scaled, cross, square, n))
         del scaled
         one.note(fold, choice)
         found = choice.solved
         models: list[_Model] = [
-            (one, fold, "default", _linear(found.coefficients, scaling, frequency))
+            (one, fold, "default", _linear(found.coefficients, scaling, frequency, weights))
         ]
         if self._permutations:
             null = one.select(others[0].null_sums)[..., used]
             for group in others[1:]:
                 null += one.select(group.null_sums)[..., used]
             null -= by_class[:, None] * mean[used]
-            null /= scale
-            weights = found.solve(null.reshape(-1, len(used)).T)
+            null *= weights / scale
+            solved = found.solve(null.reshape(-1, len(used)).T)
             intercept = np.tile(frequency, self._permutations)
-            models.append((one, fold, "null", _linear(weights, scaling, intercept)))
+            models.append((one, fold, "null", _linear(solved, scaling, intercept, weights)))
         return models
+
+    def _balanced(self, one: SetFit, fold: int, scaling: Scaling) -> Floats:
+        index = np.concatenate([part for part, _ in self._sample])
+        train = self._split.folds[index] != fold
+        rows = one.select(np.concatenate([part for _, part in self._sample])[train])
+        used = scaling.used
+        z = (rows - scaling.mean)[:, used] / scaling.scale[used]
+        return one.balanced(fold, z, self._split.labels[index[train]], used)
 
     def _gram(self, one: SetFit, groups: Sequence[_Group]) -> Floats:
         """Return the sum over groups of the Gram matrix of a set, about batch means."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from frictionstore.analyses.core.options import opened, verify_option
 from frictionstore.cli.options import quiet_option, say, store_argument
 from frictionstore.text import listed, printable, show
 
@@ -30,21 +31,26 @@ from frictionstore.text import listed, printable, show
     help="Map to report on; may be given several times.  [default: those in the results' folder, "
     "or friction, or the first map of the store]",
 )
+@verify_option
 @quiet_option
 def report(
-    store: str, results: Path | None, out: Path | None, features: tuple[str, ...], quiet: bool
+    store: str,
+    results: Path | None,
+    out: Path | None,
+    features: tuple[str, ...],
+    verify: bool,
+    quiet: bool,
 ) -> None:
     """Write a store's analyses as one HTML file."""
-    from frictionstore import open as open_store
     from frictionstore.analyses.report.page import analyse, to_analyse, write_report
 
-    opened = open_store(store)
-    folder = Path("results") / opened.name if results is None else results
-    missing = to_analyse(opened, folder, features)
+    read = opened(store, verify)
+    folder = Path("results") / read.name if results is None else results
+    missing = to_analyse(read, folder, features)
     if missing:
-        what = f"{printable(opened.name)} ({listed(missing)})"
+        what = f"{printable(read.name)} ({listed(missing)})"
         say(f"analysing {what}; the results go to {printable(folder)}", quiet)
-        for one in analyse(opened, folder, missing, show_progress=not quiet):
+        for one in analyse(read, folder, missing, show_progress=not quiet):
             say(f"left out {one['analysis']} of {one['feature']}: {one['reason']}", quiet)
     target = folder / "index.html" if out is None else out
-    show(str(write_report(opened, target, folder, features=features)))
+    show(str(write_report(read, target, folder, features=features)))

@@ -125,8 +125,10 @@ class JointMoran:
 
         def means(order: NDArray[Any]) -> Floats:
             found = np.empty((len(self._tests), len(order), len(total)))
+            products = np.empty((len(pairs), len(total)))
             for k, where in enumerate(order[:, pairs[:, 0]] * self._n + order[:, pairs[:, 1]]):
-                found[:, k] = weight @ flat[where]
+                np.take(flat, where, axis=0, out=products, mode="clip")
+                found[:, k] = weight @ products
             return found
 
         def tile(part: slice) -> None:

@@ -265,10 +265,12 @@ def group_sums(values: Floats, groups: NDArray[Any], n_groups: int) -> Floats:
     from scipy.sparse import csr_array
 
     permutations, b = groups.shape
+    # Numbers of two bytes are sorted by their digits, in an eighth of the time.
+    small = groups.astype(np.int16 if n_groups < 1 << 15 else np.int64)
+    order = np.argsort(small, axis=1, kind="stable").astype(np.int32)
+    # Group -1 is summed like any other, as the first, and dropped below.
     key = groups.astype(np.int64)
     key += (np.arange(permutations) * (n_groups + 1))[:, None] + 1
-    # Group -1 is summed like any other, as the first, and dropped below.
-    order = np.argsort(key, axis=1, kind="stable").astype(np.int32)
     size = np.bincount(key.reshape(-1), minlength=permutations * (n_groups + 1))
     indptr = np.concatenate([[0], np.cumsum(size)])
     indicator = csr_array((np.ones(order.size), order.reshape(-1), indptr), shape=(len(size), b))

@@ -7,7 +7,6 @@ into the unfinished folder beside the store, and the store is replaced when the 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from frictionstore.check.shard import check_shard
 from frictionstore.check.verify import verify
 from frictionstore.errors import StoreError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import differences, file_sha256
+from frictionstore.format.fingerprint import differences, read_json
 from frictionstore.format.header import parse_manifest, read_group
 from frictionstore.format.plan import Shard, StorePlan, document_bytes, group_document
 from frictionstore.io.local import LocalLocation
+from frictionstore.io.regular import sha256_of
 from frictionstore.store.writer import Keep, shard_record
 from frictionstore.text import printable
 
@@ -105,7 +105,7 @@ def _measured_shards(target: Path, plan: StorePlan) -> dict[str, Shard]:
         for number in range(len(plan.units)):
             key = array.shard_key(number)
             try:
-                record = shard_record(target / key, array, number)
+                record = shard_record(target, array, number)
             except (OSError, StoreError):
                 continue
             shards[key] = Shard(record["bytes"], record["crc32c"])
@@ -129,10 +129,12 @@ def _sound_files(
         )  # fmt: skip
         if result.damage:
             return None
-        digest = evidence.sha256.get(key)
+        digest = evidence.sha256.get(key) or sha256_of(target, key)
+        if digest is None:
+            return None
         files[key] = {
             "bytes": known.size,
-            "sha256": file_sha256(target / key) if digest is None else digest,
+            "sha256": digest,
             "crc32c": known.checksums,
         }
     return files
@@ -141,12 +143,7 @@ def _sound_files(
 def _kept_run(target: Path) -> dict[str, Any]:
     """Provenance of kept units: that of the store they are kept from."""
     try:
-        old = json.loads((target / schema.PROVENANCE).read_bytes())
-        runs = old["runs"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        runs = read_json(target, schema.PROVENANCE)["runs"]
+    except (OSError, StoreError, ValueError, KeyError, TypeError):
         runs = []
-    try:
-        digest = hashlib.sha256((target / schema.MANIFEST).read_bytes()).hexdigest()
-    except OSError:
-        digest = None
-    return {"kept_from_damaged_store": digest, "runs": runs}
+    return {"kept_from_damaged_store": sha256_of(target, schema.MANIFEST), "runs": runs}

@@ -14,6 +14,8 @@ what a store does not have:
 
 - ``S``, ``S_orig``: `singular_value_bound`, on the squares, so that it holds for values near 0.
 - ``friction``, ``friction_exact`` and repeats of either: `friction_bound`.
+- ``gram_diag``: entries of a matrix of norm sqrt(n) agree as its eigenvalues do.
+- ``friction_donor``: as friction.
 - ``recon_error``: `recon_error_bound`, derived there.
 - ``refinement_residual``: `residual_bound`. What is far beyond it comes from eigenvalues that meet,
   where the residual is noise up to 1 and clusters in images; the 99 % alone decide.
@@ -97,6 +99,11 @@ def residual_bound(a: Floats, b: Floats) -> Floats:
     return np.full(a.shape, RESIDUAL_ABSOLUTE)
 
 
+def diagonal_bound(a: Floats, b: Floats) -> Floats:
+    """Rounding noise of the diagonal of matrices over their scale, shape (..., modes)."""
+    return np.full(a.shape, EIGENVALUE_RELATIVE * np.sqrt(a.shape[-1]))
+
+
 @dataclass(frozen=True)
 class Rule:
     """What rounding may do to a map.
@@ -121,6 +128,8 @@ RULES: dict[str, Rule] = {
     "S": Rule(singular_value_bound),
     "S_orig": Rule(singular_value_bound),
     "friction": Rule(friction_bound),
+    "friction_donor": Rule(friction_bound),
+    "gram_diag": Rule(diagonal_bound),
     "recon_error": Rule(recon_error_bound),
     "refinement_residual": Rule(residual_bound, far=False),
     "settle": Rule(share=0.1, mode_share=0.1, far=False),

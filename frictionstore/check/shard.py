@@ -1,6 +1,6 @@
 """One shard file, decoded by itself and held against what is known of it and against the schema.
 
-This decoder is not zarr's: it shares no code with what wrote the store. What is checked across
+The decoder is not zarr's: it shares no code with what wrote the store. What is checked across
 files is in `verify.py`.
 """
 
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import StoreError, UnreachableError
 from frictionstore.format import schema
-from frictionstore.format.frames import check_frame, check_texts
+from frictionstore.format.frames import decode_chunk
 from frictionstore.format.shards import CRC_BYTES, MISSING, Read, crc32c, read_index
 from frictionstore.io.base import Location
 from frictionstore.io.pieces import pieces
-from frictionstore.text import printable
 
 WHOLE_FILE_BYTES = 128 << 20  # larger files are read twice instead of being held in memory
 
@@ -171,33 +170,6 @@ def _fetch(place: Location, key: str, size: int) -> tuple[str, Read]:
         return digest.hexdigest(), piece
     view = memoryview(held).toreadonly()
     return digest.hexdigest(), lambda start, count: view[start : start + count]
-
-
-def decode_chunk(plan: schema.ArrayPlan, data: bytes | memoryview) -> NDArray[Any]:
-    """Values of one chunk from its bytes without the checksum.
-
-    Raises
-    ------
-    StoreError
-        It cannot be decompressed, or does not hold as many values as it must.
-    """
-    from numcodecs import VLenUTF8, blosc, zstd  # type: ignore[import-untyped]
-
-    check_frame(plan, data)
-    try:
-        if plan.spec.dtype == "string":
-            raw = zstd.decompress(data)
-            check_texts(plan, raw)
-            texts: NDArray[Any] = VLenUTF8().decode(raw)
-            return texts
-        raw = blosc.decompress(data)
-        dtype = np.dtype(plan.spec.dtype).newbyteorder("<")
-        return np.frombuffer(raw, dtype).reshape(plan.chunk_shape)
-    except StoreError:
-        raise
-    except Exception as error:
-        # whatever a decoder says about bytes it cannot use, it means the same
-        raise StoreError(f"a chunk cannot be decoded ({printable(error, 80)})") from error
 
 
 def bad_values(

@@ -30,7 +30,7 @@ from frictionstore.format.plan import StorePlan
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.store.writer import StoreWriter, up_to_date
-from frictionstore.text import listed, printable
+from frictionstore.text import listed, printable, without_credentials
 from frictionstore.version import __version__
 
 if TYPE_CHECKING:
@@ -431,7 +431,7 @@ class _Run:
                 encoder["notes"] = as_json(loaded.notes)
         return {
             "made_by": "frictionstore extract",
-            "command": sys.argv,
+            "command": [*map(without_credentials, sys.argv)],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "recipe": job.recipe,
             "dataset": job.dataset,

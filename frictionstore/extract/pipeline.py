@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import DatasetError, MeasurementError
 from frictionstore.extract.data.base import Dataset, rows_in_whole
+from frictionstore.extract.donors import DONATED, donors_of
 from frictionstore.extract.engines.base import Engine, Maps, Started
 from frictionstore.extract.loading import Batch, BatchLoader, loaded
 from frictionstore.format import schema
@@ -37,11 +38,15 @@ def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
 
 
 def measured(
-    source: Iterator[Batch], engine: Engine, dataset: Dataset | None = None
+    source: Iterator[Batch],
+    engine: Engine,
+    dataset: Dataset | None = None,
+    donors: Iterator[Batch] | None = None,
 ) -> Iterator[tuple[Batch, Maps, dict[str, Any]]]:
     """Each batch, its maps and what measured it, in order.
 
-    Rows of a batch are those of `dataset`, or without it those of the whole set.
+    Rows of a batch are those of `dataset`, or without it those of the whole set. `donors` gives for
+    each batch the images whose singular vectors `friction_donor` is made of.
 
     Raises
     ------
@@ -55,12 +60,16 @@ def measured(
         return batch, started.finish(), started.described
 
     for batch in source:
-        if batch.images is None:
+        donated = None if donors is None else next(donors)
+        failed = next((one for one in (batch, donated) if one and one.images is None), None)
+        if failed is not None:
             while under_way:
                 yield finish()
-            raise DatasetError(batch.failure or "")
+            raise DatasetError(failed.failure or "")
+        assert batch.images is not None
         rows = np.array(batch.rows) if dataset is None else rows_in_whole(dataset, batch.rows)
-        under_way.append((batch, engine.start(batch.images, rows)))
+        given = () if donated is None else (donated.images,)
+        under_way.append((batch, engine.start(batch.images, rows, *given)))  # type: ignore[arg-type]
         if len(under_way) > engine.ahead:
             yield finish()
     while under_way:
@@ -137,8 +146,11 @@ def extract_units(
     numbers = writer.pending
     units = [writer.plan.units[number] for number in numbers]
     batches = plan_batches(units, batch_size, engine.tile_images(image_size))
-    source = loaded(BatchLoader(dataset, batches, image_size, engine.channels), workers)
-    results = measured(source, engine, dataset)
+    wanted = [dataset, donors_of(dataset)] if DONATED in engine.maps else [dataset]
+    sources = [
+        loaded(BatchLoader(one, batches, image_size, engine.channels), workers) for one in wanted
+    ]
+    results = measured(sources[0], engine, dataset, *sources[1:])
     count = 0
     with ThreadPoolExecutor(1, thread_name_prefix="frictionstore-write") as pool:
         writing: Future[None] | None = None
@@ -165,7 +177,8 @@ def extract_units(
             if writing is not None:
                 writing.result()
         finally:
-            source.close()  # type: ignore[attr-defined]
+            for source in sources:
+                source.close()  # type: ignore[attr-defined]
     return count
 
 

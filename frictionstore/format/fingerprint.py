@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from frictionstore.io.local import LocalLocation
 from frictionstore.text import printable
 
 JSON = dict[str, Any]
@@ -112,6 +113,19 @@ def _finite(text: str) -> float:
     return value
 
 
-def read_json(path: Path) -> Any:
-    """`parse_json` of a file."""
-    return parse_json(path.read_bytes())
+def read_json(folder: Path, key: str) -> Any:
+    """Parse a plain file of a folder, see `parse_json`.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    StoreError
+        It is a link or no plain file, or too large.
+    ValueError
+        It is no JSON.
+    """
+    data = LocalLocation(folder).read(key)
+    if data is None:
+        raise FileNotFoundError(key)
+    return parse_json(data)

@@ -1,4 +1,4 @@
-"""What compressed bytes say of themselves, compared with what there is before they are decoded.
+"""Chunks decoded: what their bytes say of themselves is compared with what there is before that.
 
 Decoders believe their frame: a length in it that is not true makes them read beyond the frame or
 take any amount of memory. Only the two frames that stores are written with are known here (blosc
@@ -9,9 +9,14 @@ proves nothing here: whoever made the frame made the checksum too.
 from __future__ import annotations
 
 import struct
+from typing import TYPE_CHECKING, Any
 
 from frictionstore.errors import StoreError
 from frictionstore.format import schema
+from frictionstore.text import printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LONGEST_ID_BYTES = 4096  # in UTF-8; as long as a path can be
 LARGEST_TEXT_RATIO = 2048  # ids that share 4,000 of their 4,006 characters reach 1,201
@@ -24,6 +29,45 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _RLE_BLOCK, _RESERVED_BLOCK = 1, 3
 
 Bytes = bytes | memoryview
+
+
+def decode_chunk(
+    plan: schema.ArrayPlan, data: Bytes, place: NDArray[Any] | None = None
+) -> NDArray[Any]:
+    """Values of one chunk from its bytes without the checksum.
+
+    Parameters
+    ----------
+    plan : ArrayPlan
+    data : bytes or memoryview
+    place : ndarray, optional
+        Where to put them, little-endian and without gaps; it is returned. Not of texts.
+
+    Raises
+    ------
+    StoreError
+        It cannot be decompressed, or does not hold as many values as it must.
+    """
+    import numpy as np
+    from numcodecs import VLenUTF8, blosc, zstd  # type: ignore[import-untyped]
+
+    check_frame(plan, data)
+    try:
+        if plan.spec.dtype == "string":
+            raw = zstd.decompress(data)
+            check_texts(plan, raw)
+            texts: NDArray[Any] = VLenUTF8().decode(raw)
+            return texts
+        if place is not None:
+            blosc.decompress(data, place)
+            return place
+        dtype = np.dtype(plan.spec.dtype).newbyteorder("<")
+        return np.frombuffer(blosc.decompress(data), dtype).reshape(plan.chunk_shape)
+    except StoreError:
+        raise
+    except Exception as error:
+        # whatever a decoder says about bytes it cannot use, it means the same
+        raise StoreError(f"a chunk cannot be decoded ({printable(error, 80)})") from error
 
 
 def check_frame(plan: schema.ArrayPlan, data: Bytes) -> None:

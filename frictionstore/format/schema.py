@@ -136,6 +136,16 @@ MAPS: dict[str, MapSpec] = {
             "friction_exact_repeats", 255,
         ),
         MapSpec(
+            "gram_diag", _MODES, "float32", "1",
+            "diagonal of the matrix that friction is measured of, over its scale (its Frobenius "
+            "norm over the square root of its order), sorted, largest first", _NAN,
+        ),
+        MapSpec(
+            "friction_donor", _MODES, "float32", "1",
+            "friction of the patch's singular values with the singular vectors of another image of "
+            "the store at the same patch, largest eigenvalue first", _NAN,
+        ),
+        MapSpec(
             "S_orig", _MODES, "float32", "1",
             "singular values of each patch's matrix before spectral cross-attention, "
             "descending", _NAN,

@@ -28,8 +28,10 @@ Read = Callable[[int, int], bytes | memoryview]
 def crc32c(data: bytes | memoryview) -> bytes:
     """CRC32C as a chunk ends in it: four bytes, little-endian."""
     import google_crc32c
+    import numpy as np
 
-    return int(google_crc32c.value(bytes(data))).to_bytes(CRC_BYTES, "little")
+    # an array is taken as it is, where a memoryview is refused
+    return int(google_crc32c.value(np.asarray(memoryview(data)))).to_bytes(CRC_BYTES, "little")
 
 
 def index_size(n_chunks: int) -> int:

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from frictionstore.errors import StoreError
 from frictionstore.text import printable
@@ -37,20 +38,53 @@ def fsync_descriptor(descriptor: int) -> None:
             raise
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either what it held before or all of `data`."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is made here, on disk when the block ends and gone if it raises."""
+    file = open(path, "xb")  # noqa: SIM115 - what is not ours is not removed below
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, which gets its name when the block ends, and is gone if it raises."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with new_file(temporary) as file:
+        yield file
+    try:
+        replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_path(path.parent)
+
+
+@contextmanager
+def continued(path: Path) -> Iterator[BinaryIO]:
+    """A file to read and to append to, made where it is missing; on disk when the block ends."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o666), "r+b") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace(path: Path, target: Path) -> None:
+    """Rename a whole file, in the place of what has the name."""
+    os.replace(path, target)
+    fsync_path(target.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` so that `path` holds either what it held before or all of `data`."""
+    with replacing(path) as file:
+        file.write(data)
 
 
 def link_or_copy(source: Path, path: Path) -> None:
@@ -58,9 +92,22 @@ def link_or_copy(source: Path, path: Path) -> None:
     try:
         os.link(source, path, follow_symlinks=False)
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, path)
+        shutil.copyfile(source, path, follow_symlinks=False)
         fsync_path(path)
     fsync_path(path.parent)
+
+
+def point_at(path: Path, target: Path) -> None:
+    """`path` as a relative link to `target`, or a copy of it where there are no links.
+
+    What has the name is replaced; as it is by another process that does so at the same time.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        os.symlink(os.path.relpath(target, path.parent), temporary)
+    except OSError:  # a file system without links
+        shutil.copyfile(target, temporary)
+    os.replace(temporary, path)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from typing import Any
 from frictionstore.errors import BusyError, StoreError
 from frictionstore.io.base import TOKEN
 from frictionstore.io.durable import explain_os_errors, fsync_descriptor, fsync_path
+from frictionstore.io.regular import inside
 from frictionstore.text import listed, printable
 
 logger = logging.getLogger(__name__)
@@ -256,8 +257,13 @@ def mark(folder: Path, target: Path, what: str) -> None:
 def unmark(folder: Path, target: Path) -> None:
     """Take back what `mark` said; nothing happens where it said nothing."""
     if made_for(folder, target) is not None:
-        with _opened(folder) as here:
-            os.unlink(TOKEN, dir_fd=here)
+        drop(folder, TOKEN)
+
+
+def drop(folder: Path, key: str) -> None:
+    """Remove a file that we write in a folder of ours, where it is there; no link is followed."""
+    with suppress(*_NOT_HERE), inside(folder, key) as (here, name):
+        os.unlink(name, dir_fd=here)
 
 
 def take(folder: Path, target: Path, what: str, *, known: bool = False) -> str | None:
@@ -405,8 +411,7 @@ def _prune(top: int, ours: Ours) -> None:
 
 
 def _walk(top: int) -> Iterator[tuple[str, str, int]]:
-    """Path, name and the folder's descriptor of all there is, the deepest first; no link is
-    followed."""
+    """Path, name, and the folder's descriptor, the deepest first; no link is followed."""
     for root, folders, names, here in os.fwalk(".", topdown=False, dir_fd=top):
         prefix = "" if root == "." else root.removeprefix("./") + "/"
         for name in (*names, *folders):
@@ -418,7 +423,7 @@ def _walk(top: int) -> Iterator[tuple[str, str, int]]:
 
 def exchange(a: Path, b: Path) -> bool:
     """Swap the names of two folders in one step; False where the system cannot."""
-    return _rename(a, b, _EXCHANGE) == 0
+    return not _rename(a, b, _EXCHANGE)
 
 
 def rename_new(a: Path, b: Path) -> None:

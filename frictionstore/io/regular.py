@@ -7,8 +7,11 @@ what is read is decided by looking at the open file and not at its name.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from frictionstore.errors import StoreError
 from frictionstore.text import printable
@@ -29,30 +32,50 @@ def open_regular(folder: str | os.PathLike[str], key: str) -> int:
     StoreError
         It is a link or lies behind one, or is no plain file.
     """
-    *folders, name = key.split("/")
-    if ".." in folders or name in ("", ".", ".."):
-        raise StoreError(f"{printable(key)} is no name of a file in {printable(folder)}")
-    inside = os.open(folder, _FOLDER)
-    try:
-        for part in folders:
-            inner = _opened(inside, part, _FOLDER | os.O_NOFOLLOW, folder, key)
-            os.close(inside)
-            inside = inner
-        descriptor = _opened(inside, name, _FILE, folder, key)
-    finally:
-        os.close(inside)
+    with inside(folder, key) as (here, name):
+        descriptor = _opened(here, name, _FILE, folder, key)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise StoreError(f"{_shown(folder, key)} is not a plain file: remove it or get it again")
     return descriptor
 
 
-def _opened(inside: int, part: str, flags: int, folder: str | os.PathLike[str], key: str) -> int:
+@contextmanager
+def inside(folder: str | os.PathLike[str], key: str) -> Iterator[tuple[int, str]]:
+    """A descriptor of the folder below `folder` that `key` lies in, and its name there.
+
+    Raises as `open_regular`.
+    """
+    *folders, name = key.split("/")
+    if ".." in folders or name in ("", ".", ".."):
+        raise StoreError(f"{printable(key)} is no name of a file in {printable(folder)}")
+    here = os.open(folder, _FOLDER)
     try:
-        return os.open(part, flags, dir_fd=inside)
+        for part in folders:
+            inner = _opened(here, part, _FOLDER | os.O_NOFOLLOW, folder, key)
+            os.close(here)
+            here = inner
+        yield here, name
+    finally:
+        os.close(here)
+
+
+def sha256_of(folder: str | os.PathLike[str], key: str) -> str | None:
+    """Hex SHA-256 of the plain file `key` of `folder`; None where there is none to be read."""
+    try:
+        descriptor = open_regular(folder, key)
+    except (OSError, StoreError):
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(here: int, part: str, flags: int, folder: str | os.PathLike[str], key: str) -> int:
+    try:
+        return os.open(part, flags, dir_fd=here)
     except OSError:
         try:  # systems do not agree on the error that a link gives
-            link = stat.S_ISLNK(os.stat(part, dir_fd=inside, follow_symlinks=False).st_mode)
+            link = stat.S_ISLNK(os.stat(part, dir_fd=here, follow_symlinks=False).st_mode)
         except OSError:
             link = False
         if not link:

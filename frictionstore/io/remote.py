@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -37,6 +38,7 @@ CONNECT_SECONDS = 10.0
 LONGEST_REQUEST_SECONDS = 3600
 RETRIES = 3  # of requests that get no answer or one that says "later"
 BODY_TRIES = 3  # of answers that break off
+SLOW_SECONDS = 1.0  # obstore does not tell of its retries, but they take time
 CREDENTIALS_LIFETIME = timedelta(minutes=15)
 
 T = TypeVar("T")
@@ -294,7 +296,9 @@ class RemoteLocation:
 
     def _ask(self, key: str, request: Callable[[str], T]) -> T | None:
         """The answer to a request about a file; None where there is no such file."""
+        where = printable(f"{self.text}/{key}")
         for attempt in range(1, BODY_TRIES + 1):
+            begun = time.monotonic()
             try:
                 return request(self._path(key))
             except FileNotFoundError:
@@ -307,8 +311,11 @@ class RemoteLocation:
                 if attempt == BODY_TRIES or not _broke_off(error):
                     # the original may quote a whole request; it is not passed on
                     raise self._explained(key, error) from None
-                where = printable(f"{self.text}/{key}")
                 logger.info("%s: the answer broke off, asked again (%d)", where, attempt)
+            finally:
+                took = time.monotonic() - begun
+                if took > SLOW_SECONDS:
+                    logger.info("%s: that took %.1f s, with what was asked again for", where, took)
         raise AssertionError("the loop returns or raises")
 
     def read(self, key: str) -> bytes | None:
@@ -408,12 +415,6 @@ class RemoteLocation:
         if kind in ("PermissionDeniedError", "UnauthenticatedError"):
             hint = f" ({self.hint})" if self.hint else ""
             return UnreachableError(f"no permission for {where}, or there is nothing{hint}")
-        if "RangeNotSupported" in text:
-            return UnreachableError(
-                f"{where}: the server does not answer requests for parts of a file, which "
-                "reading a store in place needs: copy the store's files with another program "
-                "and read the copy"
-            )
         if "kind: Timeout" in text or "TimedOut" in text:
             return UnreachableError(
                 f"{where}: no answer within {timeout_seconds():g} s: try again later, or allow "
@@ -426,25 +427,25 @@ class RemoteLocation:
             return UnreachableError(
                 f"{where}: the transfer broke off {BODY_TRIES} times: run the same command again"
             )
-        if "MissingContentLength" in text:
-            return UnreachableError(
-                f"{where}: the server does not say how long its answer is (Content-Length), which "
-                "reading a store in place needs: copy the store's files with another program and "
-                "read the copy"
-            )
-        if "following redirect" in text:
-            return UnreachableError(
-                f"{where}: the server sends on from address to address without an end: ask for "
-                "the store's present address"
-            )
-        if "without LOCATION" in text:
-            return UnreachableError(
-                f"{where}: the bucket is in another region: set AWS_REGION to it"
-            )
+        for mark, said in _MARKS.items():
+            if mark in text:
+                return UnreachableError(f"{where}: {said}")
         status = re.search(r"status code: (\d{3}[ A-Za-z-]*)", text)
         if status:
             return UnreachableError(f"{where}: the server answered {status[1].strip()}")
         return UnreachableError(f"{where}: the request failed ({kind})")
+
+
+_ELSEWHERE = "copy the store's files with another program and read the copy"
+_MARKS = {
+    "RangeNotSupported": "the server does not answer requests for parts of a file, which reading a "
+    f"store in place needs: {_ELSEWHERE}",
+    "MissingContentLength": "the server does not say how long its answer is (Content-Length), "
+    f"which reading a store in place needs: {_ELSEWHERE}",
+    "following redirect": "the server sends on from address to address without an end: ask for the "
+    "store's present address",
+    "without LOCATION": "the bucket is in another region: set AWS_REGION to it",
+}
 
 
 def _broke_off(error: BaseException) -> bool:

@@ -19,13 +19,19 @@ from urllib.parse import unquote
 from frictionstore.check.verify import verify
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import file_sha256
 from frictionstore.format.header import Header, damaged, read_header
 from frictionstore.format.schema import CARD
 from frictionstore.io.base import TOKEN, Location
-from frictionstore.io.durable import explain_os_errors, fsync_path, link_or_copy, write_atomic
-from frictionstore.io.owned import claimed, prune, unmark
+from frictionstore.io.durable import (
+    continued,
+    explain_os_errors,
+    link_or_copy,
+    replace,
+    write_atomic,
+)
+from frictionstore.io.owned import claimed, drop, prune, unmark
 from frictionstore.io.pieces import feed, for_each, same
+from frictionstore.io.regular import sha256_of
 from frictionstore.progress import progress_bar
 from frictionstore.store.place import (
     belongs,
@@ -202,13 +208,12 @@ def _fetch(
     path = partial / key
     expected = header.manifest[key]
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file() and file_sha256(path) == expected:
+    if sha256_of(partial, key) == expected:
         count(path.stat().st_size, False)
         return False
-    path.unlink(missing_ok=True)
-    old = donor / key
-    if old.is_file() and not old.is_symlink() and file_sha256(old) == expected:
-        link_or_copy(old, path)
+    drop(partial, key)
+    if sha256_of(donor, key) == expected:
+        link_or_copy(donor / key, path)
         count(path.stat().st_size, False)
         return False
     if key not in header.shard_bytes:
@@ -219,18 +224,18 @@ def _fetch(
             raise damaged(header, key)
         write_atomic(path, data)
         return True
-    part = path.with_name(path.name + ".part")
+    rest = f"{key}.part"
+    part = partial / rest
     resumed = part.exists()
     if not _receive(header, key, part, count, stop):
-        part.unlink()
+        drop(partial, rest)
         logger.info("%s: what has arrived is not what was written", key)
         # what an earlier run left may have been of another store: once more, from the start
         if not resumed or not _receive(header, key, part, count, stop):
-            part.unlink(missing_ok=True)
+            drop(partial, rest)
             gone = header.location.size(key) is None
             raise _missing(header, key) if gone else damaged(header, key)
-    os.replace(part, path)
-    fsync_path(path.parent)
+    replace(part, path)
     return True
 
 
@@ -244,8 +249,7 @@ def _receive(
     """Append what `part` lacks of a shard; whether it then is what the manifest says."""
     size = header.shard_bytes[key]
     digest = hashlib.sha256()
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    with os.fdopen(os.open(part, flags, 0o666), "r+b") as file:
+    with continued(part) as file:
         done = feed(digest, file)
         count(min(done, size), False)
         if done:
@@ -257,12 +261,9 @@ def _receive(
             file.write(data)
             count(len(data), True)
 
-        sound = same(
+        return same(
             header.location, key, size, header.manifest[key], keep, start=done, begun=digest
         )
-        file.flush()
-        os.fsync(file.fileno())
-    return sound
 
 
 def _missing(header: Header, key: str) -> StoreError:

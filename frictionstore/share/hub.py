@@ -10,10 +10,10 @@ from typing import Any
 
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import file_sha256
 from frictionstore.format.header import Header, damaged
 from frictionstore.format.schema import CARD
 from frictionstore.io.local import LocalLocation
+from frictionstore.io.regular import sha256_of
 from frictionstore.io.remote import remote_module, split_hub
 from frictionstore.progress import progress_bar
 from frictionstore.text import printable
@@ -113,7 +113,7 @@ def push_to_hub(
         with progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance:
             for batch in commits(header, missing):
                 for key in batch:
-                    if file_sha256(folder / key) != header.manifest[key]:
+                    if sha256_of(folder, key) != header.manifest[key]:
                         raise damaged(header, key)
                 logger.info("a commit of %d files", len(batch))
                 commit(

@@ -18,9 +18,17 @@ from frictionstore.format import schema
 from frictionstore.format.header import Header, damaged, read_header
 from frictionstore.format.schema import APART, CARD
 from frictionstore.io.base import Location
-from frictionstore.io.durable import explain_os_errors, fsync_path
+from frictionstore.io.durable import explain_os_errors, new_file, replace
 from frictionstore.io.locate import locate
-from frictionstore.io.owned import claimed, not_ours, refuse_strangers, remove, rename_new, take
+from frictionstore.io.owned import (
+    claimed,
+    drop,
+    not_ours,
+    refuse_strangers,
+    remove,
+    rename_new,
+    take,
+)
 from frictionstore.io.pieces import same
 from frictionstore.io.zipped import ZipLocation
 from frictionstore.progress import progress_bar
@@ -95,13 +103,12 @@ def _make(header: Header, target: Path, show_progress: bool) -> None:
         raise not_ours(folder, target)
     refuse_strangers(folder, ours)
     try:
-        (folder / _UNFINISHED).unlink(missing_ok=True)  # of a run that was killed
+        drop(folder, _UNFINISHED)  # of a run that was killed
         _write(header, folder / _UNFINISHED, show_progress)
         if target.exists():
-            os.replace(folder / _UNFINISHED, target)
+            replace(folder / _UNFINISHED, target)
         else:
             rename_new(folder / _UNFINISHED, target)
-        fsync_path(target.parent)
     finally:
         remove(folder, ours, _UNFINISHED)
 
@@ -127,33 +134,31 @@ def _write(header: Header, path: Path, show_progress: bool) -> None:
     documents = sorted(header.manifest.keys() - header.shard_bytes.keys() - {"zarr.json"})
     with (
         progress_bar(total, "packing", unit="bytes", show=show_progress) as advance,
-        open(path, "xb") as file,
+        new_file(path) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
-            for key in sorted(header.shard_bytes):
-                with archive.open(_entry(key, header.shard_bytes[key]), "w") as entry:
+        for key in sorted(header.shard_bytes):
+            with archive.open(_entry(key, header.shard_bytes[key]), "w") as entry:
 
-                    def put(data: bytes, entry: IO[bytes] = entry) -> None:
-                        entry.write(data)
-                        advance(len(data))
+                def put(data: bytes, entry: IO[bytes] = entry) -> None:
+                    entry.write(data)
+                    advance(len(data))
 
-                    size, digest = header.shard_bytes[key], header.manifest[key]
-                    if not same(header.location, key, size, digest, put):
-                        raise damaged(header, key)
-            for key in documents:
-                data = header.location.read(key)
-                if data is None or hashlib.sha256(data).hexdigest() != header.manifest[key]:
+                size, digest = header.shard_bytes[key], header.manifest[key]
+                if not same(header.location, key, size, digest, put):
                     raise damaged(header, key)
-                archive.writestr(_entry(key, len(data)), data)
-            archive.writestr(_entry("zarr.json", len(header.document)), header.document)
-            for name in (schema.PROVENANCE, CARD):
-                data = header.location.read(name)
-                if data is not None:
-                    archive.writestr(_entry(name, len(data)), data)
-            listing = header.listing
-            archive.writestr(_entry(schema.MANIFEST, len(listing)), listing)
-        file.flush()
-        os.fsync(file.fileno())
+        for key in documents:
+            data = header.location.read(key)
+            if data is None or hashlib.sha256(data).hexdigest() != header.manifest[key]:
+                raise damaged(header, key)
+            archive.writestr(_entry(key, len(data)), data)
+        archive.writestr(_entry("zarr.json", len(header.document)), header.document)
+        for name in (schema.PROVENANCE, CARD):
+            data = header.location.read(name)
+            if data is not None:
+                archive.writestr(_entry(name, len(data)), data)
+        listing = header.listing
+        archive.writestr(_entry(schema.MANIFEST, len(listing)), listing)
 
 
 def _entry(key: str, size: int) -> zipfile.ZipInfo:

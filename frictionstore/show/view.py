@@ -333,7 +333,7 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
     BusyError
         Another process exports the store to `folder`.
     """
-    if store_url is not None and without_credentials(store_url) != store_url:
+    if store_url is not None and _credentials_in(store_url):
         raise RequestError("the address in store_url holds a user name or password: leave it out")
     target = folder / "index.html"
     name = store_folder(store)
@@ -349,6 +349,15 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
             _copy_store(store, folder / name, copy)
         write_atomic(target, page)
     return target
+
+
+def _credentials_in(url: str) -> bool:
+    """Whether a browser would find a user name in an address; it takes ``\\`` for ``/``, and any
+    number of them, and leaves out tabs and line breaks."""
+    plain = re.sub(r"[\t\r\n]", "", url).replace("\\", "/").strip()
+    absolute = re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/*|//+", plain)
+    host = plain[absolute.end() :] if absolute else ""
+    return "@" in re.split(r"[/?#]", host)[0] or without_credentials(url) != url
 
 
 def _copy_store(store: Store, target: Path, copy: Copy) -> None:

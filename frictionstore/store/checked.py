@@ -10,67 +10,61 @@ looked at (`format/frames.py`) before zarr's decoders, which believe it, see it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import zarr
 from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import WrapperStore
 
+from frictionstore.cores import cores
 from frictionstore.errors import StoreError
-from frictionstore.format.frames import check_frame, check_texts
+from frictionstore.format.frames import check_frame, decode_chunk
 from frictionstore.format.plan import array_document, document_bytes
-from frictionstore.format.shards import (
-    CRC_BYTES,
-    Read,
-    index_size,
-    split_checksums,
-    written_chunks,
-)
-from frictionstore.text import printable
-
-if TYPE_CHECKING:
-    from frictionstore.format.header import Header
-    from frictionstore.format.schema import ArrayPlan
+from frictionstore.format.shards import CRC_BYTES, index_size
+from frictionstore.store.rows import NOT_THE_FILE, RowReader, Shards
 
 
 class CheckedStore(WrapperStore[Any]):
-    """`header` decides what must exist; the group's metadata is served from it."""
+    """The shards' header decides what must exist; the group's metadata is served from it."""
 
-    header: Header
-    allowed: dict[str, frozenset[bytes]]
+    shards: Shards
     indexes: dict[str, bytes]
 
     @classmethod
-    def of(cls, header: Header) -> CheckedStore:
-        made = cls(header.location.zarr_store())
-        made.header, made.allowed, made.indexes = header, {}, {}
+    def of(cls, shards: Shards) -> CheckedStore:
+        made = cls(shards.header.location.zarr_store())
+        made.shards, made.indexes = shards, {}
         return made
 
     def _with_store(self, store: Any) -> CheckedStore:
         made = type(self)(store)
-        made.header, made.allowed, made.indexes = self.header, self.allowed, self.indexes
+        made.shards, made.indexes = self.shards, self.indexes
         return made
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
+        header = self.shards.header
         if key == "zarr.json" and byte_range is None:
-            return prototype.buffer.from_bytes(self.header.document)
-        size = self.header.shard_bytes.get(key)
+            return prototype.buffer.from_bytes(header.document)
+        size = header.shard_bytes.get(key)
         if size is None:
             name = key.removesuffix("/zarr.json")
-            if name != key and name in self.header.arrays and byte_range is None:
+            if name != key and name in header.arrays and byte_range is None:
                 # the file itself was compared with nothing
-                document = array_document(self.header.arrays[name])
+                document = array_document(header.arrays[name])
                 return prototype.buffer.from_bytes(document_bytes(document))
             return await self._store.get(key, prototype, byte_range)
         if isinstance(byte_range, SuffixByteRequest):
             # the index: asked for again with every chunk, so it is kept
             if key not in self.indexes:
-                where = RangeByteRequest(size - index_size(self._plan(key)[0].shard_chunks), size)
+                where = RangeByteRequest(
+                    size - index_size(self.shards.plan(key)[0].shard_chunks), size
+                )
                 index = (await self._found(key, prototype, where)).to_bytes()
-                self._check_sum(key, index)
-                self._chunks(key, lambda start, count: index, size)
+                self.shards.check_end(key, index)
+                self.shards.chunks(key, lambda start, count: index, size)
                 self.indexes[key] = index
             return prototype.buffer.from_bytes(self.indexes[key][-byte_range.suffix :])
         # a known size saves a server the question for it
@@ -79,7 +73,7 @@ class CheckedStore(WrapperStore[Any]):
         if byte_range is None:
             self._check_whole(key, data)
         else:
-            self._check_sum(key, data)
+            self.shards.check_end(key, data)
             self._check_chunk(key, data)
         return found
 
@@ -93,63 +87,48 @@ class CheckedStore(WrapperStore[Any]):
     async def _found(self, key: str, prototype: BufferPrototype, where: ByteRequest) -> Buffer:
         found = await self._store.get(key, prototype, where)
         if found is None:
-            raise self._wrong(f"{key} is missing")
+            raise self.shards.wrong(f"{key} is missing")
         return found
-
-    def _plan(self, key: str) -> tuple[ArrayPlan, int]:
-        name, _, unit = key.split("/")[:3]
-        return self.header.arrays[name], int(unit)
-
-    def _check_sum(self, key: str, data: bytes | memoryview) -> None:
-        """The index or a chunk; both end in their checksum."""
-        if key not in self.allowed:
-            self.allowed[key] = split_checksums(self.header.shard_checksums[key])
-        if bytes(data[-CRC_BYTES:]) not in self.allowed[key]:
-            raise self._wrong(
-                f"{key} is not the file that was written, or was replaced while it was read"
-            )
 
     def _check_chunk(self, key: str, data: memoryview) -> None:
         """What a chunk claims; its checksum is compared by zarr."""
-        plan, _ = self._plan(key)
+        plan, _ = self.shards.plan(key)
         try:
-            check_frame(plan, data[:-CRC_BYTES])
             if plan.spec.dtype == "string":
-                check_texts(plan, _decompressed(data[:-CRC_BYTES]))
+                decode_chunk(plan, data[:-CRC_BYTES])
+            else:
+                check_frame(plan, data[:-CRC_BYTES])
         except StoreError as error:
-            raise self._wrong(f"{key}: {error}") from None
-
-    def _chunks(self, key: str, read: Read, size: int) -> list[list[int]]:
-        """Where the chunks of a shard are."""
-        plan, unit = self._plan(key)
-        try:
-            return written_chunks(read, size, plan.shard_chunks, plan.unit_chunks(unit))
-        except StoreError as error:
-            raise self._wrong(f"{key}: {error}") from None
+            raise self.shards.wrong(f"{key}: {error}") from None
 
     def _check_whole(self, key: str, data: memoryview) -> None:
-        chunks = self._chunks(key, lambda start, count: data[start : start + count], len(data))
+        chunks = self.shards.chunks(
+            key, lambda start, count: data[start : start + count], len(data)
+        )
         ends = [offset + count for offset, count in chunks]
         row = b"".join(bytes(data[end - CRC_BYTES : end]) for end in [*ends, len(data)])
-        if row.hex() != self.header.shard_checksums[key]:
-            raise self._wrong(
-                f"{key} is not the file that was written, or was replaced while it was read"
-            )
+        if row.hex() != self.shards.header.shard_checksums[key]:
+            raise self.shards.wrong(f"{key} {NOT_THE_FILE}")
         for offset, count in chunks:
             self._check_chunk(key, data[offset : offset + count])
 
-    def _wrong(self, what: str) -> StoreError:
-        return StoreError(
-            f"{printable(self.header.location.text)} is damaged: {what}; "
-            "see what else is with frictionstore verify"
-        )
 
+class RowArray(zarr.Array):
+    """An array of a store; whole images are read without zarr's pipeline (`rows.py`)."""
 
-def _decompressed(data: memoryview) -> bytes:
-    from numcodecs import zstd  # type: ignore[import-untyped]
+    reader: RowReader | None = None
 
-    try:
-        return bytes(zstd.decompress(data))
-    except Exception as error:
-        # numcodecs has no single exception for what damaged bytes make it do
-        raise StoreError(f"a chunk cannot be decoded ({printable(error, 80)})") from None
+    @classmethod
+    def of(cls, array: zarr.Array, reader: RowReader) -> RowArray:
+        made = cls(array._async_array)  # public only in newer zarr
+        made.reader = reader
+        return made
+
+    def __getitem__(self, selection: Any) -> Any:
+        rows, *rest = selection if isinstance(selection, tuple) and selection else (selection,)
+        whole = rows is Ellipsis or (isinstance(rows, slice) and rows.step in (None, 1))
+        whole = whole and all(isinstance(one, slice) and one == slice(None) for one in rest)
+        if self.reader is None or not whole or len(rest) >= self.ndim:
+            return super().__getitem__(selection)
+        start, stop, _ = (slice(None) if rows is Ellipsis else rows).indices(self.shape[0])
+        return self.reader.read(self.basename, start, max(start, stop), cores(8))

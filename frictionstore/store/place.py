@@ -41,9 +41,9 @@ def replaced_path(target: Path) -> Path:
 def is_store(path: Path) -> bool:
     """Whether replacing `path` would replace a store of ours and nothing else."""
     try:
-        attributes = read_json(path / "zarr.json")["attributes"]
+        attributes = read_json(path, "zarr.json")["attributes"]
         return isinstance(attributes[schema.ATTRIBUTES_KEY], dict)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, StoreError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,7 @@ from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json
 from frictionstore.format.header import LARGEST_CHUNK_BYTES, Header, read_header
-from frictionstore.text import byte_count, did_you_mean, listed, printable
+from frictionstore.text import byte_count, did_you_mean, printable
 
 WIDE_IDS_BYTES = 64 << 20
 
@@ -28,6 +26,8 @@ if TYPE_CHECKING:
     import xarray as xr
     import zarr
     from numpy.typing import NDArray
+
+    from frictionstore.store.rows import RowReader
 
 
 def open_store(location: str | os.PathLike[str]) -> Store:
@@ -166,7 +166,13 @@ class Store:
         is an error, not a fill value."""
         from frictionstore.store.checked import CheckedStore
 
-        return CheckedStore.of(self.header)
+        return CheckedStore.of(self._rows.shards)
+
+    @cached_property
+    def _rows(self) -> RowReader:
+        from frictionstore.store.rows import RowReader, Shards
+
+        return RowReader(Shards(self.header))
 
     @cached_property
     def group(self) -> zarr.Group:
@@ -182,14 +188,18 @@ class Store:
                 f"{printable(self.location)}: zarr cannot read its metadata ({printable(error)})"
             ) from error
 
-    def __getitem__(self, name: str) -> zarr.Array:
+    def _check_name(self, name: str) -> None:
         if name not in self.header.arrays:
             raise StoreError(
                 f"{printable(self.location)} has no map {printable(name)!r}: "
                 f"it has {', '.join(self.maps)}" + did_you_mean(name, self.header.arrays)
             )
-        array = self.group[name]
-        return array  # type: ignore[return-value]
+
+    def __getitem__(self, name: str) -> zarr.Array:
+        from frictionstore.store.checked import RowArray
+
+        self._check_name(name)
+        return RowArray.of(self.group[name], self._rows)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> zarr.Array:
         if name in schema.ARRAYS:
@@ -254,22 +264,9 @@ class Store:
         StoreError
             A chunk is missing or damaged; the message names the array, the images and the file.
         """
-        import numpy as np
-
-        array = self[name]
-        try:
-            return np.asarray(array[rows.start : rows.stop])
-        except FrictionstoreError:
-            raise
-        except Exception as error:
-            plan = self.header.arrays[name]
-            units = range(rows.start // plan.shard_images, -(-rows.stop // plan.shard_images))
-            files = listed([plan.shard_key(unit) for unit in units], 3)
-            raise StoreError(
-                f"{printable(self.location)}: {name} of images {rows.start}..{rows.stop - 1} "
-                f"cannot be read from {files} ({printable(error)}); "
-                "see what is damaged with frictionstore verify"
-            ) from error
+        self._check_name(name)
+        start, stop, _ = rows.indices(self.n_images)
+        return self._rows.read(name, start, stop, cores(8))
 
     def iter_chunks(
         self, maps: Iterable[str] | str, batch: int | None = None, threads: int | None = None
@@ -291,11 +288,11 @@ class Store:
         rows : slice
         arrays : dict of name to ndarray with the images `rows` along the first axis
         """
-        import numpy as np
+        from frictionstore.store.rows import regrouped
 
         names = [maps] if isinstance(maps, str) else list(dict.fromkeys(maps))
         for name in names:
-            _ = self[name]
+            self._check_name(name)
         if batch is not None and batch < 1:
             raise RequestError(f"batch is {batch}: it must be 1 or more")
         if threads is None:
@@ -309,52 +306,8 @@ class Store:
         threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(largest, 1)))
         step = block if batch is None else batch
 
-        held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-        held_rows, start = 0, 0
-        for arrays, count in self._blocks(names, block, threads):
-            for name in names:
-                held[name].append(arrays[name])
-            held_rows += count
-            last = start + held_rows == n
-            if held_rows < step and not last:
-                continue
-            whole = {
-                name: parts[0] if len(parts) == 1 else np.concatenate(parts)
-                for name, parts in held.items()
-            }
-            offset = 0
-            while held_rows - offset >= step or (last and offset < held_rows):
-                stop = min(offset + step, held_rows)
-                yield (
-                    slice(start + offset, start + stop),
-                    {name: array[offset:stop] for name, array in whole.items()},
-                )
-                offset = stop
-            start, held_rows = start + offset, held_rows - offset
-            held = {name: [array[offset:]] if held_rows else [] for name, array in whole.items()}
-
-    def _blocks(
-        self, names: list[str], block: int, threads: int
-    ) -> Iterator[tuple[dict[str, NDArray[Any]], int]]:
-        """Chunk-aligned blocks in order; `threads` of them are read ahead."""
-
-        def read(first: int) -> tuple[dict[str, NDArray[Any]], int]:
-            rows = slice(first, min(first + block, self.n_images))
-            return {name: self.read(name, rows) for name in names}, rows.stop - rows.start
-
-        starts = iter(range(0, self.n_images, block))
-        with ThreadPoolExecutor(threads, thread_name_prefix="frictionstore-read") as pool:
-            ahead: deque[Future[tuple[dict[str, NDArray[Any]], int]]] = deque()
-            try:
-                for first in starts:
-                    ahead.append(pool.submit(read, first))
-                    if len(ahead) > threads:
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+        blocks = self._rows.blocks(names, block, threads)
+        yield from regrouped(blocks, names, step, n)
 
     def to_xarray(self) -> xr.Dataset:
         """The store as a labelled Dataset, read lazily.

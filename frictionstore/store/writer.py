@@ -20,7 +20,7 @@ import numpy as np
 
 from frictionstore.errors import StoreError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import differences, file_sha256, fingerprint, read_json
+from frictionstore.format.fingerprint import differences, fingerprint, read_json
 from frictionstore.format.header import check_readable
 from frictionstore.format.plan import (
     Shard,
@@ -32,7 +32,9 @@ from frictionstore.format.plan import (
 )
 from frictionstore.io.base import TOKEN
 from frictionstore.io.durable import explain_os_errors, fsync_path, link_or_copy, write_atomic
-from frictionstore.io.owned import claimed, prune, unmark
+from frictionstore.io.local import LocalLocation
+from frictionstore.io.owned import claimed, drop, prune, unmark
+from frictionstore.io.regular import open_regular, sha256_of
 from frictionstore.store.place import (
     JOURNAL,
     PLAN_FILE,
@@ -219,14 +221,14 @@ class StoreWriter:
             )
         try:
             if (self.partial / schema.MANIFEST).exists():
-                there = read_json(self.partial / "zarr.json")["attributes"]
+                there = read_json(self.partial, "zarr.json")["attributes"]
                 there_request = there[schema.ATTRIBUTES_KEY]["request"]
                 same = there_request == self.plan.request
             else:
-                there = read_json(self.partial / PLAN_FILE)
+                there = read_json(self.partial, PLAN_FILE)
                 there_request = there["request"]
                 same = there == json.loads(document_bytes(self.plan.as_json()))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, StoreError, ValueError, KeyError, TypeError):
             if self.overwrite or self._nothing_recorded():
                 return False
             raise StoreError(
@@ -263,29 +265,26 @@ class StoreWriter:
     def _read_journal(self) -> None:
         """Trust a record only while its files are what it says."""
         self.recorded = {}
+        place = LocalLocation(self.partial)
         for number, rows in enumerate(self.plan.units):
-            path = self._record_path(number)
-            if not path.exists():
-                continue
+            record = _record(number)
             try:
-                entry = read_json(path)
+                entry = read_json(self.partial, record)
                 good = entry["rows"] == [rows.start, rows.stop] and set(entry["files"]) == {
                     array.shard_key(number) for array in self.plan.arrays.values()
                 }
                 for key, said in entry["files"].items() if good else ():
                     Shard(said["bytes"], said["crc32c"])
-                    file = self.partial / key
-                    good = good and file.stat().st_size == said["bytes"]
-                    good = good and file_sha256(file) == said["sha256"]
-            except (OSError, ValueError, KeyError, TypeError):
+                    good = good and place.size(key) == said["bytes"]
+                    good = good and sha256_of(self.partial, key) == said["sha256"]
+            except FileNotFoundError:
+                continue
+            except (OSError, StoreError, ValueError, KeyError, TypeError):
                 good = False
             if good:
                 self.recorded[number] = entry
             else:
-                path.unlink()
-
-    def _record_path(self, number: int) -> Path:
-        return self.partial / JOURNAL / f"unit-{number:06d}.json"
+                drop(self.partial, record)
 
     def _link_kept(self, keep: Mapping[int, Mapping[str, Any]]) -> None:
         """Record units of the damaged store as ours; their files are shared, not moved."""
@@ -296,10 +295,10 @@ class StoreWriter:
             for key in entry["files"]:
                 path = self.partial / key
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.unlink(missing_ok=True)
+                drop(self.partial, key)
                 link_or_copy(self.target / key, path)
                 self._flush(path)
-            write_atomic(self._record_path(number), document_bytes(entry))
+            write_atomic(self.partial / _record(number), document_bytes(entry))
             self.recorded[number] = entry
 
     # ---- units ------------------------------------------------------------------------------
@@ -334,12 +333,12 @@ class StoreWriter:
             for name, plan in plans.items():
                 key = plan.shard_key(number)
                 path = self.partial / key
-                path.unlink(missing_ok=True)  # an unrecorded rest is not worth reading
+                drop(self.partial, key)  # an unrecorded rest is not worth reading
                 self._write_shard(plan, rows, np.asarray(arrays[name]))
                 self._flush(path)
-                files[key] = shard_record(path, plan, number)
+                files[key] = shard_record(self.partial, plan, number)
             entry = {"unit": number, "rows": [rows.start, rows.stop], "files": files, "run": run}
-            write_atomic(self._record_path(number), document_bytes(entry))
+            write_atomic(self.partial / _record(number), document_bytes(entry))
         self.recorded[number] = entry
 
     def _flush(self, path: Path) -> None:
@@ -402,7 +401,7 @@ class StoreWriter:
         )
         write_atomic(self.partial / "zarr.json", document_bytes(group_document(self.plan, shards)))
         for key in sorted(metadata):
-            digests[key] = hashlib.sha256((self.partial / key).read_bytes()).hexdigest()
+            digests[key] = str(sha256_of(self.partial, key))
         runs: list[dict[str, Any]] = []
         for number in sorted(self.recorded):
             run = self.recorded[number]["run"]
@@ -412,14 +411,19 @@ class StoreWriter:
         write_atomic(self.partial / schema.MANIFEST, manifest_bytes(digests))
 
 
-def shard_record(path: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
+def _record(number: int) -> str:
+    return f"{JOURNAL}/unit-{number:06d}.json"
+
+
+def shard_record(folder: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
     """What the journal keeps of one shard file."""
     from frictionstore.format.shards import checksums
 
-    with open(path, "rb") as file:
+    with os.fdopen(open_regular(folder, plan.shard_key(unit)), "rb") as file:
         size = os.fstat(file.fileno()).st_size
         row = checksums(
             lambda start, count: os.pread(file.fileno(), count, start),
             size, plan.shard_chunks, plan.unit_chunks(unit),
         )  # fmt: skip
-    return {"bytes": size, "sha256": file_sha256(path), "crc32c": row}
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": size, "sha256": digest, "crc32c": row}

@@ -18,6 +18,7 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.saved import read_saved, save_all
 from frictionstore.analyses.core.source import SelectedClasses
 from frictionstore.cli.main import cli
+from frictionstore.io import aside
 from tests.analyses.material import noise_store
 from tests.support import random_maps
 
@@ -153,18 +154,51 @@ def test_labels_tell_apart_what_file_names_cannot():
     assert all("/" not in name and not name.startswith(".") and len(name) < 100 for name in names)
 
 
-def test_names_that_only_differ_in_what_joins_them(tmp_path):
-    """'x' by the notebook's protocol and a map 'x-notebook' would have one name: refused."""
+@pytest.mark.parametrize("at_once", [True, False])
+def test_names_that_only_differ_in_what_joins_them(tmp_path, at_once):
+    """'x' by the notebook's protocol and a map 'x-notebook' would have one name: both are kept."""
     folder = tmp_path / "out"
-    first = analyses.mode_variance(noise_store())
+    first, second = (analyses.mode_variance(noise_store()) for _ in range(2))
     first.parameters["protocol"] = "notebook"
-    save_all([first], folder, figures=False)
-    second = analyses.mode_variance(noise_store())
     second.feature = "friction-notebook"
-    before = (folder / "mode-variance-friction-notebook" / "result.json").read_bytes()
-    with pytest.raises(AnalysisError, match="name another folder"):
-        save_all([second], folder, figures=False)
-    assert (folder / "mode-variance-friction-notebook" / "result.json").read_bytes() == before
+    assert first.label == second.label
+    for results in [[first, second]] if at_once else [[first], [second], [second, first]]:
+        save_all(results, folder, figures=False)
+    found = {
+        path.name: (one["feature"], one["parameters"].get("protocol"))
+        for path, one in folders.read_folders(folder)
+    }
+    name = "mode-variance-friction-notebook"
+    assert found == {
+        name: ("friction", "notebook"), f"{name}-2": ("friction-notebook", None),
+    }  # fmt: skip
+
+
+def test_the_same_result_twice_is_saved_once_and_two_of_one_name_are_two(tmp_path):
+    folder = tmp_path / "out"
+    few, more = (analyses.f_statistic(noise_store(), permutations=n) for n in (9, 19))
+    again = analyses.f_statistic(noise_store(), permutations=9)
+    for results in [few, more, again], [few, again, more]:
+        save_all(results, folder, figures=False)
+        kept = {
+            p.name: one["parameters"]["permutations"] for p, one in folders.read_folders(folder)
+        }
+        assert kept == {"f-statistic-friction": 9, "f-statistic-friction-2": 19}
+    save_all([again], folder, figures=False)
+    assert len(read_saved(folder)) == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_maps_that_share_a_probe_are_saved_together(tmp_path):
+    store, folder = noise_store(), tmp_path / "out"
+    made = analyses.analyze_all(
+        store, feature=["friction", "log_friction", "S"], permutations=9, probe_permutations=0
+    )
+    probes = [one for one in made if one.analysis == "ridge-probe"]
+    assert len({one.identity for one in probes}) == len(probes) - 1
+    for _ in range(2):
+        save_all(made, folder, figures=False)
+        assert len(read_saved(folder)) == len(made) - 1
 
 
 def test_a_file_of_the_users_under_a_result_s_name_is_refused(tmp_path):
@@ -249,14 +283,14 @@ def test_interrupted_between_two_results(tmp_path, monkeypatch):
     both = [analyses.mode_variance(noise_store()), analyses.image_summary(noise_store())]
     save_all(both, folder, figures=False)
     (folder / "image-summary-friction" / "remarks.txt").write_text("odd")
-    put = folders._put
+    put = folders.put_instead
 
-    def stop(new, place):
+    def stop(new, place, known):
         if place.name.startswith("image"):
             raise KeyboardInterrupt
-        put(new, place)
+        put(new, place, known)
 
-    monkeypatch.setattr(folders, "_put", stop)
+    monkeypatch.setattr(folders, "put_instead", stop)
     with pytest.raises(KeyboardInterrupt):
         save_all(both, folder, figures=False)
     monkeypatch.undo()
@@ -266,26 +300,61 @@ def test_interrupted_between_two_results(tmp_path, monkeypatch):
     assert (folder / "image-summary-friction" / "remarks.txt").read_text() == "odd"
 
 
-@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("failing", [1, 2, 3])
 def test_a_rename_that_fails_puts_back_what_was_there(tmp_path, monkeypatch, failing):
+    """Without swapping in one step: what is there is renamed, then what is new."""
     folder = tmp_path / "out"
     result = analyses.mode_variance(noise_store())
     save_all([result], folder, figures=False)
     (folder / "mode-variance-friction" / "remarks.txt").write_text("odd")
-    rename, calls = Path.rename, []
+    rename, calls = aside.rename_new, []
 
-    def refuse(self, target):
-        calls.append(self)
+    def refuse(path, target):
+        calls.append(path)
         if len(calls) == failing:
             raise OSError(28, "No space left on device")
-        return rename(self, target)
+        rename(path, target)
 
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(AnalysisError, match="No space left"):
+    monkeypatch.setattr(aside, "exchange", lambda a, b: False)
+    monkeypatch.setattr(aside, "rename_new", refuse)
+    if failing < 3:
+        with pytest.raises(AnalysisError, match="No space left"):
+            save_all([result], folder, figures=False)
+    else:
         save_all([result], folder, figures=False)
-    monkeypatch.undo()
+        assert len(calls) == 2
     assert (folder / "mode-variance-friction" / "remarks.txt").read_text() == "odd"
     assert len(read_saved(folder)) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_what_arrives_while_a_result_is_replaced_is_kept(tmp_path, monkeypatch, caplog, swaps):
+    result = analyses.mode_variance(noise_store())
+    folder = result.save(tmp_path / "out", figures=False)
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.txt").write_text("before")
+    (folder / "notes" / "link").symlink_to("a.txt")
+    put = folders.put_instead
+
+    def late(new, place, known):
+        (folder / "late.txt").write_text("years of work")
+        (folder / "notes" / "a.txt").write_text("written over meanwhile")
+        put(new, place, known)
+
+    monkeypatch.setattr(folders, "put_instead", late)
+    if not swaps:
+        monkeypatch.setattr(aside, "exchange", lambda a, b: False)
+    result.save(folder, figures=False)
+    (left,) = tmp_path.glob("out.before-*")
+    assert sorted(p.relative_to(left).as_posix() for p in left.rglob("*")) == [
+        "late.txt", "notes", "notes/a.txt",
+    ]  # fmt: skip
+    assert (left / "late.txt").read_text() == "years of work"
+    assert (folder / "notes" / "a.txt").read_text() == "before"
+    assert (folder / "notes" / "link").readlink() == Path("a.txt")
+    assert "what was put into" in caplog.text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", left.name]
 
 
 # ---- what cannot be done --------------------------------------------------------------------

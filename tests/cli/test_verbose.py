@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from frictionstore.cli.main import cli
+from frictionstore.io import remote
 from tests import making
 from tests.servers.http import serve
 
@@ -35,3 +38,18 @@ def test_what_was_taken_up(tmp_path: Path) -> None:
     run = CliRunner().invoke(cli, arguments)
     assert run.exit_code == 0, run.output
     assert "S/c/0/0/0/0: 700 B are here already" in run.stderr
+
+
+def test_what_took_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries that obstore makes by itself are not told of; the time that they take is."""
+    making.write(tmp_path / "x.zarr", making.plan())
+    monkeypatch.setattr(remote, "SLOW_SECONDS", 0.25)
+    for options in ["--verbose"], []:
+        with serve(tmp_path) as (url, how):
+            how.status = {"provenance.json": 503}
+            threading.Timer(0.8, how.status.clear).start()
+            to = str(tmp_path / f"to{len(options)}")
+            run = CliRunner().invoke(cli, ["pull", f"{url}/x.zarr", to, *options])
+        assert run.exit_code == 0, run.output
+        assert len([line for line in how.requests if "provenance.json" in line]) > 1
+        assert ("/x.zarr/provenance.json: that took " in run.stderr) == bool(options)

@@ -20,8 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import frictionstore as fs
+from frictionstore.cli.main import cli
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from tests import making
 from tests.servers.http import serve
@@ -407,6 +409,64 @@ def test_splits_that_info_cannot_show_are_no_sound_store(store: Path, splits: ob
     assert run("verify", str(store)) == 2
 
 
+@pytest.mark.parametrize("splits", [[{"name": "a", "first": 0, "count": N - 1}], {"a": 1}, [[]]])
+def test_info_says_in_one_sentence_that_splits_are_malformed(store: Path, splits: object) -> None:
+    reseal(store, group("attributes", "frictionstore", "splits", value=splits))
+    for options in [], ["--json"]:
+        done = CliRunner().invoke(cli, ["info", str(store), *options])
+        assert done.exit_code == 2, done.output
+        assert isinstance(done.exception, SystemExit)
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1
+        assert "splits does not divide" in done.stderr
+
+
+# ---- credentials in an address ---------------------------------------------------------------
+
+WITH_CREDENTIALS = [
+    "https://anna:geh3im@host/x.zarr", "https://geh3im@host/x.zarr", "//anna:geh3im@host/x.zarr",
+    "https:\\\\anna:geh3im@host/x.zarr", "https:///anna:geh3im@host/x.zarr",
+    "https:anna:geh3im@host/x.zarr", "ht\ttps://anna:geh3im@host/x.zarr",
+    "/\\anna:geh3im@host/x.zarr", " HTTPS://anna:geh3im@host", "s3://anna:ge/geh3im@host/x.zarr",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", WITH_CREDENTIALS)
+def test_a_store_url_with_credentials_is_refused_and_repeated_nowhere(
+    store: Path, tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    out = tmp_path / "site"
+    asked = ["view", str(store), "--export", str(out), "--store-url", url]
+    done = CliRunner().invoke(cli, asked)
+    assert done.exit_code == 2, done.output
+    assert "user name or password" in done.stderr
+    assert "geh3im" not in done.output + caplog.text
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["a@b.zarr", "sub/a@b.zarr", "https://host/a@b.zarr?x=c@d", "../x#@"]
+)
+def test_a_store_url_whose_path_holds_an_at_sign_is_none(
+    store: Path, tmp_path: Path, url: str
+) -> None:
+    run("view", str(store), "--export", str(tmp_path), "--store-url", url)
+    assert url in (tmp_path / "index.html").read_text()
+
+
+def test_what_results_and_stores_say_of_the_command_holds_no_credentials(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that takes an address of its own may be given credentials by its user."""
+    monkeypatch.setattr(sys, "argv", ["mine.py", "--from", "https://anna:geh3im@host/y", "a b"])
+    folder = fs.analyses.mode_variance(fs.open(store), feature="S").save(
+        tmp_path / "r", figures=False
+    )
+    said = json.loads((folder / "result.json").read_text())["provenance"]["command"]
+    assert said == "mine.py --from https://***@host/y a b"
+
+
 # ---- links, pipes, zips ----------------------------------------------------------------------
 
 COMPANIONS = ("provenance.json", "README.md")
@@ -464,6 +524,51 @@ def test_only_plain_files_of_the_store_are_read(
     assert b"of the user" not in copied
     assert secret.read_bytes(), "what the link points to is there still"
     counts["links and pipes in a store: one sentence"] += 1
+
+
+@pytest.mark.parametrize("harm", [linked, piped])
+@pytest.mark.parametrize("key", [S, "zarr.json", "MANIFEST.sha256", "S/zarr.json", *COMPANIONS])
+def test_who_writes_over_a_store_reads_plain_files_only(
+    sound: Path,
+    store: Path,
+    tmp_path: Path,
+    key: str,
+    harm: Callable[[Path, str, Path], None],
+    counts: Counter[str],
+) -> None:
+    """Replacing, repairing and pulling look at what is there before they take its place."""
+    secret = tmp_path / "secret"
+    secret.write_bytes((store / key).read_bytes() if (store / key).exists() else SECRET)
+    before = secret.read_bytes()
+    harm(store, key, secret)
+    (store / "friction/c/0/0/0/0").write_bytes(b"damaged, so that there is something to repair")
+    with patience((key, harm)):
+        for use in (
+            lambda: making.write(store, making.plan(0, N), repair=True),
+            lambda: making.write(store, making.plan(1, N), overwrite=True),
+            lambda: fs.pull(str(sound), store, overwrite=True),
+        ):
+            with suppress(FrictionstoreError):
+                use()
+    assert secret.read_bytes() == before
+    counts["links and pipes in a store that is written over: nothing waits"] += 1
+
+
+@pytest.mark.parametrize("harm", [linked, piped])
+@pytest.mark.parametrize("where", ["plan.json", "journal/unit-000000.json", S, "zarr.json"])
+def test_remains_are_taken_up_from_plain_files_only(
+    store: Path, tmp_path: Path, where: str, harm: Callable[[Path, str, Path], None]
+) -> None:
+    target, made = tmp_path / "y.zarr", making.plan(0, N)
+    with making.StoreWriter(target, made) as writer:
+        writer.write_unit(0, making.unit_arrays(made, 0), {"engine": "test"})
+    secret = tmp_path / "secret"
+    secret.write_bytes((tmp_path / "y.zarr.partial" / where).read_bytes())
+    before = secret.read_bytes()
+    harm(tmp_path / "y.zarr.partial", where, secret)
+    with patience((where, harm)):
+        assert "did not write there" in sentence(lambda: making.write(target, made))
+    assert secret.read_bytes() == before
 
 
 def test_linked_folders(store: Path, tmp_path: Path, counts: Counter[str]) -> None:

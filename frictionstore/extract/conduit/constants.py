@@ -24,7 +24,9 @@ FIELDS = (
     "refinement_residual",
 )
 EXACT_FIELDS = ("friction_exact", "settle_exact")
-FUSED_N = (2, 8)  # orders the fused kernels are made for
+LARGEST_WRITTEN_OUT = 8  # largest n whose kernels hold a matrix in registers
+FUSED_N = (2, 16)  # orders the fused kernels are made for
+SPECTRUM_N = (2, LARGEST_WRITTEN_OUT)  # and those of the encoder's matrix to its spectrum
 EXACT_FUSED_N = {"fused-cpu": (2, 16), "fused-gpu": FUSED_N}  # and for the exact maps
 LARGEST_EXACT_N = 64  # beyond, values of the polynomial may leave the range of float64
 

@@ -74,7 +74,7 @@ def measure(
         `refinement_residual` (if asked for) and `measured`, 1 or 0.
     """
     n = len(A)
-    norm = _frobenius_norm(op, A)
+    norm = frobenius_norm(op, A)
     scale = norm / op.constant(math.sqrt(n), norm)
     least = op.constant(1e-12, scale)
     scale = op.where(scale < least, least, scale)
@@ -92,11 +92,11 @@ def measure(
         for x, offset in zip(ascending(op, diagonal), offsets, strict=True)
     ]
     q = rounded if single else op.whole(exact)
-    roots, friction, settle = _roots(op, q, guesses, constants)
+    roots, friction, settle = find_roots(op, q, guesses, constants)
 
     def eigenvectors(op: Operations, values: list[Value]) -> list[Value]:
         z, c, M = values[:n], values[n : 2 * n], _matrices(values[2 * n :], n)
-        polished = _polish(op, [op.to_float64(x) if single else x for x in z], c, constants.polish)
+        polished = polish(op, [op.to_float64(x) if single else x for x in z], c, constants.polish)
         columns = op.each(polished, lambda root: _eigenvector(op, root, M))
         return [x for column in columns for x in column]
 
@@ -106,9 +106,9 @@ def measure(
     V = _newton_schulz(op, V, constants.newton_schulz)
 
     eigenvalues = _rayleigh_quotients(A, V)
-    measured = _is_finite(op, scale)
+    measured = is_finite(op, scale)
     for x in eigenvalues:
-        measured = measured & _is_finite(op, x)
+        measured = measured & is_finite(op, x)
 
     one, zero = op.constant(1.0, norm), op.constant(0.0, norm)
     fields = {
@@ -116,7 +116,7 @@ def measure(
         "settle": settle,
         "rank": ranks(op, eigenvalues, one, zero),
         "eigenvalues": eigenvalues,
-        "eigenvectors": [x for row in _make_largest_entry_positive(op, V) for x in row],
+        "eigenvectors": [x for row in make_largest_entry_positive(op, V) for x in row],
         "char_coeffs": rounded,
         "measured": [op.where(measured, one, zero)],
     }
@@ -153,7 +153,7 @@ def _sum_of_entries(X: Matrix) -> Value:
     return sums.over_entries([x for row in X for x in row])
 
 
-def _frobenius_norm(op: Operations, X: Matrix) -> Value:
+def frobenius_norm(op: Operations, X: Matrix) -> Value:
     def fused_add(total: Value, x: Value) -> Value:
         # The square is exact in float64.
         x = op.to_float64(x)
@@ -232,7 +232,7 @@ def _horner(q: Sequence[Value], z: Value, one: Value) -> tuple[Value, Value, Val
     return v, v1, v2
 
 
-def _roots(
+def find_roots(
     op: Operations, q: Sequence[Value], guesses: Sequence[Value], constants: ConduitConstants
 ) -> tuple[list[Value], list[Value], list[Value]]:
     """Step 3: roots, friction and settle (both float32), slot by slot."""
@@ -266,7 +266,7 @@ def _roots(
                 # disc is 0 unless G*G overflows: then it is NaN, and the step is not taken.
                 den = G
                 square = G * G
-                move = (op.absolute(den) > tiny_den) & _is_finite(op, square)
+                move = (op.absolute(den) > tiny_den) & is_finite(op, square)
             else:
                 v2 = one if isinstance(v2, int) else v2
                 ratio = v2 / divisor
@@ -298,7 +298,7 @@ def _roots(
     return roots, frictions, settles
 
 
-def _polish(op: Operations, roots: list[Value], c: Sequence[Value], steps: int) -> list[Value]:
+def polish(op: Operations, roots: list[Value], c: Sequence[Value], steps: int) -> list[Value]:
     """Step 4: Newton steps on the original polynomial, all roots side by side."""
     one, tiny = op.constant(1.0, c[0]), op.constant(1e-30, c[0])
 
@@ -354,7 +354,7 @@ def _residual(op: Operations, V: Matrix) -> Value:
     error = [
         [y - one if i == j else y for j, y in enumerate(row)] for i, row in enumerate(_squared(V))
     ]
-    return _frobenius_norm(op, error)
+    return frobenius_norm(op, error)
 
 
 def _rayleigh_quotients(A: Matrix, V: Matrix) -> list[Value]:
@@ -376,7 +376,7 @@ def ranks(op: Operations, x: Sequence[Value], one: Value, zero: Value) -> list[V
     return places
 
 
-def _make_largest_entry_positive(op: Operations, V: Matrix) -> Matrix:
+def make_largest_entry_positive(op: Operations, V: Matrix) -> Matrix:
     """Step 7c: the sign of each eigenvector, by the first of its largest entries."""
     n = len(V)
     flips = []
@@ -389,5 +389,5 @@ def _make_largest_entry_positive(op: Operations, V: Matrix) -> Matrix:
     return [[op.where(flips[j], op.negative(x), x) for j, x in enumerate(row)] for row in V]
 
 
-def _is_finite(op: Operations, x: Value) -> Value:
+def is_finite(op: Operations, x: Value) -> Value:
     return op.absolute(x) < op.constant(math.inf, x)

@@ -3,13 +3,13 @@
 Written to be read beside the definition, step by step, in its dtypes and its order. Arrays hold
 the batch last, so `A[i, j]` is one entry of every matrix and each operation runs along the batch.
 Every sum is written out in a fixed order: what one matrix gives never depends on its neighbours,
-on the size of the batch or, up to n = 8, on the device. Dispatch and input checks are in
+on the size of the batch or, up to n = 16, on the device. Dispatch and input checks are in
 `dispatch.py`.
 
 The order of sums, where the definition leaves it open:
 
-- a product of matrices adds its terms from the first index to the last up to n = 8; above, it is
-  the library's (see `_product`);
+- a product of matrices adds its terms from the first index to the last, in some columns with one
+  rounding each (see `sums.fused_columns`); above n = 16, it is the library's;
 - sums over all entries have the order that `sums.py` describes;
 - products with the identity are not carried out: `M_1 = I`, `A M_1 = A`, `X = I` before the first
   Newton-Schulz round.
@@ -28,22 +28,72 @@ from torch import Tensor
 
 from frictionstore.extract.conduit import exact, sums
 from frictionstore.extract.conduit.constants import (
+    FUSED_N,
+    LARGEST_WRITTEN_OUT,
     SINGLE_PRECISION_LIMIT,
     ConduitConstants,
     guess_offsets,
 )
 
-LARGEST_WRITTEN_OUT = 8  # largest n whose matrix products are written out term by term
 ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}  # a core's cache; enough to fill a GPU
 
 
 def _product(X: Tensor, Y: Tensor) -> Tensor:
     n = X.shape[0]
-    if n > LARGEST_WRITTEN_OUT:
-        # From n = 9 on the polynomial is so ill-conditioned that the order of these sums decides
-        # digits of the small eigenvalues. Upstream's order is that of the library's product.
+    if n > FUSED_N[1]:
         return torch.bmm(X.permute(2, 0, 1), Y.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
-    return sums.in_order(X[:, m, None] * Y[None, m, :] for m in range(n))
+    fused = sums.fused_columns(n)
+    total = X[:, 0, None] * Y[None, 0, :]
+    for m in range(1, n):
+        x, y = X[:, m, None], Y[None, m, :]
+        added = total[:, fused:] + x * y[:, fused:]
+        if fused:
+            added = torch.cat([_multiply_add(x, y[:, :fused], total[:, :fused]), added], dim=1)
+        total = added
+    return total
+
+
+def _multiply_add(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """`x y + z` with one rounding: numbers of this size neither overflow nor underflow on the way.
+
+    Boldo and Melquiond, IEEE Transactions on Computers 57(4), 2008: what is exact is added up with
+    the last bit kept odd where anything is lost, so that the rounding at the end sees it.
+    """
+    if x.dtype == torch.float32:  # products are exact in float64
+        return _rounded_to_odd(*_two_sum(x.double() * y.double(), z.double())).float()
+    product, rest = _two_product(x, y)
+    high, low = _two_sum(z, rest)
+    total, left = _two_sum(product, high)
+    return total + _rounded_to_odd(*_two_sum(left, low))
+
+
+def _two_sum(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The float64 sum and, exactly, what its rounding left out (Knuth)."""
+    total = x + y
+    part = total - x
+    return total, (x - (total - part)) + (y - part)
+
+
+def _two_product(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The float64 product and, exactly, what its rounding left out (Dekker)."""
+    product = x * y
+    a, b = _halves(x)
+    c, d = _halves(y)
+    return product, ((a * c - product) + a * d + b * c) + b * d
+
+
+def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two numbers of 26 bits whose sum is x."""
+    scaled = x * 134217729.0  # 2^27 + 1
+    high = scaled - (scaled - x)
+    return high, x - high
+
+
+def _rounded_to_odd(total: Tensor, left: Tensor) -> Tensor:
+    """The sum of the two, where `total` is their rounded sum; an inexact one ends in a 1."""
+    bits = total.view(torch.int64)
+    towards = torch.where((left > 0) == (total > 0), 1, -1)
+    return torch.where((left != 0) & (bits & 1 == 0), bits + towards, bits).view(torch.float64)
 
 
 def _sum_of_entries(X: Tensor) -> Tensor:
@@ -290,8 +340,11 @@ def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
         its Rayleigh quotients is not finite, everything measured on that matrix is NaN, settle is
         `iterations` and slot is `n-1 .. 0`.
     """
+    n = A.shape[-1]
     entries = ENTRIES_AT_ONCE["cpu" if A.device.type == "cpu" else "cuda"]
-    blocks = A.split(max(1, entries // A.shape[-1] ** 2))
+    if LARGEST_WRITTEN_OUT < n <= FUSED_N[1]:
+        entries //= 8  # what a fused product takes in between
+    blocks = A.split(max(1, entries // n**2))
     measured = [_measure_block(block, constants) for block in blocks]
     return {name: torch.cat([fields[name] for fields in measured]) for name in measured[0]}
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from frictionstore.errors import RequestError
 from frictionstore.extract.conduit import jacobi, program, sums
-from frictionstore.extract.conduit.constants import FUSED_N
+from frictionstore.extract.conduit.constants import SPECTRUM_N
 from frictionstore.extract.conduit.program import Matrix, Operations, Value
 
 RIDGE = 1e-12  # added to the Gram matrix's diagonal
@@ -41,7 +41,7 @@ def check_columns(D: int, what: str) -> None:
     RequestError
         Names `what` cannot be computed.
     """
-    least, most = FUSED_N
+    least, most = SPECTRUM_N
     if not least <= D <= most:
         raise RequestError(f"the fused {what} is made for D = {least}..{most}; got D = {D}")
 

@@ -11,6 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
+COLUMNS = 12  # of a product of matrices, that the library keeps in its registers
+
+
+def fused_columns(n: int) -> int:
+    """How many columns of a product of order n add their terms with one rounding each.
+
+    Whole groups of COLUMNS do, by fused multiply-add; in the columns left over, a term is rounded
+    before it is added. From n = 12 on the polynomial is so ill-conditioned that this decides digits
+    of the small eigenvalues.
+    """
+    return n // COLUMNS * COLUMNS
+
+
 def in_order(terms: Iterable[Any]) -> Any:
     """The terms added from first to last."""
     rest = iter(terms)

@@ -14,6 +14,9 @@ Colour profiles are not applied, and of several frames the first is taken.
 from __future__ import annotations
 
 import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -58,6 +61,25 @@ def readers() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow was built with."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+_TURN = threading.RLock()
+
+
+@contextmanager
+def named_formats_only() -> Iterator[None]:
+    """While it lasts, `Image.open` reads these formats only, also where a library calls it."""
+    with _TURN:
+        before = Image.open
+
+        def named(fp: Any, mode: Any = "r", formats: Any = None) -> Image.Image:
+            return before(fp, mode, readers() if formats is None else formats)
+
+        Image.open = named  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            Image.open = before
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -63,8 +63,11 @@ class TorchvisionSet:
         self._pixel_sums: list[int] | None = None
 
     def _item(self, index: int) -> tuple[Any, Any]:
+        from frictionstore.extract.data.decoding import named_formats_only
+
         try:
-            item = self.images[index]
+            with named_formats_only():
+                item = self.images[index]
         except Exception as error:  # torchvision and Pillow raise whatever they met
             raise DatasetError(
                 f"image {index} of {self.name} cannot be read: {_reason(error)}"

@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from frictionstore.errors import CheckpointError
 from frictionstore.extract.encoder.hub_address import COMMIT, AwayError, HubFile
@@ -32,6 +30,7 @@ from frictionstore.extract.encoder.hub_answers import (
 )
 from frictionstore.format.fingerprint import file_sha256
 from frictionstore.installed import install_command
+from frictionstore.io.durable import point_at, replacing, write_atomic
 from frictionstore.progress import Report, progress_bar
 from frictionstore.text import byte_count, printable
 
@@ -148,6 +147,10 @@ def _within(seconds: float, question: Callable[[], T]) -> T:
     return answers[0]
 
 
+class _DamagedError(Exception):
+    """What arrived is not what the Hub has."""
+
+
 class _BrokenError(Exception):
     """A transfer that stopped; `silent` if it was for want of an answer."""
 
@@ -208,7 +211,7 @@ def _stream(
         raise _BrokenError(ConnectionError("the answer ended early"))
 
 
-def _download(file: HubFile, there: _There, target: Path, show_progress: bool) -> None:
+def _download(file: HubFile, there: _There, out: BinaryIO, show_progress: bool) -> None:
     """Fetch a file; a transfer that breaks is taken up where it broke.
 
     Raises
@@ -219,10 +222,7 @@ def _download(file: HubFile, there: _There, target: Path, show_progress: bool) -
     label = f"fetching {printable(Path(file.path).name)}"
     total = there.size or 0
     faults, reached = 0, 0
-    with (
-        open(target, "xb") as out,
-        progress_bar(total, label, unit="bytes", show=show_progress) as advance,
-    ):
+    with progress_bar(total, label, unit="bytes", show=show_progress) as advance:
         while True:
             before = reached
             try:
@@ -232,6 +232,7 @@ def _download(file: HubFile, there: _There, target: Path, show_progress: bool) -
                     end = place + len(piece)
                     advance(max(end - reached, 0))
                     reached = max(end, reached)
+                out.flush()
                 return
             except _BrokenError as error:
                 if reached - before >= PROGRESS:
@@ -299,27 +300,23 @@ def _bring(file: HubFile, there: _There, report: Report, show_progress: bool) ->
     blob = folder / "blobs" / re.sub(r"[^A-Za-z0-9._-]", "_", there.checksum)
     name = printable(Path(file.path).name)
     tries = 2
-    if path.is_file() and not _matches(path, there.checksum):
+    there_already = path.is_file()
+    if there_already and not _matches(path, there.checksum):
         report(f"{printable(path)} is damaged ({_compared(path, there)}): it is fetched again")
-        tries = 1
-        path.unlink()
-    if not path.is_file():
-        if blob.is_file() and not _matches(blob, there.checksum):
-            blob.unlink()
+        there_already, tries = False, 1
+    if not there_already:
         path.parent.mkdir(parents=True, exist_ok=True)
         blob.parent.mkdir(parents=True, exist_ok=True)
-        while not blob.is_file():
+        while not (blob.is_file() and _matches(blob, there.checksum)):
             size = f", {byte_count(there.size)}" if there.size is not None else ""
             report(f"fetching {file.address} (commit {there.commit[:12]}{size})")
-            partial = blob.with_name(f"{blob.name}.{uuid.uuid4().hex[:8]}.incomplete")
-            try:
-                _download(file, there, partial, show_progress)
-                if _matches(partial, there.checksum):
-                    os.replace(partial, blob)
+            with suppress(_DamagedError), replacing(blob) as out:
+                _download(file, there, out, show_progress)
+                arrived = Path(out.name)
+                if _matches(arrived, there.checksum):
                     break
-                what = _compared(partial, there)
-            finally:
-                partial.unlink(missing_ok=True)
+                what = _compared(arrived, there)
+                raise _DamagedError
             tries -= 1
             if not tries:
                 raise CheckpointError(
@@ -327,22 +324,12 @@ def _bring(file: HubFile, there: _There, report: Report, show_progress: bool) ->
                     f"again and again ({what}): try another network, or give a file's path"
                 )
             report(f"{name} arrived damaged ({what}): it is fetched once more")
-        _link(blob, path)
+        point_at(path, blob)
     if file.commit is None:
         reference = folder / "refs" / (file.revision or "main")
         reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(there.commit)
+        write_atomic(reference, there.commit.encode())
     return path
-
-
-def _link(blob: Path, path: Path) -> None:
-    path.unlink(missing_ok=True)  # a link to a blob that is gone
-    try:
-        path.symlink_to(os.path.relpath(blob, path.parent))
-    except FileExistsError:
-        return  # another process was faster
-    except OSError:  # a file system without links
-        shutil.copyfile(blob, path)
 
 
 def _digest(path: Path, checksum: str) -> str | None:

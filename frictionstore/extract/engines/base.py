@@ -19,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from frictionstore.errors import DeviceError
-from frictionstore.extract.conduit import ConduitConstants, dispatch, repeats
+from frictionstore.errors import DeviceError, RequestError
+from frictionstore.extract.conduit import ConduitConstants, dispatch, reference, repeats, sums
+from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum
 from frictionstore.extract.engines.devices import check_precision, device_name
 from frictionstore.format import schema
@@ -65,11 +66,17 @@ class Engine(Protocol):
     def tile_images(self, image_size: int) -> int:
         """Images computed at a time; batches are cut at multiples of this."""
 
-    def start(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Started:
+    def start(
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None = None,
+    ) -> Started:
         """Begin to measure images of shape (count, channels, size, size).
 
         `count` is the first axis of each map. `rows`, shape (count,), says where each image is in
-        its data set: repeats depend on it. The arrays must not change before the end.
+        its data set: repeats depend on it. `donors` are the images that lend each its singular
+        vectors, for `friction_donor`. The arrays must not change before the end.
         """
 
     def describe(self) -> dict[str, Any]:
@@ -139,6 +146,11 @@ class NativeEngine(ABC):
         return tuple(name for name in CONDUIT_MAPS if name in self.maps)
 
     @property
+    def conduit_runs(self) -> bool:
+        """Whether any map is made of the matrices that the conduit measures."""
+        return bool(self.wanted or self.repeated or {"gram_diag", DONATED} & {*self.maps})
+
+    @property
     def repeated(self) -> dict[str, str]:
         """The maps of repeats, and which maps they repeat."""
         return {name: of for name, of in schema.REPEATS.items() if name in self.maps}
@@ -189,23 +201,39 @@ class NativeEngine(ABC):
             described["tile_images"] = self._tile
         return described
 
-    def measure(self, images: NDArray[np.float32], rows: NDArray[np.int64] | None = None) -> Maps:
+    def measure(
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64] | None = None,
+        donors: NDArray[np.float32] | None = None,
+    ) -> Maps:
         """Start and finish in one; the data set's first images, unless `rows` says otherwise."""
-        return self.start(images, np.arange(len(images)) if rows is None else rows).finish()
+        rows = np.arange(len(images)) if rows is None else rows
+        return self.start(images, rows, donors).finish()
 
-    def start(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Started:
-        finish = self._begin_in_memory(images, rows)
+    def start(
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None = None,
+    ) -> Started:
+        if donors is None and DONATED in self.maps:
+            raise RequestError(f"the map {DONATED} needs the donors' images")
+        finish = self._begin_in_memory(images, rows, donors)
         return Started(lambda: self._shaped(finish(), images), self.describe())
 
     def _begin_in_memory(
-        self, images: NDArray[np.float32], rows: NDArray[np.int64]
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None,
     ) -> Callable[[], Maps]:
         """Begin with tiles that fit, halving them for good where they do not."""
         size = images.shape[-1]
         while True:
             tile = self.tile_images(size)
             try:
-                return self._begin(images, rows, tile)
+                return self._begin(images, rows, donors, tile)
             except torch.cuda.OutOfMemoryError:
                 self._free_memory()
                 if tile == 1:
@@ -220,7 +248,11 @@ class NativeEngine(ABC):
 
     @abstractmethod
     def _begin(
-        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None,
+        tile: int,
     ) -> Callable[[], Maps]:
         """Begin with tiles of so many images; the function returned waits for the maps."""
 
@@ -251,6 +283,15 @@ class NativeEngine(ABC):
             self.repeats,
             lambda G: self._measured(G, tuple(self.repeated.values())),
             S,
+        )
+
+    def _matrix(self, S: Tensor, V: Tensor) -> Tensor:
+        """The matrix of a spectrum that the conduit measures, with the bits that it has there."""
+        if not self.fused:
+            return gram(S, V)
+        scaled = V * (S * S).unsqueeze(-2)
+        return sums.in_order(
+            [scaled[..., :, None, k] * V[..., None, :, k] for k in range(S.shape[-1])]
         )
 
     def _recon_error(self, batch: Tensor, M: Tensor, spectrum: Spectrum, S: Tensor) -> Tensor:
@@ -288,6 +329,13 @@ def repeated_maps(
             made = x.view(len(numbers), images, patches, n)
             parts.setdefault(f"{name}_repeats", []).append(made)
     return {name: torch.cat(some).permute(1, 2, 3, 0) for name, some in parts.items()}
+
+
+def gram_diag(G: Tensor) -> Tensor:
+    """The diagonal of matrices (..., n, n) over their scale, sorted: what the root finder sees."""
+    scaled, _ = reference._scale(G.flatten(0, -3).permute(1, 2, 0).contiguous())
+    diagonal = scaled.diagonal().sort(dim=-1, descending=True).values
+    return diagonal.reshape(G.shape[:-1])
 
 
 def spectrum_or_nan(model: PatchSVAE, M: Tensor) -> Spectrum:

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from frictionstore.cores import cores
 from frictionstore.extract.conduit import conduit_maps, kernel_name
+from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT
 from frictionstore.extract.data.images import thumbnails
+from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.onednn import Encode, pack
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum, torch_attention
 from frictionstore.extract.engines.base import (
@@ -22,6 +24,7 @@ from frictionstore.extract.engines.base import (
     Maps,
     NativeEngine,
     gram,
+    gram_diag,
     original_gram,
     spectrum_or_nan,
 )
@@ -57,7 +60,8 @@ class CpuEngine(NativeEngine):
     ) -> None:
         super().__init__(model, maps, device, **options)
         self.threads = cores() if threads is None else threads
-        self.fused = kernel_name(model.config.D, "cpu") == "fused-cpu"
+        self.conduit_kernel = kernel_name(model.config.D, "cpu")
+        self.fused = self.conduit_kernel == "fused-cpu" and model.config.D <= LARGEST_WRITTEN_OUT
         self._encoders: dict[int, Encode | None] = {}
         self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="frictionstore-encode")
 
@@ -71,7 +75,7 @@ class CpuEngine(NativeEngine):
         packed = any(encode is not None for encode in self._encoders.values())
         return {
             "encoder_kernel": "onednn" if packed else "torch",
-            "conduit_kernel": "fused-cpu" if self.fused else "reference",
+            "conduit_kernel": self.conduit_kernel,
             **self.exact_kernel(kernel_name(self.model.config.D, exact=True)),
             "spectrum_kernel": self.spectrum_kernel("fused-cpu"),
             "attention_kernel": "fused-cpu" if self.fused else "torch",
@@ -85,17 +89,35 @@ class CpuEngine(NativeEngine):
         return self._encoders[rows] or self.model.encode
 
     def _begin(
-        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None,
+        tile: int,
     ) -> Callable[[], Maps]:
-        parts = [images[first : first + tile] for first in range(0, len(images), tile)]
+        def tiles_of(whole: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+            return [whole[first : first + tile] for first in range(0, len(whole), tile)]
+
         with one_thread_each():
             encode = self._encoder(images.shape[-1], tile)
-            encoded = list(self._pool.map(lambda part: self._encode(part, tile, encode), parts))
+            encoded = list(
+                self._pool.map(lambda part: self._encode(part, tile, encode), tiles_of(images))
+            )
+            lent = list(
+                self._pool.map(
+                    lambda part: self._vectors(part, tile, encode),
+                    [] if donors is None or DONATED not in self.maps else tiles_of(donors),
+                )
+            )
         made: Maps = {}
         for name in ENCODER_MAPS:
             if name in self.maps:
                 made[name] = torch.cat([part[name] for part in encoded]).numpy()
-        if self.wanted or self.repeated:
+        if lent:
+            own = "S_orig" if self.gram == "original" else "S"
+            G = self._matrix(torch.cat([part[own] for part in encoded]), torch.cat(lent))
+            made[DONATED] = self._measured(G, ("friction",))["friction"].numpy()
+        if self.conduit_runs:
             names = ("gram",) if self.gram == "original" else ("S", "V")
             given = [torch.cat([part[name] for part in encoded]) for name in names]
             made.update(self._conduit(torch.from_numpy(rows), *given))
@@ -105,6 +127,9 @@ class CpuEngine(NativeEngine):
 
     def _conduit(self, rows: Tensor, S: Tensor, V: Tensor | None = None) -> Maps:
         """Friction and its company, all patches at once: of `gram(S, V)`, or of Gram matrices."""
+        diagonal = {}
+        if "gram_diag" in self.maps:
+            diagonal["gram_diag"] = gram_diag(S if V is None else self._matrix(S, V)).numpy()
         if V is not None and self.fused:
             from frictionstore.extract.conduit.kernels.cpu.gram import maps_from_spectrum
 
@@ -117,9 +142,10 @@ class CpuEngine(NativeEngine):
             again = self._repeats(V, S, rows)
         else:
             G = S if V is None else gram(S, V)
-            made = {name: x.numpy() for name, x in self._measured(G, self.wanted).items()}
+            measured = self._measured(G, self.wanted) if self.wanted else {}
+            made = {name: x.numpy() for name, x in measured.items()}
             again = self._repeats(G, None, rows)
-        return made | {name: x.numpy() for name, x in again.items()}
+        return made | diagonal | {name: x.numpy() for name, x in again.items()}
 
     def _measured(self, G: Tensor, want: Sequence[str]) -> dict[str, Tensor]:
         return conduit_maps(G, want, threads=self.threads, constants=self.constants)
@@ -142,17 +168,28 @@ class CpuEngine(NativeEngine):
         return torch.from_numpy(attend(qkv.numpy(), heads, threads=1))
 
     @torch.inference_mode()
+    def _vectors(self, images: NDArray[np.float32], tile: int, encode: Encode) -> Tensor:
+        """The right singular vectors of one tile of images."""
+        return self._spectrum(self._matrices(images, tile, encode)[1]).V[: len(images)]
+
+    def _matrices(
+        self, images: NDArray[np.float32], tile: int, encode: Encode
+    ) -> tuple[Tensor, Tensor]:
+        """A tile of images, padded to `tile` of them, and the encoder's matrices."""
+        batch = torch.zeros((tile, *images.shape[1:]), dtype=torch.float32)
+        batch[: len(images)] = torch.from_numpy(images)
+        with matrix_products(self.precision, self.device):
+            return batch, encode(self.model.patches(batch))
+
+    @torch.inference_mode()
     def _encode(self, images: NDArray[np.float32], tile: int, encode: Encode) -> dict[str, Tensor]:
         """What the maps of one tile are made from; padded to `tile` images, cut back at the end."""
         model, count = self.model, len(images)
-        batch = torch.zeros((tile, *images.shape[1:]), dtype=torch.float32)
-        batch[:count] = torch.from_numpy(images)
-        with matrix_products(self.precision, self.device):
-            M = encode(model.patches(batch))
+        batch, M = self._matrices(images, tile, encode)
         spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
         made = {"S": S, "S_orig": spectrum.S_orig}
-        measured = self.wanted or self.repeated
+        measured = self.conduit_runs
         if measured and self.gram == "original":
             made["gram"] = original_gram(M)
         elif measured:

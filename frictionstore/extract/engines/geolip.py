@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from frictionstore.errors import CheckpointError, DeviceError, MeasurementError, RequestError
 from frictionstore.extract.conduit import conduit_maps, kernel_name
 from frictionstore.extract.data.images import thumbnails
+from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.checkpoints import (
     Checkpoint,
     Source,
@@ -31,7 +32,13 @@ from frictionstore.extract.encoder.checkpoints import (
     read_checkpoint,
 )
 from frictionstore.extract.encoder.config import SVAEConfig
-from frictionstore.extract.engines.base import Maps, Started, original_gram, repeated_maps
+from frictionstore.extract.engines.base import (
+    Maps,
+    Started,
+    gram_diag,
+    original_gram,
+    repeated_maps,
+)
 from frictionstore.extract.engines.devices import available_memory, device_name
 from frictionstore.format import schema
 from frictionstore.installed import install_command
@@ -40,7 +47,7 @@ from frictionstore.text import byte_count, printable
 EXACT = ("friction_exact", "settle_exact")
 GIVEN = (
     "S", "friction", "settle", *EXACT, *schema.REPEATS, "S_orig", "recon_error",
-    "refinement_residual", "image",
+    "refinement_residual", "gram_diag", DONATED, "image",
 )  # fmt: skip
 BATCH = 64
 AGREEMENT = 1e-3  # of the largest value; a config that is overlooked makes a tenth or more
@@ -275,14 +282,27 @@ class GeolipEngine:
             described["spectrum_kernel"] = ", ".join(sorted(self._spectral)) or own
         return described
 
-    def start(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Started:
-        made = self.measure(images, rows)
+    def start(
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None = None,
+    ) -> Started:
+        made = self.measure(images, rows, donors)
         return Started(lambda: made, self.describe())
 
-    def measure(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Maps:
+    def measure(
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None = None,
+    ) -> Maps:
         tiles = [slice(i, i + BATCH) for i in range(0, len(images), BATCH)]
         try:
-            parts = [self._measure(images[tile], rows[tile]) for tile in tiles]
+            parts = [
+                self._measure(images[tile], rows[tile], None if donors is None else donors[tile])
+                for tile in tiles
+            ]
         except MeasurementError:
             raise
         except Exception as error:  # upstream's code meets what it meets
@@ -304,11 +324,21 @@ class GeolipEngine:
         self._spectral = watch.seen
         return out
 
-    @torch.inference_mode()
-    def _measure(self, images: NDArray[np.float32], rows: NDArray[np.int64]) -> Maps:
-        count, _, size, _ = images.shape
+    def _batch(self, images: NDArray[np.float32]) -> torch.Tensor:
+        """Images padded to a batch."""
         batch = torch.zeros((BATCH, *images.shape[1:]))
-        batch[:count] = torch.from_numpy(images)
+        batch[: len(images)] = torch.from_numpy(images)
+        return batch
+
+    @torch.inference_mode()
+    def _measure(
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None,
+    ) -> Maps:
+        count, _, size, _ = images.shape
+        batch = self._batch(images)
         out = self._forward(batch.to(self.device))
         svd = out["svd"]
         S, Vt = svd["S"], svd["Vt"]
@@ -323,6 +353,13 @@ class GeolipEngine:
         if exact:
             given |= conduit_maps(gram.float().reshape(-1, modes, modes), exact)
         given |= self._repeated(gram, rows)
+        if "gram_diag" in self.maps:
+            given["gram_diag"] = gram_diag(gram.float())
+        if DONATED in self.maps and donors is not None:
+            lent = self._forward(self._batch(donors).to(self.device))["svd"]["Vt"]
+            own = svd["S_orig"] if self.gram == "original" else S
+            G = torch.einsum("bnij,bnj,bnjk->bnik", lent.transpose(-2, -1), own.square(), lent)
+            given[DONATED] = self.solver(G.reshape(-1, modes, modes)).friction.flip(-1)
         if "S_orig" in self.maps:
             given["S_orig"] = svd["S_orig"]
         if "refinement_residual" in self.maps:

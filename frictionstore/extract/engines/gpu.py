@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.extract.conduit import conduit_maps, kernel_name
+from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT
 from frictionstore.extract.data.images import thumbnails
+from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum, torch_attention
 from frictionstore.extract.engines.base import (
     ENCODER_MAPS,
     Maps,
     NativeEngine,
     gram,
+    gram_diag,
     original_gram,
     spectrum_or_nan,
 )
@@ -86,8 +89,10 @@ class GpuEngine(NativeEngine):
     ) -> None:
         super().__init__(model, maps, device, **options)
         self._transfers = Transfers(device)
-        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
-        self.fused = self.fused and self._kernels_work()
+        self.conduit_kernel = kernel_name(model.config.D, "cuda")
+        self.fused = self.conduit_kernel == "fused-gpu" and model.config.D <= LARGEST_WRITTEN_OUT
+        if self.conduit_kernel == "fused-gpu" and not self._kernels_work():
+            self.conduit_kernel, self.fused = "reference", False
 
     def _kernels_work(self) -> bool:
         """Whether the fused kernels compile and run here; says so where they do not.
@@ -118,10 +123,11 @@ class GpuEngine(NativeEngine):
         """No threads are held."""
 
     def kernels(self) -> dict[str, str]:
+        exact = kernel_name(self.model.config.D, "cuda", exact=True)
         return {
             "encoder_kernel": "torch",
-            "conduit_kernel": "fused-gpu" if self.fused else "reference",
-            **self.exact_kernel("fused-gpu" if self.fused else "reference"),
+            "conduit_kernel": self.conduit_kernel,
+            **self.exact_kernel("reference" if self.conduit_kernel == "reference" else exact),
             "spectrum_kernel": self.spectrum_kernel("fused-gpu"),
             "attention_kernel": "fused-gpu" if self.fused else "torch",
         }
@@ -133,13 +139,18 @@ class GpuEngine(NativeEngine):
 
     @torch.inference_mode()
     def _begin(
-        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None,
+        tile: int,
     ) -> Callable[[], Maps]:
         with self._on_device():
             parts = []
             for first in range(0, len(images), tile):
                 part = slice(first, first + tile)
-                queued = self._tile_maps(images[part], rows[part], tile)
+                lent = None if donors is None or DONATED not in self.maps else donors[part]
+                queued = self._tile_maps(images[part], rows[part], lent, tile)
                 parts.append({name: self._transfers.fetch(x) for name, x in queued.items()})
             arrived = self._transfers.arrived()
         made: Maps = {}
@@ -155,27 +166,40 @@ class GpuEngine(NativeEngine):
         return finish
 
     def _tile_maps(
-        self, images: NDArray[np.float32], rows: NDArray[np.int64], tile: int
+        self,
+        images: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        donors: NDArray[np.float32] | None,
+        tile: int,
     ) -> dict[str, Tensor]:
         """Queue what one tile takes; its maps on the device, one row to an image."""
         model, count = self.model, len(images)
-        host = torch.from_numpy(images)
-        if count < tile:
-            host = torch.cat([host, host.new_zeros((tile - count, *images.shape[1:]))])
-        batch = self._transfers.send(host)
-        with matrix_products(self.precision, self.device):
-            M = model.encode(model.patches(batch))
+        batch, M = self._matrices(images, tile)
         spectrum = self._spectrum(M)
         S = model.coordinate(spectrum.S_orig, self._attend if self.fused else torch_attention)
         made = {"S": S, "S_orig": spectrum.S_orig}
         if "recon_error" in self.maps:
             made["recon_error"] = self._recon_error(batch, M, spectrum, S)
+        own = S if self.gram != "original" else spectrum.S_orig
         made = {name: made[name] for name in ENCODER_MAPS if name in self.maps}
-        if self.wanted or self.repeated:
+        if donors is not None:
+            V = self._spectrum(self._matrices(donors, tile)[1]).V
+            G = self._matrix(own, V).flatten(0, 1)
+            made[DONATED] = self._measured(G, ("friction",))["friction"].unflatten(0, S.shape[:2])
+        if self.conduit_runs:
             places = torch.zeros(tile, dtype=torch.int64)
             places[:count] = torch.from_numpy(rows)
             made.update(self._conduit(M, S, spectrum.V, self._transfers.send(places)))
         return {name: x[:count] for name, x in made.items()}
+
+    def _matrices(self, images: NDArray[np.float32], tile: int) -> tuple[Tensor, Tensor]:
+        """A tile of images on the device, padded to `tile` of them, and the encoder's matrices."""
+        host = torch.from_numpy(images)
+        if len(images) < tile:
+            host = torch.cat([host, host.new_zeros((tile - len(images), *images.shape[1:]))])
+        batch = self._transfers.send(host)
+        with matrix_products(self.precision, self.device):
+            return batch, self.model.encode(self.model.patches(batch))
 
     def _spectrum(self, M: Tensor) -> Spectrum:
         """The spectrum of a tile's matrices; NaN where M is not finite, and the caller says so."""
@@ -196,14 +220,16 @@ class GpuEngine(NativeEngine):
         A, spectrum = V, S if self.fused and self.gram != "original" else None
         if spectrum is None:
             A = original_gram(M) if self.gram == "original" else gram(S, V)
-        fields = self._measured(A.flatten(0, 1), self.wanted, spectrum)
+        fields = self._measured(A.flatten(0, 1), self.wanted, spectrum) if self.wanted else {}
         made = {name: x.unflatten(0, S.shape[:2]) for name, x in fields.items()}
+        if "gram_diag" in self.maps:
+            made["gram_diag"] = gram_diag(A if spectrum is None else self._matrix(S, V))
         return made | self._repeats(A, spectrum, rows)
 
     def _measured(
         self, G: Tensor, want: Sequence[str], S: Tensor | None = None
     ) -> dict[str, Tensor]:
-        if not self.fused:
+        if self.conduit_kernel == "reference":
             return conduit_maps(G, want, constants=self.constants, kernel="reference")
         from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
 

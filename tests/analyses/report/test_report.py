@@ -199,6 +199,21 @@ def test_command_analyses_what_is_not_there(tmp_path: Path):
     assert (tmp_path / "again.html").read_bytes() == page
 
 
+def test_verify_refuses_a_store_that_somebody_changed(made: Made, tmp_path: Path):
+    import shutil
+
+    store = shutil.copytree(made.store.location, tmp_path / Path(made.store.location).name)
+    (store / "S" / "more").write_text("what somebody added")
+    out = tmp_path / "x.html"
+    arguments = ["report", str(store), "--results", str(made.results), "--out", str(out)]
+    run = CliRunner().invoke(cli, [*arguments, "--verify"])
+    assert run.exit_code == 2
+    assert "S/more does not belong to the store" in run.stderr
+    assert not out.exists()
+    assert CliRunner().invoke(cli, arguments).exit_code == 0
+    assert out.exists()
+
+
 def test_without_labels_the_rest_is_done_and_said(tmp_path: Path):
     maps = maps_with_classes(np.zeros(20, int), grid=4)
     store = fs.from_arrays(tmp_path / "d.zarr", maps)

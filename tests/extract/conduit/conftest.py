@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -104,11 +105,28 @@ def _total(entries: list):
     return total
 
 
-def _dot(xs: list, ys: list):
+def _dot(xs: list, ys: list, fused: bool = False):
     total = None
     for x, y in zip(xs, ys, strict=True):
-        total = x * y if total is None else total + x * y
+        if total is None:
+            total = x * y
+        else:
+            total = rounded_once(x, y, total) if fused else total + x * y
     return total
+
+
+def rounded_once(x, y, z):
+    """`x y + z` of finite numbers of one dtype, rounded once, by way of rational numbers."""
+    exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
+    if exact == 0:
+        return x * y + z  # the sign of zero
+    near = type(x)(float(exact))
+    if isinstance(x, np.float64):
+        return near
+    # Two roundings may have missed the nearest float32, a tie the even one.
+    around = [np.nextafter(near, np.float32(s)) for s in (-np.inf, np.inf)]
+    odd = {float(c): int(np.float32(c).view(np.int32)) & 1 for c in (near, *around)}
+    return min((near, *around), key=lambda c: (abs(Fraction(float(c)) - exact), odd[float(c)]))
 
 
 def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> dict[str, list]:
@@ -116,6 +134,7 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
     f32, f64 = np.float32, np.float64
     n = len(A)
     N = range(n)
+    fused = [j < n // 12 * 12 for j in N]  # columns of products that add with one rounding a term
     a = [[f32(A[i, j]) for j in N] for i in N]
     s = _norm([x for row in a for x in row]) / f32(math.sqrt(n))
     s = f32(1e-12) if s < f32(1e-12) else s
@@ -131,7 +150,11 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
     for k in range(2, n + 1):
         before = M[k - 1]
         M[k] = [
-            [h[i][j] if k == 2 else _dot(h[i], [before[m][j] for m in N]) for j in N] for i in N
+            [
+                h[i][j] if k == 2 else _dot(h[i], [before[m][j] for m in N], fused[j])
+                for j in N
+            ]
+            for i in N
         ]
         for i in N:
             M[k][i][i] = M[k][i][i] + c[n - k + 1]
@@ -194,20 +217,25 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
         columns.append([f32(R[i][best] / length) for i in N])
 
     def gram(vectors: list) -> list:
-        return [[_dot(vectors[i], vectors[j]) for j in N] for i in N]
+        return [[_dot(vectors[i], vectors[j], fused[j]) for j in N] for i in N]
 
     Y, X = gram(columns), None
     for _ in range(rounds):
         W = [[(f32(3) if i == j else f32(0)) - Y[i][j] for j in N] for i in N]
-        XW = W if X is None else [[_dot(X[i], [W[m][j] for m in N]) for j in N] for i in N]
+        XW = W
+        if X is not None:
+            XW = [[_dot(X[i], [W[m][j] for m in N], fused[j]) for j in N] for i in N]
         X = [[f32(0.5) * x for x in row] for row in XW]
-        Y = [[f32(0.5) * _dot(W[i], [Y[m][j] for m in N]) for j in N] for i in N]
+        Y = [[f32(0.5) * _dot(W[i], [Y[m][j] for m in N], fused[j]) for j in N] for i in N]
     if X is not None:
-        columns = [[_dot([columns[m][i] for m in N], [X[m][j] for m in N]) for i in N] for j in N]
+        columns = [
+            [_dot([columns[m][i] for m in N], [X[m][j] for m in N], fused[j]) for i in N]
+            for j in N
+        ]
     error = [[y - f32(i == j) for j, y in enumerate(row)] for i, row in enumerate(gram(columns))]
     residual = _norm([x for row in error for x in row])
 
-    quotients = [_dot(v, [_dot(a[i], v) for i in N]) for v in columns]
+    quotients = [_dot(v, [_dot(a[i], v, fused[j]) for i in N]) for j, v in enumerate(columns)]
     order = sorted(N, key=lambda i: quotients[i])[::-1]
     signed = []
     for v in columns:

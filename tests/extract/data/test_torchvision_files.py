@@ -9,6 +9,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import io
 import pickle
 import tarfile
 from collections.abc import Callable
@@ -283,6 +284,44 @@ def test_an_image_of_a_folder_set_that_cannot_be_read(
     (folder / "Forest/0.png").write_bytes(b"")
     with pytest.raises(DatasetError, match="image 0 of EuroSAT cannot be read: "):
         open_dataset("eurosat", DatasetOptions(root=tmp_path), print)
+
+
+@pytest.mark.parametrize("name", ["eurosat", "flowers102", "fgvcaircraft"])
+def test_torchvision_reads_named_formats_only(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostScript named .jpg would start Ghostscript, by a loader and by what sets do themselves."""
+    from PIL import EpsImagePlugin
+
+    postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+    started: list[object] = []
+
+    def start(*given: object, **more: object) -> Any:
+        started.append(given)
+        return Image.new("RGB", (8, 8)).im
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", start)
+    root = tmp_path / "fgvc-aircraft-2013b/data"
+    for folder in ("eurosat/2750/AnnualCrop", "flowers-102/jpg", "fgvc-aircraft-2013b/data/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("eurosat/2750/AnnualCrop/0.jpg", "flowers-102/jpg/image_00001.jpg",
+                 "fgvc-aircraft-2013b/data/images/1.jpg"):  # fmt: skip
+        (tmp_path / file).write_bytes(postscript)
+    (root / "variants.txt").write_text("a\n")
+    (root / "images_variant_trainval.txt").write_text("1 a\n")
+    if name == "flowers102":
+        scipy = pytest.importorskip("scipy.io")
+        for file, key in (("setid", "trnid"), ("imagelabels", "labels")):
+            scipy.savemat(tmp_path / f"flowers-102/{file}.mat", {key: [[1, 2]]})
+        monkeypatch.setattr(sets.Flowers102, "_check_integrity", lambda self: True)
+    before = Image.open
+    with pytest.raises(DatasetError, match="image 0 of .* cannot be read: cannot identify image"):
+        open_dataset(name, DatasetOptions(root=tmp_path), print)
+    assert started == []
+    assert Image.open is before
+    whole = Image.open(io.BytesIO(postscript))  # as it was for everybody else
+    whole.load()
+    assert len(started) == 1
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_file_is_fetched_once_and_known_by_huggingface_hub(hub: ModelHub, tmp_
     assert isinstance(known, str)
     assert Path(known).read_bytes() == DATA
     assert Path(known).resolve().name == hashlib.sha256(DATA).hexdigest()
-    assert not list(tmp_path.rglob("*.incomplete"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_what_huggingface_hub_fetched_is_used(hub: ModelHub, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_connection_that_is_always_cut_is_one_sentence(hub: ModelHub, tmp_path
         f"refused: {SAID}the transfer broke off after 1 kB of 300 kB: 127.0.0.1:"
     )
     assert "closed the connection" in said[1]
-    assert not list(tmp_path.rglob("*.incomplete"))
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 # ---- answers that are no file -------------------------------------------------------------------

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from frictionstore.analyses.core.saved import read_saved
-from frictionstore.check.shard import decode_chunk
 from frictionstore.errors import FrictionstoreError
 from frictionstore.extract.encoder.checkpoints import Source, read_checkpoint
 from frictionstore.extract.encoder.config import SVAEConfig
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import fingerprint
+from frictionstore.format.frames import decode_chunk
 from frictionstore.format.header import read_header
 from frictionstore.format.shards import CRC_BYTES, checksums, crc32c, index_size
 from frictionstore.io.zipped import ZipLocation

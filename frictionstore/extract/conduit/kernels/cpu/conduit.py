@@ -16,8 +16,8 @@ import numba
 import numpy as np
 
 from frictionstore.extract.conduit import exact as exact_maps
-from frictionstore.extract.conduit import program
-from frictionstore.extract.conduit.constants import ConduitConstants
+from frictionstore.extract.conduit import looped, program
+from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT, ConduitConstants
 from frictionstore.extract.conduit.kernels.cpu import tiles
 
 
@@ -47,7 +47,9 @@ def emit(tile: tiles.Tile, settings: dict[str, Any]) -> None:
         fields |= exact_maps.measure(tile.op, A, constants)
         for name in ("settle_exact", "measured_exact"):
             fields[name] = [tile.op.to_float32(x) for x in fields[name]]
-    if amount >= 0:
+    if amount >= 0 and n > LARGEST_WRITTEN_OUT:
+        fields |= looped.measure(tile.op, tile, n, constants, amount == 2)
+    elif amount >= 0:
         fields |= program.measure(tile.op, A, constants, amount == 2)
     for name, count in _row_names(n, amount, settings["exact"]):
         tile.store(*fields[name][:count])
@@ -184,8 +186,8 @@ def measure(
     Parameters
     ----------
     A : ndarray of shape (B, n, n), float32
-        Symmetric matrices, n in 2..8 (the exact maps alone: 2..16), of which both triangles are
-        read; with `S`, the matrices `V` whose columns are right singular vectors.
+        Symmetric matrices, n in 2..16, of which both triangles are read; with `S`, the matrices `V`
+        whose columns are right singular vectors (n in 2..8).
     want : sequence of str
         Names of `Packet` fields; those beyond friction, settle, slot and eigenvalues cost a little.
     constants : ConduitConstants

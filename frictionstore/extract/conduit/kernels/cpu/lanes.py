@@ -49,6 +49,27 @@ class Lanes:
         return self._with(self.builder.and_(self.vector, other.vector))
 
 
+class Memory:
+    """Vectors on the stack, by place."""
+
+    def __init__(self, builder: ir.IRBuilder, count: int, kind: Any) -> None:
+        self.builder = builder
+        with builder.goto_entry_block():
+            self.base = builder.alloca(ir.ArrayType(kind, count))
+        self.base.align = 64
+
+    def _address(self, place: int | ir.Value) -> ir.Value:
+        integer = ir.IntType(64)
+        index = place if isinstance(place, ir.Value) else integer(place)
+        return self.builder.gep(self.base, [integer(0), index], inbounds=True)
+
+    def load(self, place: int | ir.Value) -> Lanes:
+        return Lanes(self.builder, self.builder.load(self._address(place)))
+
+    def store(self, place: int | ir.Value, x: Lanes) -> None:
+        self.builder.store(x.vector, self._address(place))
+
+
 class Parts:
     """A value of `width` lanes in narrower vectors, first lanes first."""
 
@@ -81,14 +102,15 @@ class LaneOperations:
     def to_float64(self, x: Lanes) -> Lanes:
         return self._cast(x, FLOAT64, self.builder.fpext)
 
-    def _intrinsic(self, name: str, x: Lanes) -> Lanes:
+    def _intrinsic(self, name: str, x: Lanes, *others: Lanes) -> Lanes:
         kind = x.vector.type
         full_name = f"{name}.v{self.width}{'f32' if kind.element == FLOAT32 else 'f64'}"
         module = self.builder.module
         function = module.globals.get(full_name)
         if function is None:
-            function = ir.Function(module, ir.FunctionType(kind, [kind]), full_name)
-        return Lanes(self.builder, self.builder.call(function, [x.vector]))
+            given = [kind] * (1 + len(others))
+            function = ir.Function(module, ir.FunctionType(kind, given), full_name)
+        return Lanes(self.builder, self.builder.call(function, [y.vector for y in (x, *others)]))
 
     def square_root(self, x: Lanes) -> Lanes:
         return self._intrinsic("llvm.sqrt", x)
@@ -101,6 +123,18 @@ class LaneOperations:
 
     def where(self, mask: Lanes, x: Lanes, y: Lanes) -> Lanes:
         return Lanes(self.builder, self.builder.select(mask.vector, x.vector, y.vector))
+
+    def fused(self, x: Lanes, y: Lanes, z: Lanes) -> Lanes:
+        return self._intrinsic("llvm.fma", x, y, z)
+
+    def memory(self, count: int, like: Lanes) -> Memory:
+        return Memory(self.builder, count, like.vector.type)
+
+    def where_same(self, i: int | ir.Value, j: int | ir.Value, x: Lanes, y: Lanes) -> Lanes:
+        integer = ir.IntType(64)
+        a, b = (k if isinstance(k, ir.Value) else integer(k) for k in (i, j))
+        same = self.builder.icmp_signed("==", a, b)
+        return Lanes(self.builder, self.builder.select(same, x.vector, y.vector))
 
     def repeat(
         self, count: int, state: list[Lanes], body: Callable[[list[Lanes]], list[Lanes]]

@@ -1,0 +1,95 @@
+"""A bounded number of labelled images of a store, with what is read of them held in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core import parameters
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.passes import Arrays, Passes
+from frictionstore.analyses.core.source import Classes
+from frictionstore.analyses.probe import banded
+from frictionstore.analyses.probe.readout import Problem
+from frictionstore.analyses.probe.ridge import stratified_folds
+from frictionstore.text import printable
+
+
+def most_images() -> int:
+    """Return the parameter."""
+    words = "Most images used, drawn at random: time grows with their cube."
+    return parameters.parameter(2000, words, least=20, most=20_000)
+
+
+class ChosenImages:
+    """A collector that keeps some maps of images drawn at random, and calls `then` with them.
+
+    Attributes
+    ----------
+    problem
+        Their classes and folds.
+    maps
+        By name float32 of shape (n, row, col, mode), after the pass.
+    """
+
+    def __init__(
+        self,
+        features: tuple[str, ...],
+        classes: Classes,
+        most: int,
+        folds: int,
+        seed: int,
+        then: Callable[[ChosenImages], None],
+    ) -> None:
+        self.features = features
+        self._then = then
+        rng = np.random.default_rng([seed, 0x1F0])
+        labelled = np.flatnonzero(classes.labels >= 0)
+        self._index = np.sort(rng.permutation(labelled)[:most])
+        labels = classes.labels[self._index]
+        names, labels = np.unique(labels, return_inverse=True)
+        assigned = stratified_folds(labels.astype(np.int64), folds, rng)
+        sampled = np.zeros(len(labels), np.bool_)
+        sampled[banded.sample(assigned, folds, seed)] = True
+        self.problem = Problem(labels.astype(np.int64), assigned, len(names), folds, sampled)
+        self._held: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features}
+        self.maps: dict[str, NDArray[np.float32]] = {}
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        first, last = np.searchsorted(self._index, (rows.start, rows.stop))
+        member = self._index[first:last] - rows.start
+        for name in self.features:
+            self._held[name].append(arrays[name][member].astype(np.float32))
+
+    def end_pass(self) -> bool:
+        self.maps = {name: np.concatenate(parts) for name, parts in self._held.items()}
+        self._held = {}
+        self._then(self)
+        return False
+
+
+def choose_images(
+    passes: Passes,
+    classes: Classes,
+    features: tuple[str, ...],
+    most: int,
+    folds: int,
+    seed: int,
+    then: Callable[[ChosenImages], None],
+) -> ChosenImages:
+    """Register a collector of at most so many images.
+
+    Raises
+    ------
+    AnalysisError
+        If there are too few for the folds.
+    """
+    if min(most, classes.n_labelled) < 2 * folds:
+        raise AnalysisError(
+            f"{folds} folds need {2 * folds} labelled images or more and "
+            f"{printable(passes.store.name)} has {classes.n_labelled}: use fewer folds"
+        )
+    made = ChosenImages(features, classes, most, folds, seed, then)
+    return passes.share(("chosen images", id(made)), lambda: made)

@@ -1,0 +1,44 @@
+"""Intervals of means over cross-validated images, corrected for training sets that overlap."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def corrected_interval(
+    values: NDArray[np.float64], folds: NDArray[np.int64], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Return the mean of what tested images give, and its corrected interval.
+
+    With K folds, each tested by a readout that was trained on the others, fold means are correlated:
+    Nadeau and Bengio take the variance of the mean over folds to be
+
+        (1 / K + n_test / n_train) s^2 = s^2 / K (1 + K / (K - 1))
+
+    with s^2 the variance of one fold's mean. Here it is estimated from the images within folds,
+    which gives n - K degrees of freedom instead of K - 1.
+
+    Parameters
+    ----------
+    values
+        Of each tested image, shape (n,).
+    folds
+        The fold that tested it, shape (n,).
+
+    References
+    ----------
+    Nadeau and Bengio (2003), Inference for the generalization error, Machine Learning 52, 239-281.
+    """
+    from scipy.special import stdtrit
+
+    n, mean = len(values), float(values.mean())
+    names, member = np.unique(folds, return_inverse=True)
+    k = len(names)
+    if k < 2 or n <= k:
+        return mean, np.nan, np.nan
+    means = np.bincount(member, values) / np.bincount(member)
+    within = float(np.square(values - means[member]).sum()) / (n - k)
+    error = np.sqrt(within / n * (1.0 + k / (k - 1)))
+    half = float(stdtrit(n - k, 0.5 + level / 2)) * error
+    return mean, mean - half, mean + half
