@@ -185,7 +185,7 @@ class ConvProbe:
         right = [one.prediction == self.problem.labels for one in of]
         row: dict[str, Any] = {"first": first, "second": second}
         row |= readout.compared(*of, self.problem)
-        return row | {"mcnemar_p": compare_paired(*right).p}
+        return row | {"mcnemar_p": compare_paired(*right).mcnemar_p}
 
     def _lift(self, name: str, alone: str) -> dict[str, Any]:
         base = self.readings[self.sets[alone]]

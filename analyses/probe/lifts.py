@@ -75,7 +75,7 @@ def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[s
     def paired(first: SetFit, second: SetFit, of: Split) -> Paired:
         tested = of.folds >= 0
         right = [(one.prediction == of.labels)[tested] for one in (first, second)]
-        return compare_paired(*right)
+        return compare_paired(right[0], right[1], of.n_folds)
 
     table = []
     for one in lifts:
