@@ -319,30 +319,13 @@ def _answer(asked: FStatisticParameters, values: dict[str, Any], found: Found, v
     )
 
 
-def _resolution(asked: FStatisticParameters, n_tests: int) -> list[str]:
-    """Return how small p and q can be, and what q rests on."""
-    if not asked.permutations:
-        return [
-            "q rests on p of the F distribution, which classes of unequal size and heavy tails "
-            "mislead: with permutations it does not"
-        ]
-    said = caveats.smallest_p(asked.permutations)
-    least = permutation.smallest_p(asked.permutations) * n_tests / asked.alpha
-    if least > 1:
-        said.append(
-            f"q rests on permutation p: q <= {asked.alpha:g} takes {int(np.ceil(least - 1e-9))} "
-            f"of the {n_tests} tests at once, fewer with more permutations"
-        )
-    return said
-
-
 def _caveats(asked: FStatisticParameters, found: Found) -> list[str]:
     """Return what holds for these F, beside what holds for every analysis."""
     exact = found.exact
     n_modes = exact.f.shape[2]
     whole = exact.constant_modes()
-    tested = np.isfinite(exact.f).any()
-    said = _resolution(asked, int(np.isfinite(exact.f).sum())) if tested else []
+    n_tests = int(np.isfinite(exact.f).sum())
+    said = caveats.resolution(asked.permutations, asked.alpha, n_tests) if n_tests else []
     said.append(
         "ratio is the notebook's F ratio in float64; the notebook formed it in float32, and its "
         "own figures (under 'notebook') are off where a position hardly varies"
