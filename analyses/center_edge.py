@@ -37,14 +37,17 @@ TOLD = 4
 """Modes whose figures the answer gives; the table has all."""
 
 
-_FIGURES = [f.name for f in fields(Comparison) if f.name not in ("n", "of_ratios")]
+_FIGURES = [f.name for f in fields(Comparison) if f.name not in ("n", "of_logarithms")]
 
 
 def _ratio_of(rows: Sequence[Comparison], modes: Sequence[int]) -> dict[str, list[str]]:
     """Return a column that says what each ratio is of, if any is not of means."""
-    of = [["images" if one.of_ratios[mode] else "means" for one in rows] for mode in modes]
+    of = [
+        ["geometric means" if one.of_logarithms[mode] else "means" for one in rows]
+        for mode in modes
+    ]
     found = [word for row in of for word in row]
-    return {"ratio_of": found} if "images" in found else {}
+    return {"ratio_of": found} if "geometric means" in found else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,17 +105,18 @@ class CenterEdge:
             np.flatnonzero(which) for which in (~regions.constant, regions.constant)
         )
         # The first column is the mean over all modes, constant ones included: the notebook's.
-        centre, edge = (
+        centre, edge, log_centre, log_edge = (
             np.column_stack([means.mean(axis=1), means[:, varying]])
-            for means in (regions.centre, regions.edge)
+            for means in (regions.centre, regions.edge, regions.log_centre, regions.log_edge)
         )
         geometric = logarithm_of(feature) is not None and feature not in self._store.maps
-        by_class = [
-            compare(centre[classes.labels == c], edge[classes.labels == c], geometric=geometric)
-            for c in range(classes.n)
-        ]
-        labelled = classes.labels >= 0
-        pooled = compare(centre[labelled], edge[labelled], geometric=geometric)
+
+        def compared(rows: NDArray[np.bool_]) -> Comparison:
+            logarithms = log_centre[rows], log_edge[rows]
+            return compare(centre[rows], edge[rows], logarithms, geometric=geometric)
+
+        by_class = [compared(classes.labels == c) for c in range(classes.n)]
+        pooled = compared(classes.labels >= 0)
         found = Found(
             names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
             constant=[mode_name(int(m), self._n_modes) for m in constant],
@@ -179,10 +183,13 @@ def _caveats(found: Found) -> list[str]:
         said.append(f"'{ALL_MODES}' averages the constant mode in, as the notebook did")
     of_class = list(zip(found.classes, found.by_class, strict=True))
     few = [(name, one) for name, one in of_class if np.isnan(one.difference_low[0])]
-    of_ratios = [name for name, one in few if one.of_ratios[0]]
+    of_logarithms = [name for name, one in few if one.of_logarithms[0]]
     for names, so in (
-        (of_ratios, "ratio is the geometric mean of the images' own ratios, with its test, there"),
-        ([name for name, _ in few if name not in of_ratios], "there is no interval and no test"),
+        (of_logarithms, "ratio and its test are of geometric means there"),
+        (
+            [name for name, _ in few if name not in of_logarithms],
+            "there is no interval and no test",
+        ),
     ):
         if names:
             said.append(
@@ -318,7 +325,7 @@ def _ratio(one: Comparison, which: int, geometric: bool) -> str:
     """Return the ratio, and of logarithms the difference, each with its interval, in words."""
     ratio = _interval(one.ratio_low[which], one.ratio_high[which])
     if not geometric:
-        of = " of an image, geometric mean" if one.of_ratios[which] else ""
+        of = " of geometric means" if one.of_logarithms[which] else ""
         return f"edge / centre{of} = {number(one.ratio[which])}, 95% interval {ratio}"
     ends = _interval(one.difference_low[which], one.difference_high[which])
     return (
@@ -338,8 +345,8 @@ def _all_modes(values: dict[str, Any], found: Found, alpha: float) -> str:
     """Return what the notebook looked at: the mean over all modes, and by class."""
     interval = _interval(values["ratio_low"], values["ratio_high"])
     what = "edge / centre of geometric means" if found.geometric else "edge / centre"
-    if found.pooled.of_ratios[0]:
-        what += " of an image, geometric mean,"
+    if found.pooled.of_logarithms[0]:
+        what += " of geometric means"
     return (
         f"With all modes averaged, as in the notebook, {what} = {number(values['ratio'])} (95% "
         f"interval {interval} over images, paired t test {p_text(values['p'])}), and there is "

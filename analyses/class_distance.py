@@ -340,7 +340,9 @@ def _claims(feature: str, values: dict[str, Any]) -> list[Claim]:
 
 def in_spread_only(values: Mapping[str, Any], alpha: float) -> bool:
     """Return whether spread differs between classes, and means by no test that allows for it."""
-    return bool(values.get("p_dispersion", 1.0) <= alpha and not values["p_welch_f"] <= alpha)
+    spread, mean = (values.get(f"p_{name}") for name in ("dispersion", "welch_f"))
+    # Either may be missing: results of earlier versions have neither, saved NaN is None.
+    return spread is not None and mean is not None and bool(spread <= alpha < mean)
 
 
 def _answer(

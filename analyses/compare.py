@@ -200,12 +200,12 @@ def _probe_rows(this: Comparison, *, show_progress: bool) -> list[dict[str, Any]
             continue
         tested = labels >= 0
         right = [(predicted[key] == labels)[tested] for key in pair.sides]
-        paired = compare_paired(*right)
+        paired = compare_paired(*right, this.asked.folds)
         rows.append(
             {"feature": pair.name, "first_accuracy": float(right[0].mean()),
              "second_accuracy": float(right[1].mean()), "difference": paired.difference,
              "difference_low": paired.low, "difference_high": paired.high,
-             "mcnemar_p": paired.p, "only_first": paired.only_first,
+             "mcnemar_p": paired.mcnemar_p, "only_first": paired.only_first,
              "only_second": paired.only_second, "images": n}
         )  # fmt: skip
     return rows

@@ -185,7 +185,7 @@ class ConvProbe:
         right = [of.prediction == self.problem.labels for of in (one, other)]
         row: dict[str, Any] = {"first": first, "second": second}
         row |= readout.compared(one, other, self.problem)
-        return row | {"mcnemar_p": compare_paired(*right).p}
+        return row | {"mcnemar_p": compare_paired(*right).mcnemar_p}
 
     def _lift(self, name: str, alone: str) -> list[dict[str, Any]]:
         base = self.readings[self.sets[alone]]

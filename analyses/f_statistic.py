@@ -88,6 +88,7 @@ class FStatistic:
         self._maxima, self._mean_maxima = np.full((2, asked.permutations), -np.inf)
         self._extreme = np.zeros((rows, cols, n_modes), np.int64)
         self._clusters: ClusterTest | None = None
+        self._beside = False
         if asked.permutations:
             if not passes.claims_only:
                 freedom = self._classes.n - 1, self._classes.n_labelled - self._classes.n
@@ -96,7 +97,8 @@ class FStatistic:
                 passes, asked.feature, self._classes, self._extreme.size, asked.permutations,
                 asked.seed, asked.memory,
             )  # fmt: skip
-            sums.squares = True
+            # No claim that repeats are compared by rests on Welch's F or clusters.
+            self._beside = sums.squares = not passes.claims_only
             sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
@@ -114,6 +116,8 @@ class FStatistic:
             maps = np.full((len(f), *self._extreme.shape), np.nan)
             maps.reshape(len(f), -1)[:, usable] = f
             self._clusters.add(which, maps)
+        if not self._beside:
+            return
         # Welch's F is defined by the arrangement: where a class does not vary under one, it is not.
         z = welch_from_sums(sums[..., usable], squares[..., usable], counts).z
         self._mean_maxima[which] = np.fmax.reduce(z, axis=1, initial=-np.inf)
@@ -281,12 +285,7 @@ def _claims(asked: FStatisticParameters, values: dict[str, Any]) -> list[Claim]:
     if not values["n_tests"]:
         return []
     says = f"a difference of {asked.feature} between classes at single positions"
-    claims = [Claim("max_f", says, values["max_f"], p=family_wise(values), level=asked.alpha)]
-    if asked.permutations:
-        says = f"a difference in mean {asked.feature} between classes at single positions"
-        p = values["welch_family_wise_p"]
-        claims.append(Claim("max_welch_f", says, values["max_welch_f"], p=p, level=asked.alpha))
-    return claims
+    return [Claim("max_f", says, values["max_f"], p=family_wise(values), level=asked.alpha)]
 
 
 def _answer(asked: FStatisticParameters, values: dict[str, Any], found: Found, verdict: str) -> str:
@@ -320,30 +319,13 @@ def _answer(asked: FStatisticParameters, values: dict[str, Any], found: Found, v
     )
 
 
-def _resolution(asked: FStatisticParameters, n_tests: int) -> list[str]:
-    """Return how small p and q can be, and what q rests on."""
-    if not asked.permutations:
-        return [
-            "q rests on p of the F distribution, which classes of unequal size and heavy tails "
-            "mislead: with permutations it does not"
-        ]
-    said = caveats.smallest_p(asked.permutations)
-    least = permutation.smallest_p(asked.permutations) * n_tests / asked.alpha
-    if least > 1:
-        said.append(
-            f"q rests on permutation p: q <= {asked.alpha:g} takes {int(np.ceil(least - 1e-9))} "
-            f"of the {n_tests} tests at once, fewer with more permutations"
-        )
-    return said
-
-
 def _caveats(asked: FStatisticParameters, found: Found) -> list[str]:
     """Return what holds for these F, beside what holds for every analysis."""
     exact = found.exact
     n_modes = exact.f.shape[2]
     whole = exact.constant_modes()
-    tested = np.isfinite(exact.f).any()
-    said = _resolution(asked, int(np.isfinite(exact.f).sum())) if tested else []
+    n_tests = int(np.isfinite(exact.f).sum())
+    said = caveats.resolution(asked.permutations, asked.alpha, n_tests) if n_tests else []
     said.append(
         "ratio is the notebook's F ratio in float64; the notebook formed it in float32, and its "
         "own figures (under 'notebook') are off where a position hardly varies"

@@ -10,10 +10,10 @@ import click
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from frictionstore.analyses.core import options, parameters
+from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import THREADS, Passes, run
+from frictionstore.analyses.core.passes import THREADS, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
@@ -121,6 +121,10 @@ class RidgeProbe:
         for parts in self._sets.values():
             for part in parts:
                 maps.setdefault(part, rows * cols * require_feature(store, part))
+        self._moments = {
+            part: class_moments(passes, part, width // (rows * cols))
+            for part, width in maps.items()
+        }
         ends = np.cumsum(list(maps.values()))
         place = {
             part: slice(int(end) - width, int(end))
@@ -242,7 +246,10 @@ class RidgeProbe:
         return Split(labels, folds, 1, self.classes.n)
 
     def result(self) -> Result:
-        return notebook_result(self) if self.protocol == "notebook" else default_result(self)
+        result = notebook_result(self) if self.protocol == "notebook" else default_result(self)
+        for name, moments in self._moments.items():
+            result.caveats += caveats.heavy_tail(name, moments.everything)
+        return result
 
 
 def ridge_probe(

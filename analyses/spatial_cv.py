@@ -348,7 +348,7 @@ def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[s
         alike = values["mean_moran_queen"] > values["moran_expectation"]
         answer = f"{feature} has spatial structure within images, neighbours being "
         answer += "more alike than by chance" if alike else "less alike than by chance"
-    p_own = values.get("p_mean_moran_queen_own", np.nan)
+    p_own, own = values.get("p_mean_moran_queen_own", np.nan), ""
     if np.isfinite(p_own):
         own = f"{number(values['mean_moran_queen_own'])}, {p_text(p_own)}"
         beyond = (
@@ -356,9 +356,9 @@ def _answer(feature: str, values: dict[str, Any], alpha: float, notebook: dict[s
             if (p <= alpha < p_own)
             else ""
         )
-        i += f"; without the mean map of all images {own}{beyond}"
+        own = f"; without the mean map of all images {own}{beyond}"
     return (
-        f"{answer}: {i}; {p_text(p)} under joint shuffles of the patches); taken one by one, "
+        f"{answer}: {i}; {p_text(p)} under joint shuffles of the patches{own}); taken one by one, "
         f"{values['share_significant_queen']:.1%} of {values['n_tested_queen']} maps of images and "
         f"modes are significant at q <= {alpha:g}; {said}."
     )

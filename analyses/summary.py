@@ -13,7 +13,11 @@ from typing import Any
 import click
 
 from frictionstore.analyses.center_edge import CenterEdge, CenterEdgeParameters
-from frictionstore.analyses.class_distance import ClassDistance, ClassDistanceParameters
+from frictionstore.analyses.class_distance import (
+    ClassDistance,
+    ClassDistanceParameters,
+    in_spread_only,
+)
 from frictionstore.analyses.closing_table import (
     ACCURACY,
     Facts,
@@ -308,6 +312,8 @@ def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -
         if "p_mean_distance" in v:
             p = p_holm("mean distance")
             there = "a difference" if p <= LEVEL else "no evidence of a difference"
+            if p <= LEVEL and in_spread_only(v, LEVEL):
+                there = "a difference in spread, perhaps not in mean,"
             parts.append(
                 f"{there} between class mean maps (mean distance {number(v['mean_distance'])}, "
                 f"Holm {p_text(p)})"

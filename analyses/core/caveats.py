@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,3 +81,20 @@ def smallest_p(permutations: int) -> list[str]:
         return []
     least = 1.0 / (permutations + 1)
     return [f"with {permutations} permutations no p-value is below {least:.2g}"]
+
+
+def resolution(permutations: int, alpha: float, n_tests: int) -> list[str]:
+    """Return how small p can be, what q of so many tests rests on, and how small that can be."""
+    if not permutations:
+        return [
+            "q rests on p of the F distribution, which classes of unequal size and heavy tails "
+            "mislead: with permutations it does not"
+        ]
+    said = smallest_p(permutations)
+    least = n_tests / (permutations + 1) / alpha
+    if least > 1:
+        said.append(
+            f"q rests on permutation p: q <= {alpha:g} takes {math.ceil(least - 1e-9)} of the "
+            f"{n_tests} tests at once, fewer with more permutations"
+        )
+    return said

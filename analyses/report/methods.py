@@ -22,7 +22,8 @@ METHODS: dict[str, str] = {
         "Moran's I is computed for every image and mode over neighbouring patches. What decides is "
         "its mean over images, compared with the means under joint shuffles, which move the "
         "patches of all images and modes alike: that images share an effect of position is no "
-        "evidence, that neighbours are alike in it is. The share of single maps that stays "
+        "evidence, that neighbours are alike in it is. Without the mean map of all images what is "
+        "left is structure of their own. The share of single maps that stays "
         "significant after the Benjamini-Hochberg procedure over images, and the notebook's "
         "coefficient of variation, which cannot see space, are given beside it."
     ),
@@ -30,7 +31,8 @@ METHODS: dict[str, str] = {
         "Each class's maps are averaged, and the Euclidean distances and cosines of all pairs of "
         "class means are compared with those under permuted labels and with the distance that "
         "two random halves of one class show. PERMANOVA's pseudo-F asks the same of all images "
-        "at once: spread between classes against spread within."
+        "at once: spread between classes against spread within. PERMDISP asks whether classes are "
+        "as widely spread as each other, and Welch's F whether their means differ whatever it says."
     ),
     "center-edge": (
         "The mean of the patches near the border is divided by the mean of the central block, "
@@ -42,11 +44,13 @@ METHODS: dict[str, str] = {
         "A one-way analysis of variance at every position and mode gives F with its degrees of "
         "freedom, p and eta squared. Labels are permuted and the largest F over all positions "
         "and modes is kept each time: what exceeds 95% of these maxima is significant for the "
-        "whole map at once."
+        "whole map at once. Welch's F does the same for means where classes differ in spread, and "
+        "TFCE and cluster mass for neighbouring positions together. q is of permutation p."
     ),
     "mode-variance": (
         "Each mode's mean map over all images is described by its mean, its variance over "
-        "patches and their ratio, with jackknife intervals over groups of images. The variance "
+        "patches without the noise of the mean and their ratio, with intervals from how groups of "
+        "images differ. The variance "
         "of all values is split into parts between images, between positions, and the rest."
     ),
     "image-summary": (

@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 HEIGHT, EXTENT = 2.0, 0.5
 """Powers of a level's height and of the extent of what lies above it in TFCE."""
 
-LEVELS = 50
+LEVELS = 30
 """Levels of each map, at equal steps up to its largest value."""
 
 FORMING_P = 0.01

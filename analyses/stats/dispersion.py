@@ -90,6 +90,7 @@ class ClassDistances:
         self._moments = moments
         self._means: Floats | None = None
         self.distances = np.zeros(len(classes.labels))
+        self._tests: dict[tuple[int, int], Dispersion] = {}
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._means is None:
@@ -107,12 +108,14 @@ class ClassDistances:
         return first
 
     def test(self, permutations: int, seed: int) -> Dispersion:
-        """Return the test of the distances of the labelled images."""
-        labelled = self._classes.labels >= 0
-        return permdisp(
-            self.distances[labelled], self._classes.labels[labelled], self._classes.counts,
-            permutations, seed,
-        )  # fmt: skip
+        """Return the test of the distances of the labelled images, done once."""
+        if (permutations, seed) not in self._tests:
+            labelled = self._classes.labels >= 0
+            self._tests[permutations, seed] = permdisp(
+                self.distances[labelled], self._classes.labels[labelled], self._classes.counts,
+                permutations, seed,
+            )  # fmt: skip
+        return self._tests[permutations, seed]
 
 
 def class_distances(passes: Passes, feature: str, classes: Classes, n_modes: int) -> ClassDistances:

@@ -25,9 +25,9 @@ class Comparison:
     ratio_low, ratio_high
         Fieller's interval of the ratio; NaN where the centre is not clearly different from 0. Of
         logarithms (`geometric`) the ratio is that of geometric means, and so is its interval.
-    of_ratios
-        Few images decide the means: ratio is the geometric mean of the images' own ratios, with
-        its interval and test, and the difference has no interval. Where values are not positive or
+    of_logarithms
+        Few images decide the means: ratio, with its interval and test, is that of geometric means,
+        over patches as well, and the difference has no interval. Where values are not positive or
         their logarithms are as bad, nothing has.
     difference, difference_low, difference_high
         Mean of edge - centre over images, and its t interval.
@@ -42,7 +42,7 @@ class Comparison:
     ratio: Floats
     ratio_low: Floats
     ratio_high: Floats
-    of_ratios: NDArray[np.bool_]
+    of_logarithms: NDArray[np.bool_]
     difference: Floats
     difference_low: Floats
     difference_high: Floats
@@ -52,11 +52,16 @@ class Comparison:
 
 def higher(one: Comparison, which: int) -> bool:
     """Return whether the edge is higher, by the figure that is tested."""
-    return bool(one.ratio[which] > 1 if one.of_ratios[which] else one.difference[which] > 0)
+    return bool(one.ratio[which] > 1 if one.of_logarithms[which] else one.difference[which] > 0)
 
 
 def compare(
-    centre: Floats, edge: Floats, level: float = 0.95, *, geometric: bool = False
+    centre: Floats,
+    edge: Floats,
+    logarithms: tuple[Floats, Floats] | None = None,
+    level: float = 0.95,
+    *,
+    geometric: bool = False,
 ) -> Comparison:
     """Compare edge and centre of the same images.
 
@@ -72,6 +77,10 @@ def compare(
     centre, edge
         float64 arrays of shape (n_images, ...): mean over the central and the edge patches of
         each image; at least 2 images.
+    logarithms
+        The same of decimal logarithms, centre then edge, NaN where a value is not positive: used
+        where few images decide the means. A mean over few patches of heavy-tailed values is itself
+        decided by few, so that logarithms of the means would differ where the patches do not.
     level
         Coverage of the intervals, in (0, 1).
     geometric
@@ -80,6 +89,8 @@ def compare(
     from scipy.special import stdtr, stdtrit
 
     n = len(centre)
+    if logarithms is None:
+        logarithms = np.full(centre.shape, np.nan), np.full(centre.shape, np.nan)
     quantile = float(stdtrit(n - 1, 0.5 + level / 2))
     c, e = centre.mean(axis=0), edge.mean(axis=0)
     # Variances and covariance of the two means.
@@ -106,17 +117,17 @@ def compare(
         ratio=ratio,
         ratio_low=np.where(skewed, np.nan, low),
         ratio_high=np.where(skewed, np.nan, high),
-        of_ratios=skewed & (not geometric) & (np.minimum(centre, edge).min(axis=0) > 0),
+        of_logarithms=skewed & (not geometric) & np.isfinite(logarithms).all(axis=(0, 1)),
         difference=d,
         difference_low=d - quantile * error,
         difference_high=d + quantile * error,
         t=np.where(skewed, np.nan, t),
         p=np.where(skewed, np.nan, 2.0 * stdtr(n - 1, -np.abs(t))),
     )
-    where = found.of_ratios
+    where = found.of_logarithms
     if where.any():
-        logarithms = np.log10(centre[:, where]), np.log10(edge[:, where])
-        again = compare(*logarithms, level, geometric=True)
+        log_centre, log_edge = (one[:, where] for one in logarithms)
+        again = compare(log_centre, log_edge, level=level, geometric=True)
         for name in ("ratio", "ratio_low", "ratio_high", "t", "p"):
             getattr(found, name)[where] = getattr(again, name)
     return found

@@ -49,8 +49,9 @@ class RegionMeans:
 
     Attributes
     ----------
-    centre, edge
-        float64 of shape (n_images, n_modes).
+    centre, edge, log_centre, log_edge
+        float64 of shape (n_images, n_modes), also of decimal logarithms: NaN where a value is not
+        positive.
     constant
         bool of shape (n_modes,): modes with one value in the whole map.
     """
@@ -63,12 +64,17 @@ class RegionMeans:
         self._central = central
         self.centre = np.empty((n_images, n_modes))
         self.edge = np.empty((n_images, n_modes))
+        self.log_centre, self.log_edge = np.full((2, n_images, n_modes), np.nan)
         self._extremes = Extremes(n_modes)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         self.centre[rows] = values[:, self._central].mean(axis=1, dtype=np.float64)
         self.edge[rows] = values[:, ~self._central].mean(axis=1, dtype=np.float64)
+        positive = np.where(values > 0, values, np.nan).astype(np.float64)
+        logarithm = np.log10(positive)
+        self.log_centre[rows] = logarithm[:, self._central].mean(axis=1)
+        self.log_edge[rows] = logarithm[:, ~self._central].mean(axis=1)
         self._extremes.update(values)
 
     def end_pass(self) -> bool:

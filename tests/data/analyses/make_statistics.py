@@ -49,7 +49,7 @@ def main() -> None:
     )
     field = np.abs(wave(6, 7))
     field[2:5, 1:4] += 9
-    levels = 50
+    levels = 30
     step = field.max() / levels
     tfce = _find_clusters(
         field.ravel(), {"start": step * (1 - 1e-9), "step": step, "e_power": 0.5, "h_power": 2},
