@@ -150,10 +150,7 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
     for k in range(2, n + 1):
         before = M[k - 1]
         M[k] = [
-            [
-                h[i][j] if k == 2 else _dot(h[i], [before[m][j] for m in N], fused[j])
-                for j in N
-            ]
+            [h[i][j] if k == 2 else _dot(h[i], [before[m][j] for m in N], fused[j]) for j in N]
             for i in N
         ]
         for i in N:
@@ -229,8 +226,7 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
         Y = [[f32(0.5) * _dot(W[i], [Y[m][j] for m in N], fused[j]) for j in N] for i in N]
     if X is not None:
         columns = [
-            [_dot([columns[m][i] for m in N], [X[m][j] for m in N], fused[j]) for i in N]
-            for j in N
+            [_dot([columns[m][i] for m in N], [X[m][j] for m in N], fused[j]) for i in N] for j in N
         ]
     error = [[y - f32(i == j) for j, y in enumerate(row)] for i, row in enumerate(gram(columns))]
     residual = _norm([x for row in error for x in row])
