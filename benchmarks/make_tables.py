@@ -13,6 +13,7 @@ import harness
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = Path(__file__).parent / "pages"  # what stands above and below the tables
 ORDER = (
+    "encoders",
     "extraction",
     "encoder",
     "conduit",
@@ -26,6 +27,7 @@ ORDER = (
     "startup",
 )
 TITLES = {
+    "encoders": "The published encoders",
     "extraction": "Extraction against the notebook's method",
     "encoder": "Encoder against the machine's matrix products",
     "conduit": "Conduit kernels against the reference",

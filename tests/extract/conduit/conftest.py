@@ -111,11 +111,11 @@ def _dot(xs: list, ys: list, fused: bool = False):
         if total is None:
             total = x * y
         else:
-            total = rounded_once(x, y, total) if fused else total + x * y
+            total = _rounded_once(x, y, total) if fused else total + x * y
     return total
 
 
-def rounded_once(x, y, z):
+def _rounded_once(x, y, z):
     """`x y + z` of finite numbers of one dtype, rounded once, by way of rational numbers."""
     exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
     if exact == 0:
@@ -246,6 +246,11 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
         "char_coeffs": [f32(x) for x in c[:n]],
         "refinement_residual": residual,
     }
+
+
+@pytest.fixture(scope="session")
+def rounded_once() -> Callable:
+    return _rounded_once
 
 
 @pytest.fixture(scope="session")

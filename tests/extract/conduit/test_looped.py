@@ -36,7 +36,7 @@ def _some(hard_matrices, n: int, step: int) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("n", "step"),
-    [(9, 20), (12, 40), *[pytest.param(n, 8, marks=pytest.mark.slow) for n in range(9, 17)]],
+    [(12, 40), *[pytest.param(n, 8, marks=pytest.mark.slow) for n in range(9, 17)]],
 )
 def test_every_branch_has_the_bits_of_the_reference(n, step, hard_matrices, assert_same_bits):
     A = _some(hard_matrices, n, step)
@@ -46,7 +46,8 @@ def test_every_branch_has_the_bits_of_the_reference(n, step, hard_matrices, asse
         assert_same_bits(x, expected[name], name)
 
 
-@pytest.mark.parametrize("n", [13, pytest.param(16, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [13, 16])
 def test_batches_threads_widths_and_company_do_not_matter(
     n, hard_matrices, assert_same_bits, monkeypatch
 ):
@@ -65,6 +66,7 @@ def test_batches_threads_widths_and_company_do_not_matter(
             assert_same_bits(x[0], whole[name][k], name)
 
 
+@pytest.mark.slow
 def test_other_constants_reach_the_loops(hard_matrices, assert_same_bits):
     A = _some(hard_matrices, 9, 40)
     for rounds in (0, 1, 4):
@@ -76,10 +78,8 @@ def test_other_constants_reach_the_loops(hard_matrices, assert_same_bits):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_reference_multiplies_and_adds_with_one_rounding(dtype):
+def test_the_reference_multiplies_and_adds_with_one_rounding(dtype, rounded_once):
     """Against rational numbers, ties and cancellation included."""
-    from conftest import rounded_once
-
     rng = np.random.default_rng(0)
     bits = 2.0 ** (12 if dtype is np.float32 else 27)
     x, y = (dtype(1) + rng.integers(0, 64, (2, 4000)) / bits).astype(dtype)
@@ -98,6 +98,7 @@ def test_the_reference_multiplies_and_adds_with_one_rounding(dtype):
     assert np.mean(made != x * y + z) > 0.1  # two roundings give something else
 
 
+@pytest.mark.slow
 def test_the_first_call_of_the_largest_compiles_in_seconds(tmp_path):
     code = """
 import time, numpy as np
