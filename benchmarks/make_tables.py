@@ -13,6 +13,7 @@ import harness
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = Path(__file__).parent / "pages"  # what stands above and below the tables
 ORDER = (
+    "encoders",
     "extraction",
     "grids",
     "encoder",
@@ -28,6 +29,7 @@ ORDER = (
     "startup",
 )
 TITLES = {
+    "encoders": "The published encoders",
     "grids": "Large images",
     "extraction": "Extraction against the notebook's method",
     "encoder": "Encoder against the machine's matrix products",

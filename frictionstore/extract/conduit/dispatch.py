@@ -14,7 +14,6 @@ from frictionstore.extract.conduit import repeats
 from frictionstore.extract.conduit.constants import (
     DEFAULTS,
     EXACT_FIELDS,
-    EXACT_FUSED_N,
     FIELDS,
     FUSED_N,
     LARGEST_EXACT_N,
@@ -66,7 +65,7 @@ class Packet(NamedTuple):
     settle_exact: Tensor | None = None
 
 
-def kernel_name(n: int, device: str = "cpu", kernel: str = "auto", *, exact: bool = False) -> str:
+def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
     """The kernel that measures `n` by `n` matrices on a device, as provenance records it.
 
     Parameters
@@ -77,8 +76,6 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto", *, exact: boo
         `cpu`, `cuda` or `cuda:k`.
     kernel : {"auto", "reference", "fused"}
         What was asked for.
-    exact : bool
-        For the exact maps, whose fused kernels may reach further than the conduit's.
 
     Returns
     -------
@@ -100,7 +97,7 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto", *, exact: boo
         fused, package = "fused-gpu", "triton"
     else:
         raise RequestError(f"the conduit runs on cpu and cuda, not on {device}")
-    least, most = EXACT_FUSED_N[fused] if exact else FUSED_N
+    least, most = FUSED_N[fused]
     if not least <= n <= most:
         obstacle = f"it measures n = {least}..{most}, not {n}"
     elif importlib.util.find_spec(package) is None:
@@ -242,23 +239,12 @@ def _measure(
     flat = A.reshape(math.prod(batch), n, n)
     is_numpy = isinstance(A, np.ndarray)
     device = "cpu" if is_numpy else str(A.device)
-    rounded = [name for name in want if name in FIELDS]
-    exact = [name for name in want if name in EXACT_FIELDS]
-    if exact and n > LARGEST_EXACT_N:
+    if n > LARGEST_EXACT_N and not set(want).isdisjoint(EXACT_FIELDS):
         raise RequestError(
             f"the exact maps are made for matrices up to {LARGEST_EXACT_N} x {LARGEST_EXACT_N}; "
             f"got shape {tuple(A.shape)}"
         )
-    kernels = {
-        names: kernel_name(n, device, kernel, exact=names == tuple(exact))
-        for names in (tuple(rounded), tuple(exact))
-        if names
-    }
-    if len(set(kernels.values())) == 1:  # one kernel measures both in one go
-        kernels = {tuple(want): next(iter(kernels.values()))}
-    measured: dict[str, Any] = {}
-    for names, chosen in kernels.items():
-        measured |= _run(flat, names, chosen, threads, constants)
+    measured = _run(flat, want, kernel_name(n, device, kernel), threads, constants)
     fields = {}
     for name in want:
         x = measured[name].reshape(batch + tuple(measured[name].shape[1:]))

@@ -1,14 +1,15 @@
 """The conduit's arithmetic for n = 9 to 16, where a matrix no longer fits registers.
 
-The steps of `program.py` as loops over matrices in memory: written out, the products of step 2 alone
-would be 60,000 operations at n = 16. Some columns of products add their terms with one rounding each
-(see `sums.fused_columns`).
+The steps of `program.py` as loops over matrices in memory: written out, the products of step 2
+alone would be 60,000 operations at n = 16. Some columns of products add their terms with one
+rounding each (see `sums.fused_columns`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Protocol
 
 from frictionstore.extract.conduit import program, sums
@@ -50,7 +51,7 @@ def measure(
 
     Without `packet`, there are no `eigenvectors` and no `refinement_residual`.
     """
-    norm = program.frobenius_norm(op, _rows(A, n))
+    norm = _frobenius_norm(op, A, n * n)
     scale = norm / op.constant(math.sqrt(n), norm)
     least = op.constant(1e-12, scale)
     scale = op.where(scale < least, least, scale)
@@ -103,7 +104,7 @@ def _groups(n: int) -> list[range]:
     """`range(n)` in groups as equal as can be of at most AT_ONCE."""
     count = -(-n // AT_ONCE)
     bounds = [n * k // count for k in range(count + 1)]
-    return [range(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    return [range(*pair) for pair in pairwise(bounds)]
 
 
 def _product(
@@ -163,9 +164,7 @@ def _characteristic_polynomial(
             M.store(place, M.load(place) + x)
 
         _each(op, n, add)
-        total = _sum_over_entries(
-            op, size, lambda e: A.load(e) * M.load(op.position(at, 1, e))
-        )
+        total = _sum_over_entries(op, size, lambda e: A.load(e) * M.load(op.position(at, 1, e)))
         return op.negative(total / k)
 
     trace = op.negative(sums.in_order([A.load(i * n + i) for i in range(n)]))
@@ -190,9 +189,26 @@ def _characteristic_polynomial(
     return [*[c.load(n - 3 - j) for j in range(n - 2)], second, trace], M
 
 
-def _sum_over_entries(
-    op: MemoryOperations, count: int, entry: Callable[[Place], Value]
-) -> Value:
+def _frobenius_norm(op: MemoryOperations, X: Memory, count: int) -> Value:
+    """`sums.of_squares` of at least eight entries, and its root."""
+
+    def block(b: Place) -> list[Value]:
+        entries = [X.load(op.position(b, 8, e)) for e in range(8)]
+        return [x * x for x in entries]
+
+    def add(b: Place, state: list[Value]) -> list[Value]:
+        return [x + y for x, y in zip(state, block(op.position(b, 1, 1)), strict=True)]
+
+    whole = count // 8
+    total = sums.in_order(op.repeat_indexed(whole - 1, block(0), add))
+    rest = [X.load(e) for e in range(8 * whole, count)]
+    if len(rest) == 1:
+        x = op.to_float64(rest[0])  # its square is exact there
+        return op.square_root(op.to_float32(op.to_float64(total) + x * x))
+    return op.square_root(sums.in_order([total, *[x * x for x in rest]]))
+
+
+def _sum_over_entries(op: MemoryOperations, count: int, entry: Callable[[Place], Value]) -> Value:
     """`sums.over_entries` of at least sixteen entries: four streams of four lanes."""
     blocks = count // 16
 
@@ -202,9 +218,7 @@ def _sum_over_entries(
     running = op.repeat_indexed(
         blocks - 1,
         block(0),
-        lambda b, state: [
-            x + y for x, y in zip(state, block(op.position(b, 1, 1)), strict=True)
-        ],
+        lambda b, state: [x + y for x, y in zip(state, block(op.position(b, 1, 1)), strict=True)],
     )
     last = [entry(e) for e in range(16 * blocks, count)]
     for e in range(len(last) // 4 * 4):
@@ -285,9 +299,13 @@ def _newton_schulz(op: MemoryOperations, V: Memory, n: int, rounds: int) -> None
     def halved(i: Place, j: Place, x: Value) -> None:
         made.store(op.position(i, n, j), half * x)
 
+    def use_row(i: Place) -> None:
+        for j in range(n):
+            use(i, j, at(made)(i, j))
+
     def following(_: Place) -> None:
         _product(op, n, at(W), at(Y), halved)
-        _each(op, n, lambda i: [use(i, j, at(made)(i, j)) for j in range(n)] and None)
+        _each(op, n, use_row)
         _product(op, n, at(X), at(W), halved)
         _each(op, n * n, lambda e: X.store(e, made.load(e)))
 
@@ -312,7 +330,7 @@ def _residual(op: MemoryOperations, V: Memory, n: int) -> Value:
         at,
         lambda i, j, y: error.store(op.position(i, n, j), op.where_same(i, j, y - one, y)),
     )
-    return program.frobenius_norm(op, _rows(error, n))
+    return _frobenius_norm(op, error, n * n)
 
 
 def _rayleigh_quotients(op: MemoryOperations, A: Memory, V: Memory, n: int) -> list[Value]:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from frictionstore.extract.conduit import exact, sums
 from frictionstore.extract.conduit.constants import (
-    FUSED_N,
+    LARGEST_DEFINED_N,
     LARGEST_WRITTEN_OUT,
     SINGLE_PRECISION_LIMIT,
     ConduitConstants,
@@ -40,7 +40,7 @@ ENTRIES_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 24}  # a core's cache; enough to
 
 def _product(X: Tensor, Y: Tensor) -> Tensor:
     n = X.shape[0]
-    if n > FUSED_N[1]:
+    if n > LARGEST_DEFINED_N:
         return torch.bmm(X.permute(2, 0, 1), Y.permute(2, 0, 1)).permute(1, 2, 0).contiguous()
     fused = sums.fused_columns(n)
     total = X[:, 0, None] * Y[None, 0, :]
@@ -60,11 +60,13 @@ def _multiply_add(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     the last bit kept odd where anything is lost, so that the rounding at the end sees it.
     """
     if x.dtype == torch.float32:  # products are exact in float64
-        return _rounded_to_odd(*_two_sum(x.double() * y.double(), z.double())).float()
-    product, rest = _two_product(x, y)
-    high, low = _two_sum(z, rest)
-    total, left = _two_sum(product, high)
-    return total + _rounded_to_odd(*_two_sum(left, low))
+        made = _rounded_to_odd(*_two_sum(x.double() * y.double(), z.double())).float()
+    else:
+        product, rest = _two_product(x, y)
+        high, low = _two_sum(z, rest)
+        total, left = _two_sum(product, high)
+        made = total + _rounded_to_odd(*_two_sum(left, low))
+    return torch.where(made == 0, x * y + z, made)  # a zero is exact, and has this one's sign
 
 
 def _two_sum(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -342,7 +344,7 @@ def measure(A: Tensor, constants: ConduitConstants) -> dict[str, Tensor]:
     """
     n = A.shape[-1]
     entries = ENTRIES_AT_ONCE["cpu" if A.device.type == "cpu" else "cuda"]
-    if LARGEST_WRITTEN_OUT < n <= FUSED_N[1]:
+    if LARGEST_WRITTEN_OUT < n <= LARGEST_DEFINED_N:
         entries //= 8  # what a fused product takes in between
     blocks = A.split(max(1, entries // n**2))
     measured = [_measure_block(block, constants) for block in blocks]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-
 COLUMNS = 12  # of a product of matrices, that the library keeps in its registers
 
 

@@ -76,7 +76,7 @@ class CpuEngine(NativeEngine):
         return {
             "encoder_kernel": "onednn" if packed else "torch",
             "conduit_kernel": self.conduit_kernel,
-            **self.exact_kernel(kernel_name(self.model.config.D, exact=True)),
+            **self.exact_kernel(self.conduit_kernel),
             "spectrum_kernel": self.spectrum_kernel("fused-cpu"),
             "attention_kernel": "fused-cpu" if self.fused else "torch",
         }

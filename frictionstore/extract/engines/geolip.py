@@ -271,7 +271,7 @@ class GeolipEngine:
             "torch": torch.__version__,
         }
         if any("exact" in name for name in self.maps):
-            kernel = kernel_name(self.config.D, str(self.device), exact=True)
+            kernel = kernel_name(self.config.D, str(self.device))
             described["exact_kernel"] = kernel
         for key in ("solver", "svd_mode", "svd_method", "svd_compute_dtype"):
             value = getattr(self.model, key, None)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.extract.conduit import conduit_maps, kernel_name
-from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT
 from frictionstore.extract.data.images import thumbnails
 from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum, torch_attention
@@ -89,10 +88,8 @@ class GpuEngine(NativeEngine):
     ) -> None:
         super().__init__(model, maps, device, **options)
         self._transfers = Transfers(device)
-        self.conduit_kernel = kernel_name(model.config.D, "cuda")
-        self.fused = self.conduit_kernel == "fused-gpu" and model.config.D <= LARGEST_WRITTEN_OUT
-        if self.conduit_kernel == "fused-gpu" and not self._kernels_work():
-            self.conduit_kernel, self.fused = "reference", False
+        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
+        self.fused = self.fused and self._kernels_work()
 
     def _kernels_work(self) -> bool:
         """Whether the fused kernels compile and run here; says so where they do not.
@@ -123,11 +120,10 @@ class GpuEngine(NativeEngine):
         """No threads are held."""
 
     def kernels(self) -> dict[str, str]:
-        exact = kernel_name(self.model.config.D, "cuda", exact=True)
         return {
             "encoder_kernel": "torch",
-            "conduit_kernel": self.conduit_kernel,
-            **self.exact_kernel("reference" if self.conduit_kernel == "reference" else exact),
+            "conduit_kernel": "fused-gpu" if self.fused else "reference",
+            **self.exact_kernel("fused-gpu" if self.fused else "reference"),
             "spectrum_kernel": self.spectrum_kernel("fused-gpu"),
             "attention_kernel": "fused-gpu" if self.fused else "torch",
         }
@@ -229,7 +225,7 @@ class GpuEngine(NativeEngine):
     def _measured(
         self, G: Tensor, want: Sequence[str], S: Tensor | None = None
     ) -> dict[str, Tensor]:
-        if self.conduit_kernel == "reference":
+        if not self.fused:
             return conduit_maps(G, want, constants=self.constants, kernel="reference")
         from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
 

@@ -111,11 +111,11 @@ def _dot(xs: list, ys: list, fused: bool = False):
         if total is None:
             total = x * y
         else:
-            total = rounded_once(x, y, total) if fused else total + x * y
+            total = _rounded_once(x, y, total) if fused else total + x * y
     return total
 
 
-def rounded_once(x, y, z):
+def _rounded_once(x, y, z):
     """`x y + z` of finite numbers of one dtype, rounded once, by way of rational numbers."""
     exact = Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z))
     if exact == 0:
@@ -150,10 +150,7 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
     for k in range(2, n + 1):
         before = M[k - 1]
         M[k] = [
-            [
-                h[i][j] if k == 2 else _dot(h[i], [before[m][j] for m in N], fused[j])
-                for j in N
-            ]
+            [h[i][j] if k == 2 else _dot(h[i], [before[m][j] for m in N], fused[j]) for j in N]
             for i in N
         ]
         for i in N:
@@ -229,8 +226,7 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
         Y = [[f32(0.5) * _dot(W[i], [Y[m][j] for m in N], fused[j]) for j in N] for i in N]
     if X is not None:
         columns = [
-            [_dot([columns[m][i] for m in N], [X[m][j] for m in N], fused[j]) for i in N]
-            for j in N
+            [_dot([columns[m][i] for m in N], [X[m][j] for m in N], fused[j]) for i in N] for j in N
         ]
     error = [[y - f32(i == j) for j, y in enumerate(row)] for i, row in enumerate(gram(columns))]
     residual = _norm([x for row in error for x in row])
@@ -250,6 +246,11 @@ def measure_one(A: np.ndarray, T: int = 5, polish: int = 3, rounds: int = 2) -> 
         "char_coeffs": [f32(x) for x in c[:n]],
         "refinement_residual": residual,
     }
+
+
+@pytest.fixture(scope="session")
+def rounded_once() -> Callable:
+    return _rounded_once
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from frictionstore.extract.conduit import exact, looped, program
-from frictionstore.extract.conduit.constants import (
-    EXACT_FUSED_N,
-    LARGEST_WRITTEN_OUT,
-    ConduitConstants,
-)
+from frictionstore.extract.conduit import exact, program
+from frictionstore.extract.conduit.constants import ConduitConstants
 from frictionstore.extract.conduit.kernels.gpu import source as text
 
 if TYPE_CHECKING:
@@ -24,8 +20,6 @@ if TYPE_CHECKING:
 
 BLOCK = 128  # matrices per program
 WARPS = 4
-LOOPED_BLOCK = 32  # above n = 8: a warp, whose matrices' working memory is 1.4 MB at n = 16
-LOOPED_AT_ONCE = 16384  # matrices with working memory at a time
 OPTIONS = {"enable_fp_fusion": False, "num_stages": 1}  # no fused multiply-add, no prefetching
 
 
@@ -81,64 +75,8 @@ def exact_kernel(n: int, from_spectrum: bool, constants: ConduitConstants) -> An
 def kernel(n: int, from_spectrum: bool, packet: bool, constants: ConduitConstants) -> Any:
     """The Triton function for one order, input and kind of result."""
     op, A = _loaded(n, from_spectrum)
-    _store(op, program.measure(op, A, constants, packet), n, packet, constants)
-    return text.triton_function(
-        f"measure({_ARGUMENTS}, BLOCK: tl.constexpr)",
-        op,
-        f"<conduit n={n} from_spectrum={from_spectrum} packet={packet} {constants}>",
-    )
+    fields = program.measure(op, A, constants, packet)
 
-
-class _Given:
-    """The entries of this thread's matrix, by place."""
-
-    def __init__(self, op: text.TextOperations, n: int) -> None:
-        self.op = op
-        self.entries = n * n
-
-    def load(self, place: int | str) -> text.Name:
-        address = f"A + b * {self.entries} + {place}"
-        return self.op.assign(f"tl.load({address}, mask=inside, other=0.0)", text.FLOAT32)
-
-    def store(self, place: int | str, x: text.Name) -> None:
-        raise NotImplementedError
-
-
-@functools.cache
-def looped_kernel(n: int, packet: bool, constants: ConduitConstants) -> tuple[Any, dict[str, int]]:
-    """The Triton function for an order above 8, and the numbers of each kind that a matrix needs."""
-    op = text.TextOperations()
-    # Lanes that were read, not counted, tell Triton nothing of their order: every number is then
-    # dealt with by the one thread of its matrix, and memory needs no barriers.
-    op.line("lane = tl.load(lanes + tl.arange(0, BLOCK))")
-    op.line("b = tl.program_id(0).to(tl.int64) * BLOCK + lane")
-    op.line("inside = b < count")
-    for name in text.MEMORY.values():
-        op.line(f"{name} += tl.program_id(0).to(tl.int64) * BLOCK * {name}_count + lane")
-    _store(op, looped.measure(op, _Given(op, n), n, constants, packet), n, packet, constants)
-    function = text.triton_function(
-        f"measure_looped({_ARGUMENTS}, lanes, narrow, wide, narrow_count: tl.constexpr,"
-        " wide_count: tl.constexpr, BLOCK: tl.constexpr)",
-        op,
-        f"<conduit n={n} packet={packet} {constants}>",
-    )
-    return function, {f"{text.MEMORY[kind]}_count": op.memory_counts[kind] for kind in text.MEMORY}
-
-
-_ARGUMENTS = (
-    "S, A, count, once, friction, settle, slot, eigenvalues, eigenvectors, char_coeffs,"
-    " refinement_residual"
-)
-
-
-def _store(
-    op: text.TextOperations,
-    fields: dict[str, list[Any]],
-    n: int,
-    packet: bool,
-    constants: ConduitConstants,
-) -> None:
-    """The end of a kernel: its results in the order of their ranks."""
     op.line(f"measured = {fields['measured'][0].name} > 0")
     op.line('nan = tl.full((BLOCK,), float("nan"), tl.float32)')
     stores: list[tuple[str, str]] = []
@@ -163,6 +101,12 @@ def _store(
     if packet:
         store("refinement_residual + b", fields["refinement_residual"][0])
     op.store(stores)
+    return text.triton_function(
+        "measure(S, A, count, once, friction, settle, slot, eigenvalues, eigenvectors,"
+        " char_coeffs, refinement_residual, BLOCK: tl.constexpr)",
+        op,
+        f"<conduit n={n} from_spectrum={from_spectrum} packet={packet} {constants}>",
+    )
 
 
 def measure(
@@ -177,8 +121,8 @@ def measure(
     Parameters
     ----------
     A : Tensor of shape (B, n, n), float32, on a CUDA device
-        Symmetric matrices, n in 2..16, of which both triangles are read; with `S`, the matrices `V`
-        whose columns are right singular vectors (n in 2..8).
+        Symmetric matrices, n in 2..8, of which both triangles are read; with `S`, the matrices `V`
+        whose columns are right singular vectors.
     want : sequence of str
         Names of `Packet` fields; those beyond friction, settle, slot and eigenvalues cost a little.
     constants : ConduitConstants
@@ -192,8 +136,6 @@ def measure(
         `reference.measure_exact`.
     """
     import torch
-
-    from frictionstore.extract.conduit import reference
 
     B, n = int(A.shape[0]), int(A.shape[1])
     given = set(want)
@@ -219,13 +161,9 @@ def measure(
         "settle_exact": empty(also, n, dtype=torch.uint8),
     }
     programs: list[tuple[Any, dict[str, Tensor]]] = []
-    if B and rounded and n > LARGEST_WRITTEN_OUT:
-        _measure_looped(A.contiguous(), packet, constants, fields)
-    elif B and rounded:
+    if B and rounded:
         programs.append((kernel(n, S is not None, packet, constants), fields))
-    if exactly and n > EXACT_FUSED_N["fused-gpu"][1]:
-        exact_fields = reference.measure_exact(A, constants)
-    elif B and exactly:
+    if B and exactly:
         programs.append((exact_kernel(n, S is not None, constants), exact_fields))
     if programs:
         matrices = A.contiguous()
@@ -243,36 +181,3 @@ def measure(
                     **options(n),
                 )
     return {name: (fields | exact_fields)[name] for name in want}
-
-
-def _measure_looped(
-    A: Tensor, packet: bool, constants: ConduitConstants, fields: dict[str, Tensor]
-) -> None:
-    """Fill the fields for an order above 8, as many matrices at a time as memory is set aside for."""
-    import torch
-
-    B, n = A.shape[:2]
-    function, counts = looped_kernel(n, packet, constants)
-    block = LOOPED_BLOCK
-    most = min(-(-B // block) * block, LOOPED_AT_ONCE)
-    lanes = torch.arange(block, device=A.device)
-    memory = [
-        torch.empty(most * counts[f"{name}_count"], dtype=dtype, device=A.device)
-        for name, dtype in (("narrow", torch.float32), ("wide", torch.float64))
-    ]
-    with torch.cuda.device_of(A):
-        for first in range(0, B, most):
-            given = A[first : first + most]
-            function[(-(-len(given) // block),)](
-                given,
-                given,
-                len(given),
-                1,
-                *[x[first : first + most] for x in fields.values()],
-                lanes,
-                *memory,
-                **counts,
-                BLOCK=block,
-                num_warps=1,
-                **OPTIONS,
-            )

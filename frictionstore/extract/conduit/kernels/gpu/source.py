@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 FLOAT32, FLOAT64, TRUTH = "tl.float32", "tl.float64", "tl.int1"
-MEMORY = {FLOAT32: "narrow", FLOAT64: "wide"}  # what a kernel calls its memory of each kind
 
 
 class Name:
@@ -52,24 +51,6 @@ class Name:
         return self._infix("&", other, TRUTH)
 
 
-class Memory:
-    """Numbers of each matrix in global memory, by place; neighbours belong to neighbouring threads."""
-
-    def __init__(self, op: TextOperations, first: int, kind: str) -> None:
-        self.op = op
-        self.first = first
-        self.kind = kind
-
-    def _address(self, place: int | str) -> str:
-        return f"{MEMORY[self.kind]} + ({self.first} + {place}) * BLOCK"
-
-    def load(self, place: int | str) -> Name:
-        return self.op.assign(f"tl.load({self._address(place)})", self.kind)
-
-    def store(self, place: int | str, x: Name) -> None:
-        self.op.line(f"tl.store({self._address(place)}, {x.name})")
-
-
 class TextOperations:
     """The `Operations` of `program.py`, appended to the lines of a function's body."""
 
@@ -79,7 +60,6 @@ class TextOperations:
         self._body: list[str] = []
         self._indent = "    "
         self._count = 0
-        self.memory_counts = {FLOAT32: 0, FLOAT64: 0}
 
     def lines(self) -> list[str]:
         """The body so far, indented; constants come first."""
@@ -128,19 +108,6 @@ class TextOperations:
     def where(self, mask: Name, x: Name, y: Name) -> Name:
         return self.assign(f"tl.where({mask.name}, {x.name}, {y.name})", x.kind)
 
-    def fused(self, x: Name, y: Name, z: Name) -> Name:
-        return self.assign(f"tl.fma({x.name}, {y.name}, {z.name})", z.kind)
-
-    def where_same(self, i: int | str, j: int | str, x: Name, y: Name) -> Name:
-        if isinstance(i, int) and isinstance(j, int):
-            return x if i == j else y
-        return self.assign(f"tl.where({i} == {j}, {x.name}, {y.name})", x.kind)
-
-    def memory(self, count: int, like: Name) -> Memory:
-        first = self.memory_counts[like.kind]
-        self.memory_counts[like.kind] += count
-        return Memory(self, first, like.kind)
-
     def load(self, addresses: dict[str, str]) -> list[Name]:
         """Float32 variables of these names, read from these addresses where `inside` is true.
 
@@ -185,10 +152,8 @@ class TextOperations:
         self.loop(str(count), carried, body)
         return carried
 
-    def position(self, outer: int | str, size: int, inner: int | str) -> int | str:
+    def position(self, outer: int | str, size: int, inner: int | str) -> str:
         """`outer * size + inner` of rounds or numbers."""
-        if isinstance(outer, int) and isinstance(inner, int):
-            return outer * size + inner
         return f"({outer} * {size} + {inner})"
 
     def power_of_rounded(self, x: Name) -> Name:
@@ -236,8 +201,7 @@ class TextOperations:
         self.line(f"for {turn} in range({count}):")
         outer, self._indent = self._indent, self._indent + "    "
         after = body(turn, state)
-        if state:
-            self.line(f"{', '.join(x.name for x in state)} = {', '.join(x.name for x in after)}")
+        self.line(f"{', '.join(x.name for x in state)} = {', '.join(x.name for x in after)}")
         self._indent = outer
 
 
