@@ -33,6 +33,8 @@ from frictionstore.text import printable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from frictionstore.analyses.core.figures import On
+
 Floats = NDArray[np.float64]
 NAME = RELIABILITY
 QUESTION = "How much of a map would be the same if the same images were measured again?"
@@ -352,10 +354,10 @@ class Reliability:
             columns["classes"] = by_class
 
         def share_map(what: str, title: str) -> Any:
-            def draw() -> Figure:
+            def draw(on: On = None) -> Figure:
                 from frictionstore.analyses.core import figures
 
-                return figures.mode_maps(arrays[what], title, "share of the values")
+                return figures.mode_maps(arrays[what], title, "share of the values", on=on)
 
             return draw
 

@@ -24,6 +24,8 @@ WRITING = {
     ("frictionstore.text", "os.open"): "the null device",
     ("frictionstore.cli.main", "open"): "the streams of the process itself",
     ("frictionstore.share.pack", "archive.open"): "an entry of the zip that io made",
+    ("frictionstore.share.export", "archive.open"): "a member of the npz that io made",
+    ("frictionstore.share.export", "data.to_netcdf"): "into the file that io made",
     ("frictionstore.store.writer", "zarr.open_array"): "zarr writes shards, in a folder of ours",
     ("frictionstore.extract.engines.geolip", "torch.save"): "in a temporary folder",
     ("analyses.core.results", "np.savez_compressed"): "in a folder that was made for it",

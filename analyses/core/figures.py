@@ -5,7 +5,7 @@ Colour maps are perceptually uniform; every axis has a label; modes say which is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.source import mode_name
 from frictionstore.text import printable
 
 SEQUENTIAL = "viridis"
+
+On = Figure | Sequence[Axes] | None
+"""Where to draw: an empty figure, axes of somebody's own, or a new figure without a display."""
 
 # Text stays text in SVG, and the same figure gives the same file.
 rcParams["svg.fonttype"] = "none"
@@ -42,6 +46,43 @@ def save_figure(figure: Figure, path: Path) -> None:
     )
 
 
+def panels(
+    on: On, size: tuple[float, float], down: int = 1, across: int = 1, count: int = 1
+) -> tuple[Figure, list[Axes], bool]:
+    """The figure, `count` axes of it, and whether it is made for them alone.
+
+    Raises
+    ------
+    AnalysisError
+        Axes were given, and they are not as many.
+    """
+    if on is None or isinstance(on, Figure):
+        figure = Figure(layout="constrained") if on is None else on
+        figure.set_size_inches(*size)
+        return figure, [figure.add_subplot(down, across, k + 1) for k in range(count)], True
+    if len(on) != count:
+        raise AnalysisError(
+            f"this figure has {count} panels, and {len(on)} axes were given: give it "
+            f"{count}, or none for a figure of its own"
+        )
+    root = on[0].get_figure(root=True)
+    assert isinstance(root, Figure)
+    return root, list(on), False
+
+
+def draw_into(draw: Callable[..., Figure], ax: Any) -> Any:
+    """Draw one of a result's figures into axes, or into a new pyplot figure; the axes."""
+    if ax is not None:
+        axes: list[Axes] = list(np.ravel(ax))
+        draw(on=axes)
+        return ax
+    from matplotlib import pyplot
+
+    figure = draw(on=pyplot.figure(layout="constrained"))
+    made = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    return made[0] if len(made) == 1 else np.array(made, dtype=object)
+
+
 def _colour_bar(figure: Figure, image: Any, axes: Axes, label: str) -> None:
     bar = figure.colorbar(image, ax=axes, shrink=0.85)
     bar.set_label(plain(label))
@@ -53,6 +94,7 @@ def mode_maps(
     label: str,
     *,
     skip: NDArray[np.bool_] | None = None,
+    on: On = None,
 ) -> Figure:
     """Draw one map per mode, each with its own colour scale.
 
@@ -73,10 +115,11 @@ def mode_maps(
     ]
     across = min(len(modes), 4)
     down = -(-len(modes) // max(across, 1))
-    figure = Figure(figsize=(3.4 * max(across, 1), 3.1 * max(down, 1)), layout="constrained")
-    figure.suptitle(plain(title, 80))
-    for index, mode in enumerate(modes):
-        axes = figure.add_subplot(down, across, index + 1)
+    size = (3.4 * max(across, 1), 3.1 * max(down, 1))
+    figure, places, alone = panels(on, size, down, across, len(modes))
+    if alone:
+        figure.suptitle(plain(title, 80))
+    for axes, mode in zip(places, modes, strict=True):
         image = axes.imshow(values[..., mode], cmap=SEQUENTIAL)
         axes.set_title(mode_name(mode, n_modes))
         axes.set_xlabel("patch column")
@@ -86,11 +129,16 @@ def mode_maps(
 
 
 def matrix(
-    values: NDArray[Any], names: Sequence[str], title: str, label: str, axis: str = "class"
+    values: NDArray[Any],
+    names: Sequence[str],
+    title: str,
+    label: str,
+    axis: str = "class",
+    *,
+    on: On = None,
 ) -> Figure:
     """Draw a square matrix; the names are those of its rows and columns, up to 40 of them."""
-    figure = Figure(figsize=(6.0, 5.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,), _ = panels(on, (6.0, 5.0))
     image = axes.imshow(values, cmap=SEQUENTIAL)
     axes.set_title(plain(title, 80))
     axes.set_xlabel(axis if axis != "true" else "predicted class")
@@ -113,12 +161,12 @@ def intervals(
     label: str,
     *,
     reference: dict[str, float] | None = None,
+    on: On = None,
 ) -> Figure:
     """Draw a point and an interval per name, and named vertical reference lines."""
     centre, low, high = (np.asarray(a, np.float64) for a in (centre, low, high))
     shown = min(len(names), 60)
-    figure = Figure(figsize=(6.5, 1.4 + 0.28 * shown), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,), _ = panels(on, (6.5, 1.4 + 0.28 * shown))
     place = np.arange(shown)[::-1]
     spread = np.abs(np.stack([centre - low, high - centre]))[:, :shown]
     axes.errorbar(centre[:shown], place, xerr=spread, fmt="o", capsize=3, color="tab:blue")
@@ -133,12 +181,13 @@ def intervals(
     return figure
 
 
-def histograms(series: dict[str, NDArray[Any]], title: str, label: str, count: str) -> Figure:
+def histograms(
+    series: dict[str, NDArray[Any]], title: str, label: str, count: str, *, on: On = None
+) -> Figure:
     """Draw a histogram per series on common bins."""
     finite = {name: values[np.isfinite(values)] for name, values in series.items()}
     finite = {name: values for name, values in finite.items() if values.size}
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,), _ = panels(on, (6.0, 4.0))
     if finite:
         low = min(float(v.min()) for v in finite.values())
         high = max(float(v.max()) for v in finite.values())
@@ -152,10 +201,11 @@ def histograms(series: dict[str, NDArray[Any]], title: str, label: str, count: s
     return figure
 
 
-def stacked_shares(names: Sequence[str], shares: dict[str, ArrayLike], title: str) -> Figure:
+def stacked_shares(
+    names: Sequence[str], shares: dict[str, ArrayLike], title: str, *, on: On = None
+) -> Figure:
     """Draw a horizontal bar per name, split into shares of 1."""
-    figure = Figure(figsize=(6.5, 1.6 + 0.4 * len(names)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, (axes,), alone = panels(on, (6.5, 1.6 + 0.4 * len(names)))
     place = np.arange(len(names))[::-1]
     left = np.zeros(len(names))
     colours = ("#440154", "#21918c", "#fde725")
@@ -167,5 +217,8 @@ def stacked_shares(names: Sequence[str], shares: dict[str, ArrayLike], title: st
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the total variance")
     axes.set_title(plain(title, 80))
-    figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    if alone:
+        figure.legend(loc="outside lower center", ncols=3, fontsize="small")
+    else:
+        axes.legend(fontsize="small")
     return figure

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import saved
 from frictionstore.analyses.core.claims import Claim, answer, compared, table
+from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.null_verdicts import beside
 from frictionstore.analyses.core.saved import RESULT_FILE, Identity, identity_of, plain
 from frictionstore.analyses.core.saved_files import write_csv
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from frictionstore.analyses.core.figures import On
     from frictionstore.analyses.core.source import MapStore
 
 INLINE_ROWS = 2000
@@ -80,7 +82,7 @@ class Result:
     provenance
         Digest and fingerprint of the store, package versions, command.
     figures
-        Name to a function that draws the figure.
+        Name to a function that draws the figure; `plot` calls it, with `on=` for where.
     shown
         Names of the tables that are printed on a terminal.
     claims
@@ -100,7 +102,7 @@ class Result:
     sentences: list[str]
     caveats: list[str]
     provenance: dict[str, Any]
-    figures: dict[str, Callable[[], Figure]] = field(default_factory=dict, repr=False)
+    figures: dict[str, Callable[..., Figure]] = field(default_factory=dict, repr=False)
     shown: tuple[str, ...] = ()
     claims: list[Claim] = field(default_factory=list)
 
@@ -240,6 +242,55 @@ class Result:
         # Last, so that a folder with this file is complete even before it gets its name.
         write_atomic(folder / RESULT_FILE, json.dumps(content, allow_nan=False).encode())
 
+    def plot(self, figure: str | None = None, ax: Any = None) -> Any:
+        """Draw a figure of the result with matplotlib.
+
+        Parameters
+        ----------
+        figure
+            One of `figures`; by default the first.
+        ax
+            The axes to draw in, as many as the figure has panels; by default a new pyplot figure.
+
+        Returns
+        -------
+        Axes, or an array of Axes
+            `ax`, or those of the new figure.
+
+        Raises
+        ------
+        AnalysisError
+            The result has no such figure, or the axes are too few or too many.
+        """
+        name = next(iter(self.figures), None) if figure is None else figure
+        if name is None or name not in self.figures:
+            asked = "" if name is None else f" {printable(name, 60)!r}"
+            raise AnalysisError(
+                f"this result of {self.analysis} has no figure{asked}: it has "
+                f"{', '.join(self.figures) or 'none'}"
+            )
+        from frictionstore.analyses.core.figures import draw_into
+
+        return draw_into(self.figures[name], ax)
+
+    def cite(self, style: str = "text") -> str:
+        """What to quote so that others can make these figures again.
+
+        Parameters
+        ----------
+        style : {"text", "bibtex"}
+
+        Returns
+        -------
+        str
+            Analysis, store and its digest, parameters, seed, command and versions.
+        """
+        from frictionstore.analyses.core.citation import cited
+
+        what = f"{self.analysis} of {self.feature}" if self.feature else self.analysis
+        seed = {} if self.seed is None else {"seed": self.seed}
+        return cited(what, {**self.parameters, **seed}, self.provenance, style)
+
     def _repr_html_(self) -> str:
         return html(self)
 
@@ -275,13 +326,13 @@ def _has_pyarrow() -> bool:
     return find_spec("pyarrow") is not None
 
 
-def drawn(kind: str, *args: Any, **options: Any) -> Callable[[], Figure]:
+def drawn(kind: str, *args: Any, **options: Any) -> Callable[..., Figure]:
     """Return a function that draws with `figures`, imported only then: it takes half a second."""
 
-    def draw() -> Figure:
+    def draw(on: On = None) -> Figure:
         from frictionstore.analyses.core import figures
 
-        made: Figure = getattr(figures, kind)(*args, **options)
+        made: Figure = getattr(figures, kind)(*args, on=on, **options)
         return made
 
     return draw

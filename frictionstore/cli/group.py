@@ -27,6 +27,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "diff": ("frictionstore.cli.share:diff", "Compare two stores, value by value."),
     "merge": ("frictionstore.cli.share:merge", "Put stores of one kind into one."),
     "subset": ("frictionstore.cli.share:subset", "Copy some images of a store into a new one."),
+    "export": ("frictionstore.cli.export:export", "Write a store as npz, CSV, Parquet or netCDF."),
     "pull": ("frictionstore.cli.share:pull", "Fetch a store from an address."),
     "analyze": (
         "frictionstore.analyses.cli:analyze",

@@ -134,7 +134,7 @@ def pull(source: str, folder: Path, overwrite: bool, as_json: bool, quiet: bool)
     _say_copied(outcome, "pulled", as_json, quiet)
 
 
-def _separate(text: str | None) -> list[str] | None:
+def separate(text: str | None) -> list[str] | None:
     """The parts of a comma-separated option."""
     return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
 
@@ -172,7 +172,7 @@ def merge(
     from frictionstore.store.combine import merge as combine
 
     shown = watched(quiet, as_json)
-    made = combine(stores, out, names=_separate(names), overwrite=overwrite, show_progress=shown)
+    made = combine(stores, out, names=separate(names), overwrite=overwrite, show_progress=shown)
     _say_made(made, as_json, quiet)
 
 
@@ -201,8 +201,8 @@ def subset(
     from frictionstore.store.combine import subset as select
 
     made = select(
-        store, out, classes=_separate(classes), splits=_separate(splits), limit=limit,
-        maps=_separate(maps), overwrite=overwrite, show_progress=watched(quiet, as_json),
+        store, out, classes=separate(classes), splits=separate(splits), limit=limit,
+        maps=separate(maps), overwrite=overwrite, show_progress=watched(quiet, as_json),
     )  # fmt: skip
     _say_made(made, as_json, quiet)
 

@@ -1,4 +1,4 @@
-"""Folders that are made beside a place and get it when they are whole, with what is kept there.
+"""Folders, and a user's files, that are made beside a place and get it when they are whole.
 
 What gives way is removed only as far as the caller has seen and named it: what somebody put there
 since stays, under a name beside the place. No link is followed.
@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from frictionstore.errors import BusyError, StoreError
-from frictionstore.io.durable import fsync_path
+from frictionstore.io.durable import fsync_path, new_file, replace
 from frictionstore.io.locate import refuse_inside_store
 from frictionstore.io.owned import exchange, exclusive, read_plain, rename_new
 from frictionstore.text import printable
@@ -58,6 +59,31 @@ def aside(folder: Path) -> Iterator[Path]:
             with suppress(FileNotFoundError):  # it was given a name
                 if os.path.samestat(made, os.lstat(new)):
                     shutil.rmtree(new, ignore_errors=True)
+
+
+@contextmanager
+def file_aside(path: Path, overwrite: bool) -> Iterator[BinaryIO]:
+    """A new file beside `path`, which gets its name when the block ends, and is gone if it raises.
+
+    Raises
+    ------
+    StoreError
+        `path` lies in a store, is a folder, or is there and is not to be replaced.
+    """
+    refuse_inside_store(path)
+    if path.is_dir() or (os.path.lexists(path) and not overwrite):
+        taken = f"{printable(path)} exists: choose another file"
+        if path.is_dir():
+            raise StoreError(taken)
+        raise StoreError(f"{taken}, or replace it with", option="overwrite=True")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with new_file(temporary) as file:
+        yield file
+    try:
+        (replace if overwrite else rename_new)(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.format import schema
@@ -23,8 +23,10 @@ WIDE_IDS_BYTES = 64 << 20
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     import xarray as xr
     import zarr
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from frictionstore.store.rows import RowReader
@@ -190,10 +192,14 @@ class Store:
 
     def _check_name(self, name: str) -> None:
         if name not in self.header.arrays:
-            raise StoreError(
-                f"{printable(self.location)} has no map {printable(name)!r}: "
-                f"it has {', '.join(self.maps)}" + did_you_mean(name, self.header.arrays)
-            )
+            self.refuse_name(name)
+
+    def refuse_name(self, name: str) -> NoReturn:
+        """Raise the error for a map that it does not have."""
+        raise StoreError(
+            f"{printable(self.location)} has no map {printable(name)!r}: "
+            f"it has {', '.join(self.maps)}" + did_you_mean(name, self.header.arrays)
+        )
 
     def __getitem__(self, name: str) -> zarr.Array:
         from frictionstore.store.checked import RowArray
@@ -329,6 +335,26 @@ class Store:
         }
         return data.set_coords([name for name in schema.INDEX if name in data])
 
+    def to_pandas(self, maps: Iterable[str] | str = ()) -> pd.DataFrame:
+        """One row an image.
+
+        Parameters
+        ----------
+        maps : names of maps, optional
+            Add each one's mean over the patches (and the repeats, where there are any), float64,
+            as a column a mode, ``friction_0_mean`` the largest singular value's; of a map without
+            modes, ``recon_error_mean``. Read in bounded memory.
+
+        Returns
+        -------
+        DataFrame
+            ``image_id``, ``label`` (-1 for none), ``class``, in a merged store ``split``, where
+            there are groups ``group``, then the means; ``attrs`` has the store's digest.
+        """
+        from frictionstore.store.table import to_pandas
+
+        return to_pandas(self, maps)
+
     # ---- showing itself ---------------------------------------------------------------------
 
     def summary(self) -> dict[str, Any]:
@@ -366,6 +392,32 @@ class Store:
             "request": request,
             "provenance": self.provenance,
         }
+
+    def plot(
+        self, image: int | str, map: str = "friction", mode: int = 1, ax: Axes | None = None
+    ) -> Axes:
+        """Draw one map of one image with matplotlib.
+
+        Parameters
+        ----------
+        image : int or str
+            Its row, or its id.
+        map : str
+            A map; friction in logarithmic colours (where it is positive, else blank), the mean of
+            repeats, a thumbnail as it is.
+        mode : int
+            0 is the largest singular value; of no matter for a map without modes.
+        ax : matplotlib Axes, optional
+            Where to draw; by default in a new pyplot figure.
+
+        Returns
+        -------
+        matplotlib Axes
+        """
+        from frictionstore.store.picture import draw
+
+        self._check_name(map)
+        return draw(self, image, map, mode, ax)
 
     def __repr__(self) -> str:
         rows, columns = self.grid

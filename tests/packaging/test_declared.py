@@ -33,6 +33,8 @@ FOLDERS = {  # the first prefix that fits: which extras its imports may rest on
     "frictionstore/extract/": ("extract", "geolip"),
     "frictionstore/extract/job.py": ("extract",),
     "frictionstore/share/hub.py": ("remote",),
+    "frictionstore/share/export.py": ("export",),
+    "frictionstore/torch.py": ("extract",),
     "frictionstore/io/remote.py": ("remote",),
     "frictionstore/": (),
     "analyses/": (),
