@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from frictionstore.check.opening import open_store as open
     from frictionstore.check.verify import verify
     from frictionstore.errors import FrictionstoreError
+    from frictionstore.format.own_maps import OwnMap
     from frictionstore.share.pack import pack, unpack
     from frictionstore.share.push_pull import pull, push
     from frictionstore.store.combine import merge, subset
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FrictionstoreError",
+    "OwnMap",
     "Store",
     "__version__",
     "analyses",
@@ -45,6 +47,7 @@ __all__ = [
 
 _PUBLIC = {
     "FrictionstoreError": ("frictionstore.errors", "FrictionstoreError"),
+    "OwnMap": ("frictionstore.format.own_maps", "OwnMap"),
     "Store": ("frictionstore.store.reader", "Store"),
     "diff": ("frictionstore.check.diff", "diff"),
     "from_arrays": ("frictionstore.store.importing", "from_arrays"),

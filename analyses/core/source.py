@@ -393,8 +393,6 @@ def require_feature(store: MapStore, feature: str) -> int:
     AnalysisError
         If the store has no such map, or it is not a map over patches.
     """
-    from frictionstore.format.schema import MAPS
-
     usable = maps_over_patches(store)
     names = stored_maps(store, feature)
     if not set(names) <= set(usable):
@@ -408,10 +406,17 @@ def require_feature(store: MapStore, feature: str) -> int:
             + did_you_mean(feature, [*usable, *(f"{LOG}{known}" for known in usable)])
         )
     plain = plain_feature(store.maps, feature)
-    one = (
-        plain in MAPS and not MAPS[plain].modes if plain in store.maps else plain in (ERANK, RATIO)
-    )
+    one = not _has_modes(store, plain) if plain in store.maps else plain in (ERANK, RATIO)
     return 1 if one else int(store.n_modes)
+
+
+def _has_modes(store: MapStore, name: str) -> bool:
+    """Return whether a map has a mode axis: as the table says, or one of somebody's own has."""
+    from frictionstore.format.schema import MAPS
+
+    if name in MAPS:
+        return MAPS[name].modes
+    return next(iter(store.iter_chunks([name], 1, 1)))[1][name].ndim > 3
 
 
 def mode_name(mode: int, n_modes: int) -> str:

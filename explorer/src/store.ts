@@ -7,7 +7,7 @@ import { CheckedCrc32c } from "./crc32c.js";
 import { HttpSource, ReadError } from "./source.js";
 
 const ATTRIBUTES = "frictionstore";
-const FORMAT = 1;
+const FORMATS = [1, 2];
 const CACHE_BYTES = 256 * 1024 * 1024; // decoded chunks kept
 const AT_ONCE = 6; // chunks read at the same time
 
@@ -116,8 +116,9 @@ export class Store {
     if (typeof own !== "object" || own === null) {
       throw new ReadError(`${where} is not a store of frictionstore: its attributes have no entry`);
     }
-    if (own.format !== FORMAT) {
-      throw new ReadError(`${where} has format ${own.format}, this explorer reads ${FORMAT}`);
+    if (!FORMATS.includes(own.format)) {
+      const known = FORMATS.join(" and ");
+      throw new ReadError(`${where} has format ${own.format}, this explorer reads ${known}`);
     }
     if (own.complete !== true) {
       throw new ReadError(`${where} is not complete: run its extraction again`);

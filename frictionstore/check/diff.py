@@ -131,7 +131,7 @@ def diff(
         _maps_without_match(first, second), _maps_without_match(second, first), {},
     )  # fmt: skip
     names = [name for name in first.maps if name not in result.maps_a]
-    result.maps = {name: MapDifference(name) for name in names}
+    result.maps = {name: MapDifference(name, first.header.arrays[name].spec) for name in names}
     total = result.common * len(names)
     with progress_bar(total, "comparing", show=show_progress) as advance:
         for name in names:

@@ -13,8 +13,8 @@ from frictionstore.check.rounding import (
     FAR_SHARE,
     IMAGE_PATCHES,
     IMAGE_SHARE,
-    RULES,
     Floats,
+    rule_of,
 )
 from frictionstore.format import schema
 from frictionstore.text import printable
@@ -78,6 +78,7 @@ class MapDifference:
     """
 
     name: str
+    spec: schema.MapSpec
     values: int = 0
     differing: int = 0
     within: int = 0
@@ -94,7 +95,7 @@ class MapDifference:
 
     def add(self, a: NDArray[Any], b: NDArray[Any], ids: list[str]) -> None:
         """Count one block of images, arrays of one shape with `ids` along the first axis."""
-        spec, rule = schema.MAPS[self.name], RULES[self.name]
+        spec, rule = self.spec, rule_of(self.name)
         dims = spec.dims
         if spec.modes:  # repeats, where there are any, before the modes
             a, b = (np.moveaxis(values, spec.mode_axis, -1) for values in (a, b))
@@ -131,7 +132,7 @@ class MapDifference:
 
     def _add_far(self, far: NDArray[np.bool_], ids: list[str]) -> None:
         self.far += int(far.sum())
-        modes = far.shape[-1] if schema.MAPS[self.name].modes else 1
+        modes = far.shape[-1] if self.spec.modes else 1
         hit = far.reshape(len(far), -1, modes).any(axis=-1)
         wrong = np.flatnonzero(hit.sum(axis=1) >= max(IMAGE_PATCHES, IMAGE_SHARE * hit.shape[1]))
         self.wrong_images += wrong.size
@@ -163,7 +164,7 @@ class MapDifference:
     @property
     def reasons(self) -> list[str]:
         """What rounding does not explain, a phrase each."""
-        rule = RULES[self.name]
+        rule = rule_of(self.name)
         what = "differ" if rule.bound is None else "are beyond the bound for rounding"
         beyond = self.values - self.within
         found = []
@@ -185,9 +186,9 @@ class MapDifference:
             "verdict": self.verdict,
             "values": self.values,
             "differing": self.differing,
-            "within_rounding": self.within if RULES[self.name].bound else None,
-            "far_beyond_rounding": self.far if RULES[self.name].far else None,
-            "wrong_images": self.wrong_images if RULES[self.name].far else None,
+            "within_rounding": self.within if rule_of(self.name).bound else None,
+            "far_beyond_rounding": self.far if rule_of(self.name).far else None,
+            "wrong_images": self.wrong_images if rule_of(self.name).far else None,
             "beyond_rounding_because": self.reasons,
             "median_relative": self.median_relative,
             "largest_absolute": self.absolute.as_json(),

@@ -141,3 +141,8 @@ RULES |= {
     for name in ("friction", "settle")
     for kind in ("_exact", "_repeats", "_exact_repeats")
 }
+
+
+def rule_of(name: str) -> Rule:
+    """The rule of a map; of somebody's own nothing is known, and every difference counts."""
+    return RULES.get(name, Rule(share=0.0, far=False))

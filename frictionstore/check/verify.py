@@ -184,7 +184,7 @@ def verify(
 
 def _unit_of(key: str) -> Iterator[int]:
     parts = key.split("/")
-    if len(parts) > 2 and parts[0] in schema.ARRAYS and parts[1] == "c" and parts[2].isdecimal():
+    if len(parts) > 2 and parts[1] == "c" and parts[2].isdecimal():
         yield int(parts[2])
 
 

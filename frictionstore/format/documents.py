@@ -21,8 +21,10 @@ LARGEST_CHUNK_BYTES = 1 << 28  # of one chunk; beyond schema.CHUNK_BYTES for one
 LARGEST_UNIT_BYTES = 1 << 30  # of one shard, where it is more than one image
 
 
-def check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPlan]:
-    """The arrays of a group, from its parsed zarr.json.
+def check_arrays(
+    group: dict[str, Any], specs: Mapping[str, schema.MapSpec], where: str
+) -> dict[str, schema.ArrayPlan]:
+    """The arrays of a group, from its parsed zarr.json and the maps that it may have.
 
     Raises
     ------
@@ -45,7 +47,8 @@ def check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPla
         "consolidated_metadata": {**consolidated, "metadata": {}},
     }
     _check_same(bare, group_of({}, {}), fail)
-    unknown = sorted(set(documents) - set(schema.ARRAYS))
+    known = {**specs, **schema.INDEX}
+    unknown = sorted(set(documents) - set(known))
     if unknown:
         raise StoreError(
             f"{where} has an array {printable(unknown[0])!r} that format 1 does not have"
@@ -53,11 +56,14 @@ def check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPla
     missing = [name for name in schema.INDEX if name not in documents]
     if missing:
         raise StoreError(f"{where} lacks the array {missing[0]}")
-    if not set(documents) & set(schema.MAPS):
-        raise StoreError(f"{where} has no map: expected some of {', '.join(schema.MAPS)}")
+    if not set(documents) & set(specs):
+        raise StoreError(f"{where} has no map: expected some of {', '.join(specs)}")
+    absent = [name for name in specs if name not in schema.MAPS and name not in documents]
+    if absent:
+        raise StoreError(f"{where} declares the map {absent[0]} in its request and lacks it")
     arrays = {
         name: _check_array(spec, documents[name], where)
-        for name, spec in schema.ARRAYS.items()
+        for name, spec in known.items()
         if name in documents
     }
     label = arrays["label"]

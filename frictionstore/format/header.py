@@ -17,6 +17,7 @@ from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.documents import check_arrays
 from frictionstore.format.fingerprint import fingerprint, parse_json
+from frictionstore.format.own_maps import format_of, map_specs
 from frictionstore.format.plan import Shard, StorePlan, document_bytes, group_document
 from frictionstore.format.shards import CRC_BYTES, index_size
 from frictionstore.io.base import SMALL_FILE_BYTES, Location
@@ -113,7 +114,7 @@ class Header:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        return tuple(name for name in schema.MAPS if name in self.arrays)
+        return tuple(name for name in self.arrays if name not in schema.INDEX)
 
     @property
     def n_images(self) -> int:
@@ -193,7 +194,11 @@ def read_group(document: bytes, where: str) -> tuple[dict[str, Any], dict[str, s
     """
     group = _parse_object(document, where)
     attributes = _check_attributes(group, where)
-    arrays = schema.described(check_arrays(group, where), attributes["mode_order"])
+    try:
+        specs = map_specs(attributes["request"])
+    except RequestError as error:
+        raise StoreError(f"{where}: {error}") from None
+    arrays = schema.described(check_arrays(group, specs, where), attributes["mode_order"])
     _check_splits(attributes, arrays["label"].shape[0], where)
     return attributes, arrays
 
@@ -262,10 +267,11 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
     found = own.get("format")
     if found is True or not isinstance(found, int):
         raise StoreError(f"{where} has no format number in its attributes: it cannot be read")
-    if found != schema.FORMAT:
+    if found not in (schema.FORMAT, schema.WITH_OWN_MAPS):
         raise StoreError(
-            f"{where} has format {found}, this version reads format {schema.FORMAT}: "
-            "use the version of frictionstore that wrote it, or a newer one"
+            f"{where} has format {found}, this version reads formats {schema.FORMAT} and "
+            f"{schema.WITH_OWN_MAPS}: use the version of frictionstore that wrote it, or a newer "
+            "one"
         )
     if own.get("complete") is not True:
         raise StoreError(f"{where} is not complete: run its extraction again")
@@ -290,6 +296,8 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         expected = None
     require("fingerprint", own["fingerprint"] == expected, "the request's hash")
+    due = format_of(own["request"])
+    require("format", found == due, f"{due}, that of its request")
     require(
         "class_names",
         isinstance(names, list) and all(isinstance(name, str) for name in names),

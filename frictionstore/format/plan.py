@@ -13,6 +13,7 @@ from typing import Any
 from frictionstore.errors import RequestError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import fingerprint
+from frictionstore.format.own_maps import format_of, map_specs
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class StorePlan:
 
     @property
     def arrays(self) -> dict[str, schema.ArrayPlan]:
-        arrays = schema.plan_arrays(self.rows, self.n_images, self.shard_images)
+        arrays = schema.plan_arrays(
+            self.rows, self.n_images, self.shard_images, map_specs(self.request)
+        )
         return schema.described(arrays, schema.mode_order(self.request))
 
     @property
@@ -84,7 +87,7 @@ class StorePlan:
         known = dict(sorted((shards if shards is not None else {}).items()))
         return {
             **self.attributes,
-            "format": schema.FORMAT,
+            "format": format_of(self.request),
             "request": self.request,
             "fingerprint": self.fingerprint,
             "class_names": self.class_names,

@@ -15,6 +15,7 @@ from frictionstore.io.base import TOKEN
 from frictionstore.text import did_you_mean
 
 FORMAT = 1
+WITH_OWN_MAPS = 2  # the format of stores with maps that are not in this table (`own_maps`)
 ATTRIBUTES_KEY = "frictionstore"
 MANIFEST = "MANIFEST.sha256"
 PROVENANCE = "provenance.json"
@@ -212,7 +213,7 @@ def mode_order(request: Mapping[str, Any]) -> str:
     return AS_STORED if readout else MODE_ORDER
 
 
-def check_maps(names: Iterable[str]) -> tuple[str, ...]:
+def check_maps(names: Iterable[str], specs: Mapping[str, MapSpec] = MAPS) -> tuple[str, ...]:
     """`names` in the registry's order, without repeats.
 
     Raises
@@ -221,15 +222,15 @@ def check_maps(names: Iterable[str]) -> tuple[str, ...]:
         A name is not in the registry, or there are none.
     """
     asked = set(names)
-    unknown = sorted(asked - set(MAPS))
+    unknown = sorted(asked - set(specs))
     if unknown:
         raise RequestError(
-            f"unknown map {unknown[0]!r}: the maps are {', '.join(MAPS)}"
-            + did_you_mean(unknown[0], MAPS)
+            f"unknown map {unknown[0]!r}: the maps are {', '.join(specs)}"
+            + did_you_mean(unknown[0], specs)
         )
     if not asked:
-        raise RequestError(f"no map was named: choose among {', '.join(MAPS)}")
-    return tuple(name for name in MAPS if name in asked)
+        raise RequestError(f"no map was named: choose among {', '.join(specs)}")
+    return tuple(name for name in specs if name in asked)
 
 
 def with_repeats(names: Iterable[str], count: int) -> tuple[str, ...]:
@@ -331,13 +332,15 @@ def row_bytes(spec: MapSpec, row_shape: tuple[int, ...]) -> int:
     return size
 
 
-def default_shard_images(rows: Mapping[str, tuple[int, ...]], n_images: int) -> int:
+def default_shard_images(
+    rows: Mapping[str, tuple[int, ...]], n_images: int, specs: Mapping[str, MapSpec] = MAPS
+) -> int:
     """Images per shard for maps whose single image has the shapes `rows`.
 
     A power of two such that the largest map's shard holds at most `SHARD_BYTES` raw, doubled
     (once) while the store would have more than `MANY_FILES` files; no more than the store needs.
     """
-    largest = max(row_bytes(MAPS[name], shape) for name, shape in rows.items())
+    largest = max(row_bytes(specs[name], shape) for name, shape in rows.items())
     images = power_of_two(SHARD_BYTES // largest)
     files = len(rows) + len(INDEX)
     while (
@@ -350,7 +353,10 @@ def default_shard_images(rows: Mapping[str, tuple[int, ...]], n_images: int) -> 
 
 
 def plan_arrays(
-    rows: Mapping[str, tuple[int, ...]], n_images: int, shard_images: int
+    rows: Mapping[str, tuple[int, ...]],
+    n_images: int,
+    shard_images: int,
+    specs: Mapping[str, MapSpec] = MAPS,
 ) -> dict[str, ArrayPlan]:
     """The arrays of a store of `n_images`, in the registry's order; index arrays last.
 
@@ -359,14 +365,16 @@ def plan_arrays(
     rows : mapping of map name to the shape of one image in it
     shard_images : int
         Images per shard, a power of two, the same for every array.
+    specs : mapping of map name to MapSpec
+        With those of somebody's own.
     """
     if shard_images < 1 or shard_images & (shard_images - 1):
         raise RequestError(f"images per shard is {shard_images}: it must be a power of two")
     plans = {}
-    for name, spec in ARRAYS.items():
-        if name in MAPS and name not in rows:
+    for name, spec in {**specs, **INDEX}.items():
+        if name in specs and name not in rows:
             continue
-        shape = rows[name] if name in MAPS else ()
+        shape = rows[name] if name in specs else ()
         chunk = min(power_of_two(CHUNK_BYTES // row_bytes(spec, shape)), shard_images)
         plans[name] = ArrayPlan(spec, (n_images, *shape), chunk, shard_images)
     return plans

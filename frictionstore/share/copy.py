@@ -20,6 +20,7 @@ from frictionstore.check.verify import verify
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.header import Header, damaged, read_header
+from frictionstore.format.plan import document_bytes
 from frictionstore.format.schema import CARD
 from frictionstore.io.base import TOKEN, Location
 from frictionstore.io.durable import (
@@ -34,6 +35,7 @@ from frictionstore.io.pieces import feed, for_each, same
 from frictionstore.io.regular import sha256_of
 from frictionstore.progress import progress_bar
 from frictionstore.store.place import (
+    TRANSFER_FILE,
     belongs,
     check_replaceable,
     is_store,
@@ -161,6 +163,8 @@ def _prepare(target: Path, header: Header) -> None:
             f"{printable(partial)} is the unfinished rest of something else: finish that, or "
             "remove the folder"
         )
+    if "own_maps" in header.request:  # whose folders are ours to remove
+        write_atomic(partial / TRANSFER_FILE, document_bytes({"request": header.request}))
     there = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
     needed = sum(header.shard_bytes.values()) - there
     free = shutil.disk_usage(partial).free

@@ -21,6 +21,7 @@ from frictionstore.errors import RequestError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import differing
 from frictionstore.format.ids import check_ids
+from frictionstore.format.own_maps import format_of, map_specs
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
 from frictionstore.store.gather import gather
@@ -163,7 +164,8 @@ def subset(
         A class, split or map is not in the store, or no image is left.
     """
     parent = open_store(store)
-    chosen_maps = parent.maps if maps is None else schema.check_maps(maps)
+    known = map_specs(parent.request)
+    chosen_maps = parent.maps if maps is None else schema.check_maps(maps, known)
     for name in chosen_maps:
         _ = parent[name]
     keep = np.ones(parent.n_images, dtype=bool)
@@ -352,12 +354,15 @@ def _write(
     show_progress: bool,
 ) -> Store:
     count = sum(segment.rows.size for segment in segments)
-    shard_images = schema.default_shard_images(rows, count)
+    own = {name: said for name, said in request.pop("own_maps", {}).items() if name in rows}
+    request |= {"own_maps": own} if own else {}
+    specs = map_specs(request)
+    shard_images = schema.default_shard_images(rows, count, specs)
     request = {
         **request,
-        "format": schema.FORMAT,
+        "format": format_of(request),
         "count": count,
-        "maps": {name: schema.MAPS[name].dtype for name in rows},
+        "maps": {name: specs[name].dtype for name in rows},
         "shard_images": shard_images,
     }
     plan = StorePlan(request, count, rows, shard_images, classes, _attributes(segments))

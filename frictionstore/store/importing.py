@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from frictionstore.errors import RequestError
 from frictionstore.format import schema
 from frictionstore.format.ids import check_ids, check_text
+from frictionstore.format.own_maps import OwnMap, format_of, map_specs
 from frictionstore.format.plan import StorePlan
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.writer import StoreWriter
@@ -30,6 +31,7 @@ def from_arrays(
     path: str | os.PathLike[str],
     maps: Mapping[str, Any],
     *,
+    own: Mapping[str, OwnMap] | None = None,
     label: Any = None,
     class_names: Sequence[str] | None = None,
     image_id: Sequence[str] | None = None,
@@ -47,6 +49,9 @@ def from_arrays(
         ``S``, ``friction``, ``settle``, ... (`frictionstore.format.schema.MAPS`), each of shape
         (image, row, col, mode) or as the registry says; repeats (``friction_repeats``, ...) have a
         fifth axis. Anything `numpy.asarray` takes.
+    own : mapping of map name to OwnMap, optional
+        What the maps are that the registry does not have: each has a description, and dims, a
+        dtype and a unit (`frictionstore.OwnMap`). Every analysis takes them as it takes the others.
     label : array of int, shape (image,), optional
         Position in `class_names`, -1 for none. Default: none of the images has a label.
     class_names : sequence of str, optional
@@ -75,32 +80,38 @@ def from_arrays(
     StoreError
         `path` holds something else.
     """
-    names = schema.check_maps(maps)
+    request: dict[str, Any] = {"kind": "import"}
+    if own:
+        request["own_maps"] = {name: one.as_json() for name, one in own.items()}
+    specs = map_specs(request)
+    absent = [name for name in own or () if name not in maps]
+    if absent:
+        raise RequestError(f"own describes the map {absent[0]}, which is not among the maps")
+    names = schema.check_maps(maps, specs)
     if mode_order not in ("descending", "ascending"):
         raise RequestError(
             f"mode_order is {mode_order!r}: it must be 'descending' (largest singular value "
             "first) or 'ascending'" + did_you_mean(mode_order, ("descending", "ascending"))
         )
     arrays = {name: np.asarray(maps[name]) for name in names}
-    n = _check_shapes(arrays)
+    n = _check_shapes(arrays, specs)
     ids = _image_ids(image_id, n)
     for name in names:
-        arrays[name] = _converted(schema.MAPS[name], arrays[name], ids)
-        if schema.MAPS[name].modes:
-            arrays[name] = _largest_first(schema.MAPS[name], arrays[name], mode_order)
+        arrays[name] = _converted(specs[name], arrays[name], ids)
+        if specs[name].modes:
+            arrays[name] = _largest_first(specs[name], arrays[name], mode_order)
     labels, classes = _labels(label, class_names, n)
     for name in classes:
         check_text(name, f"class name {printable(name, 60)!r}")
     index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
     rows = {name: array.shape[1:] for name, array in arrays.items()}
     if shard_images is None:
-        shard_images = schema.default_shard_images(rows, n)
-    request = {
-        "kind": "import",
-        "format": schema.FORMAT,
+        shard_images = schema.default_shard_images(rows, n, specs)
+    request |= {
+        "format": format_of(request),
         "count": n,
         "content_sha256": _content_hash({**arrays, **index}, classes),
-        "maps": {name: schema.MAPS[name].dtype for name in names},
+        "maps": {name: specs[name].dtype for name in names},
         "shard_images": shard_images,
     }
     plan = StorePlan(request, n, rows, shard_images, classes)
@@ -125,11 +136,11 @@ def from_arrays(
     return open_store(path)
 
 
-def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> int:
+def _check_shapes(arrays: Mapping[str, NDArray[Any]], specs: Mapping[str, schema.MapSpec]) -> int:
     """Number of images; every array fits its dims and the others."""
     sizes: dict[str, tuple[str, int]] = {}
     for name, array in arrays.items():
-        dims = schema.MAPS[name].dims
+        dims = specs[name].dims
         if array.ndim != len(dims):
             raise RequestError(
                 f"{name} has shape {array.shape}: expected {len(dims)} axes ({', '.join(dims)})"

@@ -10,19 +10,21 @@ import os
 import re
 from pathlib import Path
 
-from frictionstore.errors import StoreError
+from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import parse_json, read_json
 from frictionstore.format.header import parse_manifest
+from frictionstore.format.own_maps import own_maps
 from frictionstore.io import owned
 from frictionstore.io.base import SMALL_FILE_BYTES
 from frictionstore.io.durable import fsync_path
 
 PLAN_FILE = "plan.json"
 JOURNAL = "journal"
+TRANSFER_FILE = "transfer.json"  # the request of a store that is on its way here
 REPLACED = "replaced"  # what the mark in such a folder says it is
 
-_TOP = {"zarr.json", schema.MANIFEST, schema.PROVENANCE, PLAN_FILE, "transfer.json", f"{JOURNAL}/"}
+_TOP = {"zarr.json", schema.MANIFEST, schema.PROVENANCE, PLAN_FILE, TRANSFER_FILE, f"{JOURNAL}/"}
 _RECORD = re.compile(rf"{JOURNAL}/unit-\d+\.json")
 _IN_ARRAY = re.compile(r"(zarr\.json|c/|c(/\d+)+/?)")
 _UNFINISHED = re.compile(r"(.*/)?(?:\.([^/]+)\.[0-9a-f]+\.tmp|(\d+)\.(?:part|[0-9a-f]+\.partial))")
@@ -55,6 +57,7 @@ def belongs(folder: Path) -> owned.Ours:
     except StoreError:
         listed = set()
     listed |= {f"{above}/" for key in listed for above in Path(key).parents}
+    arrays = set(schema.ARRAYS) | _own_arrays(folder)
     start = owned.read_plain(folder, schema.CARD, len(_CARD))
     top = _TOP | {schema.CARD} if start in (None, _CARD) else _TOP
 
@@ -65,9 +68,20 @@ def belongs(folder: Path) -> owned.Ours:
         if begun:
             return ours((begun[1] or "") + (begun[2] or begun[3]))
         array, _, rest = key.partition("/")
-        return array in schema.ARRAYS and (not rest or bool(_IN_ARRAY.fullmatch(rest)))
+        return array in arrays and (not rest or bool(_IN_ARRAY.fullmatch(rest)))
 
     return ours
+
+
+def _own_arrays(folder: Path) -> set[str]:
+    """Maps of somebody's own that a store, whole or not, or a transfer says it has."""
+    found: set[str] = set()
+    for name in (PLAN_FILE, TRANSFER_FILE):
+        try:
+            found |= set(own_maps(read_json(folder, name)["request"]))
+        except (OSError, StoreError, RequestError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
 
 
 def take(target: Path, what: str) -> str | None:
@@ -91,7 +105,7 @@ def take(target: Path, what: str) -> str | None:
 
 def _left_before_marks(partial: Path) -> bool:
     """Whether an earlier version left the folder: its plan or its note of a transfer says so."""
-    for name, known in ((PLAN_FILE, {"request", "n_images"}), ("transfer.json", {"digest"})):
+    for name, known in ((PLAN_FILE, {"request", "n_images"}), (TRANSFER_FILE, {"digest"})):
         try:
             found = parse_json(owned.read_plain(partial, name, SMALL_FILE_BYTES) or b"")
         except ValueError:

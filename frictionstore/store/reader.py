@@ -208,7 +208,7 @@ class Store:
         return RowArray.of(self.group[name], self._rows)  # type: ignore[arg-type]
 
     def __getattr__(self, name: str) -> zarr.Array:
-        if name in schema.ARRAYS:
+        if name in schema.ARRAYS or ("header" in self.__dict__ and name in self.header.arrays):
             return self[name]
         raise AttributeError(
             f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
@@ -363,7 +363,7 @@ class Store:
         return {
             "name": self.name,
             "location": self.header.location.text,
-            "format": schema.FORMAT,
+            "format": self.attributes["format"],
             "images": self.n_images,
             "grid": list(self.grid),
             "modes": self.n_modes,

@@ -14,13 +14,14 @@ import frictionstore as fs
 from frictionstore.check.diff import diff
 from frictionstore.check.map_difference import MapDifference
 from frictionstore.check.rounding import EPS, RECON_ROUNDINGS, recon_error_bound
+from frictionstore.format.schema import MAPS
 
 GRID = (8, 8)
 
 
 def judged(name: str, a: np.ndarray, b: np.ndarray, batch: int = 500) -> MapDifference:
     """The difference of one map, fed a batch of images at a time."""
-    found = MapDifference(name)
+    found = MapDifference(name, MAPS[name])
     for first in range(0, len(a), batch):
         part = slice(first, first + batch)
         ids = [f"i{k}" for k in range(first, first + len(a[part]))]

@@ -224,7 +224,7 @@ def test_bad_selections_are_explained(whole: Path, tmp_path: Path) -> None:
 def test_an_interrupted_merge_goes_on(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("frictionstore.format.schema.default_shard_images", lambda rows, n: 16)
+    monkeypatch.setattr("frictionstore.format.schema.default_shard_images", lambda *rest: 16)
     whole = merge(pair, tmp_path / "c.zarr")
     write = StoreWriter.write_unit
     written = []

@@ -158,7 +158,7 @@ def test_changed_metadata_is_noticed(make_store: MakeStore) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 2, "has format 2, this version reads format 1"),
+        ("format", 3, "has format 3, this version reads formats 1 and 2"),
         ("format", True, "no format number"),
         ("format", None, "no format number"),
         ("complete", False, "is not complete"),
