@@ -98,7 +98,7 @@ class ClassDistances:
         labels = self._classes.labels[rows]
         known = labels >= 0
         away = arrays[self._feature][known] - self._means[labels[known]]
-        square = np.square(away.reshape(len(away), -1)).sum(axis=1)
+        square = np.square(away).sum(axis=tuple(range(1, away.ndim)))  # of no image, too
         n = self._classes.counts[labels[known]]
         self.distances[rows][known] = np.sqrt(square * n / (n - 1))
 

@@ -104,9 +104,27 @@ def unpack(archive: str, out: Path | None, overwrite: bool, as_json: bool, quiet
 @store_argument
 @click.argument("destination")
 @overwrite_option
+@click.option(
+    "--viewer",
+    is_flag=True,
+    help="At the Hub: add a table for its viewer (needs the extra export) and a picture.",
+)
+@click.option(
+    "--results",
+    type=click.Path(path_type=Path),
+    help="Saved results of this store, three of which the card at the Hub is to say.",
+)
 @json_option
 @quiet_option
-def push(store: str, destination: str, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def push(
+    store: str,
+    destination: str,
+    overwrite: bool,
+    viewer: bool,
+    results: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Send a store to s3://BUCKET/PREFIX, hf://datasets/OWNER/NAME or a folder.
 
     It goes there under its own name, with a card that says what it is; readers see it only when
@@ -115,7 +133,10 @@ def push(store: str, destination: str, overwrite: bool, as_json: bool, quiet: bo
     from frictionstore.share.push_pull import push as send
 
     shown = watched(quiet, as_json)
-    outcome = send(store, destination, overwrite=overwrite, show_progress=shown)
+    outcome = send(
+        store, destination, overwrite=overwrite, viewer=viewer, results=results,
+        show_progress=shown,
+    )  # fmt: skip
     _say_copied(outcome, "pushed", as_json, quiet)
 
 

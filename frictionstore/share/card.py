@@ -5,6 +5,10 @@ Texts from the store are somebody's data: they stand in code spans, one line eac
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from urllib.parse import quote
+
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import leaves
 from frictionstore.format.header import Header
@@ -20,7 +24,15 @@ def code(text: object, limit: int = 100) -> str:
     return f"`{shown}`" if shown.strip() else "(empty)"
 
 
-def card(header: Header, name: str, address: str) -> bytes:
+def card(
+    header: Header,
+    name: str,
+    address: str,
+    *,
+    picture: str | None = None,
+    found: Sequence[tuple[str, str, list[str]]] = (),
+    table: str | None = None,
+) -> bytes:
     """Markdown with the metadata block the Hub reads.
 
     Parameters
@@ -30,6 +42,12 @@ def card(header: Header, name: str, address: str) -> bytes:
         Name of the store.
     address : str
         Where a reader opens it.
+    picture : str, optional
+        Path of a picture of it, from the card.
+    found : sequence of (question, answer, caveats)
+        What analyses found.
+    table : str, optional
+        Path of the table that the Hub's viewer is to show, from the top of the repository.
     """
     stored = sum(header.shard_bytes.values())
     lines = [
@@ -37,6 +55,7 @@ def card(header: Header, name: str, address: str) -> bytes:
         "tags:",
         "- frictionstore",
         "- zarr",
+        *(_viewed(table) if table is not None else []),
         "---",
         "",
         f"# {code(name)}",
@@ -48,6 +67,7 @@ def card(header: Header, name: str, address: str) -> bytes:
         f"{header.n_images:,} images, {byte_count(stored)}. Along the mode axis, "
         f"{schema.ORDER_IN_WORDS[header.mode_order]}.",
         "",
+        *_shown(picture, found),
         "| array | dimensions | shape | type | meaning |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -88,3 +108,27 @@ def card(header: Header, name: str, address: str) -> bytes:
         "",
     ]
     return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _viewed(table: str) -> list[str]:
+    """Which file the viewer shows; without this it would look into the store's."""
+    data = ["- config_name: default", f"  data_files: {json.dumps(table)}"]
+    return ["configs:", *data]
+
+
+def _shown(picture: str | None, found: Sequence[tuple[str, str, list[str]]]) -> list[str]:
+    """The picture, and a line each of what was found, with what is to be known beside it."""
+    lines = []
+    if picture is not None:
+        lines += [f"![Maps of some of its images]({quote(picture)})", ""]
+    if found:
+        lines += ["## Found", ""]
+    for asked, said, caveats in found:
+        lines.append(f"- {code(asked)}: {plain(said)}")
+        lines += [f"  - {plain(caveat)}" for caveat in caveats]
+    return [*lines, ""] if found else lines
+
+
+def plain(text: str) -> str:
+    """Somebody's sentence in which Markdown and HTML read nothing but text."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>()#+!|~&$:@" else c for c in printable(text, 2000))

@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.errors import FrictionstoreError, RequestError
+from frictionstore.errors import RequestError
 from frictionstore.format import schema
 from frictionstore.installed import install_command
 from frictionstore.io.aside import file_aside
@@ -94,7 +94,7 @@ def export(
     return target
 
 
-def _about(store: Store) -> str:
+def about(store: Store) -> str:
     """What a file of another format says of where it is from."""
     return json.dumps({"store": store.name, "digest": store.digest, "attributes": store.attributes})
 
@@ -102,7 +102,7 @@ def _about(store: Store) -> str:
 def _npz(store: Store, names: list[str], file: BinaryIO, advance: Advance) -> None:
     """Members as `numpy.savez` names them, written a block at a time."""
     index = index_columns(store, slice(0, store.n_images))
-    texts: dict[str, Any] = {"class_names": store.class_names, "about": _about(store)}
+    texts: dict[str, Any] = {"class_names": store.class_names, "about": about(store)}
     texts |= {key: index[key].tolist() for key in ("image_id", "split", "group") if key in index}
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         with archive.open("label.npy", "w") as member:
@@ -158,7 +158,7 @@ def _csv(store: Store, names: list[str], file: BinaryIO, advance: Advance) -> No
 def arrow() -> Any:
     """pyarrow, or the advice to install it."""
     if find_spec("pyarrow") is None:
-        raise FrictionstoreError(
+        raise RequestError(
             f"Parquet needs pyarrow, which is not installed: {install_command('export')}"
         )
     import pyarrow.parquet
@@ -177,7 +177,7 @@ def _parquet(store: Store, names: list[str], file: BinaryIO, advance: Advance) -
         said = {"shape": json.dumps(plan.shape[1:]), "dims": json.dumps(plan.spec.dims[1:]),
                 "units": plan.spec.unit, "description": plan.spec.description}  # fmt: skip
         fields.append(pa.field(name, pa.list_(kind, size), metadata=said))
-    layout = pa.schema(fields, metadata={"frictionstore": _about(store)})
+    layout = pa.schema(fields, metadata={"frictionstore": about(store)})
     with pa.parquet.ParquetWriter(file, layout, compression="zstd") as writer:
         for rows, arrays in store.iter_chunks(names):
             columns = [

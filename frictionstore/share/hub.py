@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def push_to_hub(
     there: Header | None,
     card: bytes,
     *,
+    beside: Mapping[str, bytes | str] | None = None,
     api: Any = None,
     show_progress: bool = False,
 ) -> tuple[int, int]:
@@ -64,6 +65,8 @@ def push_to_hub(
     there : Header or None
         What is complete at the address now.
     card : bytes
+    beside : mapping of path in the repository to bytes or the path of a file, optional
+        What goes there with the store. Where the store itself is there already, only this goes.
     api : optional
         What to ask instead of a new `huggingface_hub.HfApi`.
 
@@ -98,7 +101,15 @@ def push_to_hub(
         api.create_commit(operations=operations, commit_message=message, **asked)
 
     folder: Path = header.location.path
+    extra = [
+        hub.CommitOperationAdd(path_in_repo=to, path_or_fileobj=of)
+        for to, of in (beside or {}).items()
+    ]
     with _explained(rest):
+        if there is not None and there.digest == header.digest:
+            extra.append(hub.CommitOperationAdd(path_in_repo=at(CARD), path_or_fileobj=card))
+            commit(extra, f"What the viewer shows of {Path(path).name or name}")
+            return len(extra), 0
         if not api.repo_exists(name, repo_type=repo_type):
             api.create_repo(name, repo_type=repo_type, private=True, exist_ok=True)
         present = _hashes(api, [at(key) for key in header.manifest], asked)
@@ -129,7 +140,7 @@ def push_to_hub(
                 moved += count
                 advance(count)
         last: list[tuple[str, bytes | str]] = [(at(CARD), card)]
-        if path and not _exists(api, CARD, asked):
+        if path and CARD not in (beside or {}) and not _exists(api, CARD, asked):
             # the Hub shows the card at the top of a repository; one that is there is left alone
             last.append((CARD, card))
         if (folder / schema.PROVENANCE).is_file():
@@ -138,6 +149,7 @@ def push_to_hub(
         gone = sorted(there.manifest.keys() - header.manifest.keys()) if there is not None else []
         commit(
             [
+                *extra,
                 *(hub.CommitOperationAdd(path_in_repo=to, path_or_fileobj=of) for to, of in last),
                 *(hub.CommitOperationDelete(path_in_repo=at(key)) for key in gone),
             ],

@@ -12,8 +12,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from tempfile import TemporaryFile
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 from frictionstore.check.shard import WHOLE_FILE_BYTES
 from frictionstore.errors import RequestError, StoreError
@@ -23,11 +25,13 @@ from frictionstore.format.schema import CARD
 from frictionstore.io.base import Location
 from frictionstore.io.locate import locate
 from frictionstore.io.pieces import for_each, same
-from frictionstore.io.remote import RemoteLocation, locate_remote
+from frictionstore.io.remote import RemoteLocation, locate_remote, split_hub
 from frictionstore.progress import progress_bar
 from frictionstore.share.card import card
 from frictionstore.share.copy import THREADS, Copied, copy_store, store_name, target_in
 from frictionstore.share.hub import push_to_hub
+from frictionstore.store.place import CARD_START
+from frictionstore.store.reader import Store
 from frictionstore.text import printable
 
 
@@ -72,6 +76,8 @@ def push(
     destination: str,
     *,
     overwrite: bool = False,
+    viewer: bool = False,
+    results: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
     hub_api: Any = None,
 ) -> Copied:
@@ -84,6 +90,11 @@ def push(
         The store goes there under its own name; what ends in ``.zarr`` is the store's.
     overwrite : bool
         Replace another store there. Readers are told meanwhile that it is not complete.
+    viewer : bool
+        Of a repository at the Hub: also a table for its viewer (a row an image: id, class, means of
+        its maps, thumbnail) and a picture for its card.
+    results : path, optional
+        A folder of saved results of this store, three of which the card then says.
     show_progress : bool
     hub_api : optional
         What to ask instead of a new `huggingface_hub.HfApi`.
@@ -96,6 +107,11 @@ def push(
         The store is damaged, the destination holds another, or its server refuses.
     """
     place = locate(store)
+    if (viewer or results is not None) and not destination.lower().startswith("hf://"):
+        raise RequestError(
+            f"{printable(destination)} has no viewer: a table and findings go with a store to "
+            "hf://datasets/OWNER/NAME only"
+        )
     if "://" not in destination or destination.lower().startswith("file://"):
         return _push_to_folder(place, destination, overwrite, show_progress)
     scheme = destination.split("://", 1)[0].lower()
@@ -111,21 +127,60 @@ def push(
     assert isinstance(target, RemoteLocation)
     header = read_header(place)
     there = _complete_there(target)
-    if there is not None and there.digest == header.digest:
+    same_there = there is not None and there.digest == header.digest
+    if same_there and not viewer and results is None:
         return Copied(target.text, header.digest, 0, 0)
-    if there is not None and not overwrite:
+    if there is not None and not same_there and not overwrite:
         raise StoreError(
             f"{printable(target.text)} holds another store (digest {there.digest[:12]}): choose "
             "another place, or replace it with",
             option="overwrite=True",
         )
-    text = card(header, store_name(address), target.text)
     if scheme == "hf":
-        rest = address.split("://", 1)[1]
-        moved = push_to_hub(header, rest, there, text, api=hub_api, show_progress=show_progress)
+        with _beside(header, address, target.text, viewer, results) as (text, beside):
+            moved = push_to_hub(
+                header, address.split("://", 1)[1], there, text,
+                beside=beside, api=hub_api, show_progress=show_progress,
+            )  # fmt: skip
     else:
+        text = card(header, store_name(address), target.text)
         moved = _push_to_s3(header, target, there, text, show_progress)
     return Copied(target.text, header.digest, *moved)
+
+
+@contextmanager
+def _beside(
+    header: Header,
+    address: str,
+    shown: str,
+    viewer: bool,
+    results: str | os.PathLike[str] | None,
+) -> Iterator[tuple[bytes, dict[str, bytes | str]]]:
+    """The store's card, and what else goes into its repository at the Hub."""
+    name = store_name(address)
+    if not viewer and results is None:
+        yield card(header, name, shown), {}
+        return
+    from frictionstore.share.viewer import findings, picture, write_table
+
+    found = findings(Path(results), header.digest) if results is not None else []
+    kind, repository, revision, path = split_hub(address.split("://", 1)[1])
+    beside: dict[str, bytes | str] = {}
+    table = image = above = None
+    with TemporaryDirectory() as folder:
+        if viewer:
+            store = Store(header, header.location.text)
+            stem = f"viewer/{name.removesuffix('.zarr')}"
+            table, image, above = f"{stem}.parquet", f"{stem}.png", "../" * (path.count("/") + 1)
+            write_table(store, Path(folder) / "table.parquet")
+            beside[table] = str(Path(folder) / "table.parquet")
+            beside[image] = picture(store)
+        above_all = f"hf://{kind}/{repository}@{quote(revision, safe='')}"
+        top = locate_remote(above_all).read(CARD) if path else None
+        if path and (top is None or top.startswith(CARD_START)):  # one of others is left alone
+            beside[CARD] = card(header, name, shown, picture=image, found=found, table=table)
+        inner = f"{above}{image}" if image is not None else None
+        yield card(header, name, shown, picture=inner, found=found), beside
 
 
 def _push_to_folder(

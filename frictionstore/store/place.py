@@ -28,7 +28,7 @@ _TOP = {"zarr.json", schema.MANIFEST, schema.PROVENANCE, PLAN_FILE, TRANSFER_FIL
 _RECORD = re.compile(rf"{JOURNAL}/unit-\d+\.json")
 _IN_ARRAY = re.compile(r"(zarr\.json|c/|c(/\d+)+/?)")
 _UNFINISHED = re.compile(r"(.*/)?(?:\.([^/]+)\.[0-9a-f]+\.tmp|(\d+)\.(?:part|[0-9a-f]+\.partial))")
-_CARD = b"---\ntags:\n- frictionstore\n"
+CARD_START = b"---\ntags:\n- frictionstore\n"
 
 
 def partial_path(target: Path) -> Path:
@@ -58,8 +58,8 @@ def belongs(folder: Path) -> owned.Ours:
         listed = set()
     listed |= {f"{above}/" for key in listed for above in Path(key).parents}
     arrays = set(schema.ARRAYS) | _own_arrays(folder)
-    start = owned.read_plain(folder, schema.CARD, len(_CARD))
-    top = _TOP | {schema.CARD} if start in (None, _CARD) else _TOP
+    start = owned.read_plain(folder, schema.CARD, len(CARD_START))
+    top = _TOP | {schema.CARD} if start in (None, CARD_START) else _TOP
 
     def ours(key: str) -> bool:
         if key in top or key in listed or _RECORD.fullmatch(key):
