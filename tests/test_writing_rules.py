@@ -26,6 +26,7 @@ WRITING = {
     ("frictionstore.share.pack", "archive.open"): "an entry of the zip that io made",
     ("frictionstore.share.export", "archive.open"): "a member of the npz that io made",
     ("frictionstore.share.export", "data.to_netcdf"): "into the file that io made",
+    ("frictionstore.share.viewer", "FigureCanvasAgg(figure).print_png"): "into memory",
     ("frictionstore.store.writer", "zarr.open_array"): "zarr writes shards, in a folder of ours",
     ("frictionstore.extract.engines.geolip", "torch.save"): "in a temporary folder",
     ("analyses.core.results", "np.savez_compressed"): "in a folder that was made for it",

@@ -76,12 +76,13 @@ def test_a_store_without_thumbnails_has_figures_alone(
 
 
 def test_the_cards_lead_to_table_and_picture(store: fs.Store, at_hub: FakeHub) -> None:
-    import yaml  # what huggingface_hub reads it with
+    from huggingface_hub import metadata_load
 
     push(store.location, TO, viewer=True, hub_api=at_hub)
     root = sent(at_hub)
     top, inner = ((root / name).read_text() for name in ("README.md", "small.zarr/README.md"))
-    head = yaml.safe_load(top.split("---\n")[1])
+    head = metadata_load(root / "README.md")
+    assert head is not None
     assert head["configs"] == [{"config_name": "default", "data_files": "viewer/small.parquet"}]
     assert (root / head["configs"][0]["data_files"]).is_file()
     assert "configs" not in inner
