@@ -23,7 +23,7 @@ def cited(what: str, parameters: Mapping[str, Any], of: Mapping[str, Any], style
     versions = of.get("versions", {})
     made = json.dumps(plain(parameters), allow_nan=False) if parameters else "none"
     lines = [
-        f"store: {store}, {of.get('n_images', '?')} images, SHA-256 digest {digest}",
+        f"store: {store}, {of.get('n_images', 0):,} images, SHA-256 digest {digest}",
         *([f"classes: {', '.join(map(printable, of['classes']))}"] if "classes" in of else []),
         f"parameters: {printable(made, 4000)}",
         f"command: {printable(of.get('command', 'unknown'), 4000)}",

@@ -88,7 +88,13 @@ def card(
         more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
         shown = ", ".join(code(text, 40) for text in names[:SHOWN_CLASSES])
         lines += ["", f"{len(names):,} classes: {shown}{more}."]
-    lines += [
+    lines += _opening(header, address)
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def _opening(header: Header, address: str) -> list[str]:
+    """How it is opened and known again."""
+    return [
         "",
         "## Open it",
         "",
@@ -107,7 +113,6 @@ def card(
         f"- check a copy with `frictionstore verify` or `sha256sum -c {schema.MANIFEST}`",
         "",
     ]
-    return "\n".join(lines).encode("utf-8", "replace")
 
 
 def _viewed(table: str) -> list[str]:

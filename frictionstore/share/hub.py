@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,68 +94,83 @@ def push_to_hub(
     repo_type = {"datasets": "dataset", "spaces": "space", "models": "model"}[kind]
     api = hub.HfApi() if api is None else api
     asked = {"repo_id": name, "repo_type": repo_type, "revision": revision}
-
-    def at(key: str) -> str:
-        return f"{path}/{key}" if path else key
-
-    def commit(operations: list[Any], message: str) -> None:
-        api.create_commit(operations=operations, commit_message=message, **asked)
-
-    folder: Path = header.location.path
-    extra = [
-        hub.CommitOperationAdd(path_in_repo=to, path_or_fileobj=of)
-        for to, of in (beside or {}).items()
-    ]
+    there_now = _Place(api, asked, path, Path(path).name or name)
+    extra: list[tuple[str, bytes | str]] = list((beside or {}).items())
     with _explained(rest):
         if there is not None and there.digest == header.digest:
-            extra.append(hub.CommitOperationAdd(path_in_repo=at(CARD), path_or_fileobj=card))
-            commit(extra, f"What the viewer shows of {Path(path).name or name}")
+            extra.append((there_now.at(CARD), card))
+            there_now.commit(extra, [], f"What the viewer shows of {there_now.shown}")
             return len(extra), 0
         if not api.repo_exists(name, repo_type=repo_type):
             api.create_repo(name, repo_type=repo_type, private=True, exist_ok=True)
-        present = _hashes(api, [at(key) for key in header.manifest], asked)
-        missing = [key for key, sha in header.manifest.items() if present.get(at(key)) != sha]
-        logger.info("%d of %d files are to be sent", len(missing), len(header.manifest))
-        if there is not None or _exists(api, at(schema.MANIFEST), asked):
-            # from here until the last commit, readers are told that the store is not complete
-            begin = hub.CommitOperationDelete(path_in_repo=at(schema.MANIFEST))
-            commit([begin], f"Replace {Path(path).name or name}: begin")
-        moved = 0
-        total = sum(header.shard_bytes.get(key, 0) for key in missing)
-        with progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance:
-            for batch in commits(header, missing):
-                for key in batch:
-                    if sha256_of(folder, key) != header.manifest[key]:
-                        raise damaged(header, key)
-                logger.info("a commit of %d files", len(batch))
-                commit(
-                    [
-                        hub.CommitOperationAdd(
-                            path_in_repo=at(key), path_or_fileobj=str(folder / key)
-                        )
-                        for key in batch
-                    ],
-                    f"{len(batch)} files of {Path(path).name or name}",
-                )
-                count = sum(header.shard_bytes.get(key, 0) for key in batch)
-                moved += count
-                advance(count)
-        last: list[tuple[str, bytes | str]] = [(at(CARD), card)]
-        if path and CARD not in (beside or {}) and not _exists(api, CARD, asked):
+        moved = _send_files(header, there_now, there, show_progress)
+        if path and CARD not in (beside or {}) and not there_now.has(CARD):
             # the Hub shows the card at the top of a repository; one that is there is left alone
-            last.append((CARD, card))
-        if (folder / schema.PROVENANCE).is_file():
-            last.append((at(schema.PROVENANCE), str(folder / schema.PROVENANCE)))
-        last.append((at(schema.MANIFEST), header.listing))
+            extra.append((CARD, card))
+        extra.append((there_now.at(CARD), card))
+        if (header.location.path / schema.PROVENANCE).is_file():
+            provenance = str(header.location.path / schema.PROVENANCE)
+            extra.append((there_now.at(schema.PROVENANCE), provenance))
+        extra.append((there_now.at(schema.MANIFEST), header.listing))
         gone = sorted(there.manifest.keys() - header.manifest.keys()) if there is not None else []
-        commit(
-            [
-                *extra,
-                *(hub.CommitOperationAdd(path_in_repo=to, path_or_fileobj=of) for to, of in last),
-                *(hub.CommitOperationDelete(path_in_repo=at(key)) for key in gone),
-            ],
-            f"{Path(path).name or name}: complete, digest {header.digest[:12]}",
+        there_now.commit(
+            extra,
+            [there_now.at(key) for key in gone],
+            f"{there_now.shown}: complete, digest {header.digest[:12]}",
         )
+    return moved
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where in which repository a store goes, and what asks the Hub."""
+
+    api: Any
+    asked: dict[str, Any]
+    path: str
+    shown: str
+
+    def at(self, key: str) -> str:
+        return f"{self.path}/{key}" if self.path else key
+
+    def has(self, path: str) -> bool:
+        return bool(self.api.get_paths_info(paths=[path], **self.asked))
+
+    def commit(self, files: Iterable[tuple[str, bytes | str]], gone: list[str], said: str) -> None:
+        """One commit: bytes or the path of a file for each that is sent, and what is removed."""
+        hub = remote_module("huggingface_hub")
+        operations: list[Any] = [
+            hub.CommitOperationAdd(path_in_repo=to, path_or_fileobj=of) for to, of in files
+        ]
+        operations += [hub.CommitOperationDelete(path_in_repo=to) for to in gone]
+        self.api.create_commit(operations=operations, commit_message=said, **self.asked)
+
+
+def _send_files(
+    header: Header, place: _Place, there: Header | None, show_progress: bool
+) -> tuple[int, int]:
+    """Every file of the manifest that the repository has not; files and bytes sent."""
+    assert isinstance(header.location, LocalLocation)
+    folder: Path = header.location.path
+    present = _hashes(place.api, [place.at(key) for key in header.manifest], place.asked)
+    missing = [key for key, sha in header.manifest.items() if present.get(place.at(key)) != sha]
+    logger.info("%d of %d files are to be sent", len(missing), len(header.manifest))
+    if there is not None or place.has(place.at(schema.MANIFEST)):
+        # from here until the last commit, readers are told that the store is not complete
+        place.commit([], [place.at(schema.MANIFEST)], f"Replace {place.shown}: begin")
+    moved = 0
+    total = sum(header.shard_bytes.get(key, 0) for key in missing)
+    with progress_bar(total, "pushing", unit="bytes", show=show_progress) as advance:
+        for batch in commits(header, missing):
+            for key in batch:
+                if sha256_of(folder, key) != header.manifest[key]:
+                    raise damaged(header, key)
+            logger.info("a commit of %d files", len(batch))
+            files = [(place.at(key), str(folder / key)) for key in batch]
+            place.commit(files, [], f"{len(batch)} files of {place.shown}")
+            count = sum(header.shard_bytes.get(key, 0) for key in batch)
+            moved += count
+            advance(count)
     return len(missing), moved
 
 
@@ -171,10 +187,6 @@ def _explained(rest: str) -> Iterator[None]:
         raise StoreError(
             f"{printable(f'hf://{rest}')} cannot be written ({answered}){hint or ': run it again'}"
         ) from None
-
-
-def _exists(api: Any, path: str, asked: dict[str, Any]) -> bool:
-    return bool(api.get_paths_info(paths=[path], **asked))
 
 
 def _hashes(api: Any, paths: list[str], asked: dict[str, Any]) -> dict[str, str]:

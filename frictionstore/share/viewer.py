@@ -85,11 +85,15 @@ def picture(store: Store) -> bytes:
     figure = Figure(figsize=(2.6 * count, 2.6 * len(down)), layout="constrained")
     grid = figure.subplots(len(down), count, squeeze=False)
     modes = store.header.arrays[shown].spec.modes
+    mode = min(1, store.n_modes - 1) if modes else 0
     for column, row in enumerate(np.linspace(0, store.n_images - 1, count).astype(int)):
         for line, name in enumerate(down):
-            axes = store.plot(int(row), name, min(1, store.n_modes - 1 if modes else 0),
-                              grid[line, column])  # fmt: skip
-            axes.set(title=f"image {row}", xlabel="", ylabel="")  # ids need fonts, rows do not
+            axes = store.plot(int(row), name, mode, grid[line, column])
+            what = f", mode {mode}" if modes else ""
+            said = f"image {row}" if line == 0 else ""  # ids need fonts, rows do not
+            if name == shown:
+                said += f"\n{shown}{what}"
+            axes.set(title=said.strip(), xlabel="", ylabel="", xticks=[], yticks=[])
     file = io.BytesIO()
     FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
     return file.getvalue()
