@@ -50,6 +50,8 @@ ALLOWED = {
     "frictionstore.format.schema": "which maps there are",
     "frictionstore.format.fingerprint": "a request's leaves, for the report's facts",
     "frictionstore.io.durable": "a report is written as a store is: whole or not at all",
+    "frictionstore.check.agreement": "reliability, which diff computes of two stores",
+    "frictionstore.check.changes": "how far values moved, likewise",
     "frictionstore.cli.group": "the commands explain errors as the others do",
     "frictionstore.cli.options": "the commands take the options that the others take",
 }

@@ -12,6 +12,10 @@ Floats = NDArray[np.float64]
 Scale = Callable[[NDArray[Any]], Floats]
 Arrays = dict[str, NDArray[Any]]
 
+SCALES = ("raw", "logarithm", "rank")
+CHANGED = 0.1
+"""A relative change that counts as one."""
+
 _ROWS = 256
 """Images taken in at a time, so that memory does not depend on a store's chunks."""
 
@@ -133,6 +137,11 @@ class Agreement:
         return False
 
     @property
+    def found(self) -> Agreement:
+        """Itself, as `RankAgreement` names what it found."""
+        return self
+
+    @property
     def least(self) -> float:
         """The smallest reliability of the modes that vary; NaN if none does."""
         return float(np.fmin.reduce(self.reliability, initial=np.nan))
@@ -195,3 +204,19 @@ class RankAgreement:
         for chunk in held:
             self.found.update(slice(0, 0), chunk)
         return self.found.end_pass()
+
+
+def on_scale(
+    scale: str,
+    names: Sequence[str],
+    bytes_per_image: int,
+    n_images: int,
+    *,
+    samples: int,
+    seed: int = 0,
+) -> Agreement | RankAgreement:
+    """Return the collector of a map's reliability on one of `SCALES`."""
+    if scale == "rank":
+        return RankAgreement(names, bytes_per_image, n_images, samples=samples, seed=seed)
+    function = logarithm if scale == "logarithm" else raw
+    return Agreement(names, scale=function, samples=samples, seed=seed)
