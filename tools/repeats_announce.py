@@ -74,7 +74,9 @@ def main(limit: int | None, store: Path | None) -> None:
         rows = [
             row
             for name in MAPS
-            for row in rows_of(name, opened[name][:], opened[f"{name}_repeats"][:])
+            for row in rows_of(
+                name, np.asarray(opened[name]), np.asarray(opened[f"{name}_repeats"])
+            )
         ]
     click.echo("| " + " | ".join(HEADS) + " |\n" + "|" + "---|" * len(HEADS))
     for row in rows:

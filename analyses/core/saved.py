@@ -98,11 +98,13 @@ def save_all(
     folder: str | os.PathLike[str],
     *,
     figures: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Write several results into one folder, a sub-folder each, and an index of their answers.
 
     What else lies in the folder stays: results of other analyses, maps and classes, a report, files
-    of any kind. An earlier result of the same analysis and map is replaced.
+    of any kind. An earlier result of the same analysis and map is replaced; with `overwrite` all
+    results of other stores are.
 
     Raises
     ------
@@ -124,15 +126,28 @@ def save_all(
         for result in results:
             _keep_others(places[result.label], new / result.label)
         earlier = _read_index(folder)
+        digest = results[0].provenance["digest"]
+        others = [path for path, of in _read_all(folder) if of["provenance"]["digest"] != digest]
+        others = others if overwrite else []
         for result in results:
             _put(new / result.label, places[result.label])
-        _write_index(folder, results, places, earlier)
+        gone = {path.name for path in others}
+        _write_index(folder, results, places, [one for one in earlier if one["folder"] not in gone])
+        for path in set(others) - {*places.values()}:
+            _remove(path)
         if (folder / RESULT_FILE).is_file():  # a result alone in the folder
             there = identity(_read_result(folder / RESULT_FILE))
             if any(result.identity == there for result in results):
-                for name in _written(folder):
-                    (folder / name).unlink(missing_ok=True)
+                _remove(folder)
     return folder
+
+
+def _remove(place: Path) -> None:
+    """Remove the files of a saved result, and its folder if nothing else is in it."""
+    for name in _written(place):
+        (place / name).unlink(missing_ok=True)
+    if not any(place.iterdir()):
+        place.rmdir()
 
 
 def earlier_results(folder: Path, results: Sequence[Saveable]) -> int:
@@ -202,8 +217,8 @@ def check_folder(folder: Path, digest: str | None = None) -> None:
         if found is not None:
             raise AnalysisError(
                 f"{name} holds results of a store with digest {printable(found['digest'])[:12]} "
-                f"({printable(found['store'])}) and this one has {digest[:12]}: name another "
-                "folder, or delete that one"
+                f"({printable(found['store'])}) and this one has {digest[:12]}: replace them with "
+                "'frictionstore analyze all STORE --out FOLDER --overwrite', or name another folder"
             )
 
 
