@@ -35,6 +35,8 @@ NAME = RELIABILITY
 QUESTION = "How much of a map would be the same if the same images were measured again?"
 WITHIN = 0.01
 """A relative rounding error that is small."""
+NOISE = 0.05
+"""Share of changed values from which on a map is what rounding makes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,9 +186,10 @@ class Reliability:
                 "largest_change_99": float(change.quantile(0.99).max()),
             }
             share = 100 * of_map["share_changed"]
+            lead = f"rounding decides {name}: " if share > 100 * NOISE else ""
             self.sentences.append(
-                f"{said}; {share:.2g}% of the values change by more than {CHANGED:.0%} when a "
-                "matrix changes by one unit in the last place."
+                f"{lead}{said}; {share:.2g}% of the values change by more than {CHANGED:.0%} when "
+                "a matrix changes by one unit in the last place."
             )
             mark = "" if name == self.feature else f" {name}"
             self.values |= {f"{key}{mark}": value for key, value in of_map.items()}
