@@ -18,7 +18,6 @@ from frictionstore.analyses.core.source import (
     MapStore,
     WithoutSmallClasses,
     class_labels,
-    maps_over_patches,
     measured_map,
     require_feature,
 )
@@ -29,7 +28,6 @@ from frictionstore.analyses.reliability import (
 )
 from frictionstore.analyses.ridge_probe import RidgeProbeParameters
 from frictionstore.analyses.summary import (
-    FRICTION,
     SummaryParameters,
     default_features,
     plans,
@@ -72,12 +70,6 @@ class _Attempt:
     make: Callable[[], Plan]
     result: Result | None = None
     reason: str | None = None
-
-
-def default_feature(store: MapStore) -> str:
-    """Return the map that is analysed if none is named: friction, or the first there is."""
-    maps = maps_over_patches(store)
-    return FRICTION if FRICTION in maps or not maps else maps[0]
 
 
 def analyze_all(

@@ -31,6 +31,7 @@ class Target:
     as_json: bool
     draw: bool
     verify: bool = False
+    overwrite: bool = False
 
     @functools.cached_property
     def opened(self) -> MapStore:
@@ -56,7 +57,7 @@ class Target:
         if self.out is not None:
             from frictionstore.analyses.core.saved import check_folder
 
-            check_folder(self.out, self.opened.digest)
+            check_folder(self.out, None if self.overwrite else self.opened.digest)
 
     def emit(self, results: Sequence[Result], *, brief: bool = False) -> None:
         """Print results and save them where that was asked for.
@@ -80,7 +81,7 @@ class Target:
             show("\n\n".join(text(result) for result in results))
         if self.out is not None:
             count = earlier_results(self.out, results)
-            folder = save_all(results, self.out, figures=self.draw)
+            folder = save_all(results, self.out, figures=self.draw, overwrite=self.overwrite)
             instead = f" instead of {count} earlier of the same analysis and map" if count else ""
             show(f"saved in {printable(folder)}{instead}", err=self.as_json)
 
@@ -134,6 +135,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(path_type=Path, file_okay=False),
         help="Save tables, arrays and figures in this folder.",
     )
+    @click.option("--overwrite", is_flag=True, help="Replace results of another store in --out.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
     @verify_option
     @click.option("--figures/--no-figures", "draw", default=True, help="Draw figures with --out.")
@@ -145,9 +147,11 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         as_json: bool,
         draw: bool,
         verify: bool,
+        overwrite: bool,
         **kwargs: Any,
     ) -> Any:
-        return function(target=Target(store, classes, out, as_json, draw, verify), **kwargs)
+        target = Target(store, classes, out, as_json, draw, verify, overwrite)
+        return function(target=target, **kwargs)
 
     return command
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core.agreement import Agreement
 from frictionstore.analyses.core.derived import AT, NOISY, Derived, n_repeats, repeat_of
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
@@ -25,6 +24,7 @@ from frictionstore.analyses.core.source import (
     is_repeated,
     stored_maps,
 )
+from frictionstore.check.agreement import Agreement
 from frictionstore.cores import cores
 from frictionstore.progress import progress_bar
 from frictionstore.text import listed, printable
