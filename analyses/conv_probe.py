@@ -16,7 +16,12 @@ from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.passes import Passes, noise_caveat, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
-from frictionstore.analyses.core.source import MapStore, require_classes, require_feature, require_grid
+from frictionstore.analyses.core.source import (
+    MapStore,
+    require_classes,
+    require_feature,
+    require_grid,
+)
 from frictionstore.analyses.information import SHUFFLED, available
 from frictionstore.analyses.probe import patches, readout
 from frictionstore.analyses.probe.chosen import ChosenImages, choose_images, most_images
@@ -133,7 +138,9 @@ class ConvProbe:
         tables = {"sets": by_column(rows)}
         tables |= {"comparisons": by_column(pairs)} if pairs else {}
         tables |= {"lifts": by_column(lifts)} if lifts else {}
-        accuracies = [[row[k] for row in rows] for k in ("accuracy", "accuracy_low", "accuracy_high")]
+        accuracies = [
+            [row[k] for row in rows] for k in ("accuracy", "accuracy_low", "accuracy_high")
+        ]
         title = "conv-probe: accuracy, corrected 95% interval"
         chance = 1.0 / self.problem.n_classes
         figure = drawn(

@@ -15,7 +15,12 @@ from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, noise_caveat, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
-from frictionstore.analyses.core.source import MapStore, require_classes, require_feature, require_grid
+from frictionstore.analyses.core.source import (
+    MapStore,
+    require_classes,
+    require_feature,
+    require_grid,
+)
 from frictionstore.analyses.probe import readout
 from frictionstore.analyses.probe.chosen import ChosenImages, choose_images, most_images
 from frictionstore.analyses.probe.held import shuffled_within

@@ -24,6 +24,7 @@ from frictionstore.io.aside import (
     put_instead,
     remove_seen,
     seen,
+    take_away,
 )
 from frictionstore.io.durable import write_atomic
 from frictionstore.io.locate import refuse_inside_store
@@ -147,7 +148,7 @@ def save_all(
         gone = {path.name for path in others}
         _write_index(folder, places, [one for one in earlier if one["folder"] not in gone])
         for path, there in others.items():
-            remove_seen(path, there)
+            take_away(path, there)
         if (folder / RESULT_FILE).is_file():  # a result alone in the folder
             alone = identity(_read_result(folder / RESULT_FILE))
             if any(result.identity == alone for result in results):

@@ -68,7 +68,9 @@ class Banded:
         return np.sqrt(self.penalties.min() / self.penalties)
 
 
-def least(value: Callable[[Point], float], axes: int, reach: int = REACH, step: int = STEP) -> Point:
+def least(
+    value: Callable[[Point], float], axes: int, reach: int = REACH, step: int = STEP
+) -> Point:
     """Return where `value` is least among whole numbers from -reach to reach.
 
     Points `step` apart are all looked at, and from each that is no higher than those around it the

@@ -195,9 +195,9 @@ def _caveats(plan: Asked) -> list[str]:
     said += _penalty_caveats(plan)
     if any(len(one.columns) > 1 for one in plan.sets):
         said.append(
-            "joined maps have a lambda each: their ratios are those with the least squared error of "
-            f"images left out, one by one, among {banded.AT_MOST} training images at most of a fold, "
-            "in powers of ten; the lambda given is that of the map with the least, the table "
+            "joined maps have a lambda each: their ratios are those with the least squared error "
+            f"of images left out, one by one, among {banded.AT_MOST} training images at most of a "
+            "fold, in powers of ten; the lambda given is that of the map with the least, the table "
             "penalties has all. The notebook's one lambda for joined maps may suit none of them"
         )
     said.append(

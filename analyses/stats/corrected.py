@@ -11,7 +11,7 @@ def corrected_interval(
 ) -> tuple[float, float, float]:
     """Return the mean of what tested images give, and its corrected interval.
 
-    With K folds, each tested by a readout that was trained on the others, fold means are correlated:
+    With K folds, each tested by a readout trained on the others, fold means are correlated:
     Nadeau and Bengio take the variance of the mean over folds to be
 
         (1 / K + n_test / n_train) s^2 = s^2 / K (1 + K / (K - 1))
