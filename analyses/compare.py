@@ -200,7 +200,7 @@ def _probe_rows(this: Comparison, *, show_progress: bool) -> list[dict[str, Any]
             continue
         tested = labels >= 0
         right = [(predicted[key] == labels)[tested] for key in pair.sides]
-        paired = compare_paired(*right, folds=this.asked.folds)
+        paired = compare_paired(right[0], right[1], this.asked.folds)
         rows.append(
             {"feature": pair.name, "first_accuracy": float(right[0].mean()),
              "second_accuracy": float(right[1].mean()), "difference": paired.difference,
