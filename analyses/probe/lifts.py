@@ -66,6 +66,7 @@ def _unfitted(one: SetFit) -> SetFit:
         ends=[""] * folds,
         used=np.zeros(folds, np.int64),
         balance={},
+        joint={},
     )
 
 
