@@ -144,7 +144,7 @@ class ClassDistance:
             claimed=False,
         )  # fmt: skip
         self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
-        self._null = np.full((4, asked.permutations), np.nan)
+        self._null = np.full((5, asked.permutations), np.nan)
         if asked.permutations:
             sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, n_features, asked.permutations, asked.seed,
@@ -153,7 +153,7 @@ class ClassDistance:
             sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
-        distance, cosine, f, of_means = self._null
+        distance, cosine, f, of_means, unequal = self._null
         means = sums * label_sums.class_weights(self._classes.counts)
         square = label_sums.squared_distances(means)
         distance[which] = np.sqrt(label_sums.off_diagonal(square)).mean(axis=1)
@@ -167,6 +167,7 @@ class ClassDistance:
         cosine[which] = label_sums.off_diagonal(cosines).min(axis=1)
         f[which] = self._pseudo_f(sums)
         counts = self._classes.counts
+        unequal[which] = dispersion.unequal_from_sums(sums, squares[..., -1:], counts)
         of_means[which] = welch_from_sums(sums, squares[..., -1:], counts, pooled=True).f[..., 0]
 
     def _pseudo_f(self, sums: Floats) -> Floats | float:
@@ -195,7 +196,11 @@ class ClassDistance:
             null_f=self._null[2],
             welch_f=float(welch(means, variance, classes.counts, pooled=True).f[0]),
             null_welch=self._null[3],
-            spread=self._distances.test(self._asked.permutations, self._asked.seed),
+            spread=dispersion.and_by_labels(
+                self._distances.test(self._asked.permutations, self._asked.seed),
+                dispersion.unequal(variance[:, 0], classes.counts),
+                self._null[4],
+            ),
         )
         constant = self._collected.labelled.constant()[0].all(axis=(0, 1))
         said = [
