@@ -2,8 +2,8 @@
 
 Banded ridge on one-hot classes gives scores; a multinomial logistic regression with one slope and a
 constant for each class, fitted to the scores of training images left out one by one, turns them
-into probabilities. Nothing of a tested image is seen before it is predicted, except that columns are
-scaled by their standard deviation over all images, in which labels have no part.
+into probabilities. Nothing of a tested image is seen before it is predicted, except that columns
+are scaled by their standard deviation over all images, in which labels have no part.
 """
 
 from __future__ import annotations
