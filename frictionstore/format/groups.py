@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,12 @@ def read_groups(path: str | os.PathLike[str]) -> GroupFile:
     """
     name = printable(os.fspath(path))
     try:
-        if Path(path).stat().st_size > LARGEST_FILE:
-            raise RequestError(f"{name} has more than {LARGEST_FILE >> 20} MiB: name a CSV file")
+        facts = os.stat(path)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > LARGEST_FILE:
+            raise RequestError(
+                f"groups cannot be read from {name}: it is no file of at most "
+                f"{LARGEST_FILE >> 20} MiB"
+            )
         data = Path(path).read_bytes()
     except OSError as error:
         raise RequestError(f"groups cannot be read from {name}: {error.strerror}") from None
