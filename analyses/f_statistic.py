@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,11 +161,11 @@ class FStatistic:
         self._maxima = np.full(asked.permutations, -np.inf)
         self._extreme = np.zeros((rows, cols, n_modes), np.int64)
         if asked.permutations:
-            sums = label_sums.permuted_class_sums(
+            self._sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, self._extreme.size, asked.permutations,
                 asked.seed, asked.memory,
             )  # fmt: skip
-            sums.reducers.append(self._reduce)
+            self._sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, shift: Floats) -> None:
         moments = self._collected
@@ -174,7 +174,7 @@ class FStatistic:
         if not usable.size:
             return
         total = moments.labelled.m2.reshape(-1)[usable]
-        f = label_sums.f_from_sums(sums[:, :, usable], self._classes.counts, total)
+        f = label_sums.f_from_sums(sums[:, :, usable], self._sums.counts(which), total)
         self._maxima[which] = f.max(axis=1)
         extreme = permutation.at_least(f, observed[usable], "greater").sum(axis=0)
         self._extreme.reshape(-1)[usable] += extreme
@@ -183,16 +183,20 @@ class FStatistic:
         exact = anova(self._collected.by_class)
         undefined = np.full(exact.f.shape, np.nan)
         n = self._asked.permutations
+        single = permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined
+        if self._classes.groups is not None:
+            # The F distribution takes images as independent.
+            exact = replace(exact, p=undefined)
         found = Found(
             exact=exact,
-            q=permutation.benjamini_hochberg(exact.p),
+            q=permutation.benjamini_hochberg(exact.p if self._classes.groups is None else single),
             ratio=self._notebook.ratio(),
             family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
-            single=permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined,
+            single=single,
             maxima=self._maxima,
         )
         said = [
-            *self._classes.caveats(),
+            *self._classes.caveats(permuted=n > 0),
             *_caveats(self._asked, found),
             *caveats.heavy_tail(self._asked.feature, self._collected.everything),
             *caveats.features(self._asked.feature),

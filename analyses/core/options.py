@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
@@ -30,6 +30,7 @@ class Target:
     as_json: bool
     draw: bool
     verify: bool = False
+    groups: Path | None = None
 
     @functools.cached_property
     def opened(self) -> MapStore:
@@ -38,6 +39,11 @@ class Target:
         from frictionstore.analyses.core.source import SelectedClasses
 
         store: MapStore = frictionstore.open(self.store, verify="full" if self.verify else None)
+        if self.groups is not None:
+            from frictionstore.analyses.core.groups import WithGroups
+            from frictionstore.format.groups import read_groups
+
+            store = cast("MapStore", WithGroups(store, read_groups(self.groups)))
         return store if self.classes is None else SelectedClasses(store, self.classes)
 
     def open(self) -> MapStore:
@@ -118,6 +124,12 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Use only images of these classes.",
     )
     @click.option(
+        "--groups",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.csv",
+        help="Which images belong together (columns id and group), instead of the store's groups.",
+    )
+    @click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         help="Save tables, arrays and figures in this folder.",
@@ -129,13 +141,15 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(
         store: str,
         classes: tuple[str, ...] | None,
+        groups: Path | None,
         out: Path | None,
         as_json: bool,
         draw: bool,
         verify: bool,
         **kwargs: Any,
     ) -> Any:
-        return function(target=Target(store, classes, out, as_json, draw, verify), **kwargs)
+        target = Target(store, classes, out, as_json, draw, verify, groups)
+        return function(target=target, **kwargs)
 
     return command
 
