@@ -25,7 +25,7 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import fieller
+from frictionstore.analyses.stats.intervals import fieller, mean_covariance
 from frictionstore.analyses.stats.regions import RegionMeans, central_block
 from frictionstore.text import listed
 
@@ -71,7 +71,12 @@ class Comparison:
 
 
 def compare(
-    centre: Floats, edge: Floats, level: float = 0.95, *, geometric: bool = False
+    centre: Floats,
+    edge: Floats,
+    level: float = 0.95,
+    *,
+    geometric: bool = False,
+    groups: NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Compare edge and centre of the same images.
 
@@ -91,19 +96,23 @@ def compare(
         Coverage of the intervals, in (0, 1).
     geometric
         The values are decimal logarithms.
+    groups
+        Group of each image, shape (n_images,): t and both intervals are over groups then (see
+        `mean_covariance`), with one degree of freedom less than there are.
     """
     from scipy.special import stdtr, stdtrit
 
     n = len(centre)
-    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
     c, e = centre.mean(axis=0), edge.mean(axis=0)
     # Variances and covariance of the two means.
     dc, de = centre - c, edge - e
-    vc, ve, cov = ((x * y).sum(axis=0) / (n * (n - 1)) for x, y in ((dc, dc), (de, de), (dc, de)))
+    pairs = ((dc, dc), (de, de), (dc, de))
+    (vc, count), (ve, _), (cov, _) = (mean_covariance(x, y, groups) for x, y in pairs)
+    quantile = float(stdtrit(count - 1, 0.5 + level / 2)) if count > 1 else np.nan
     difference = edge - centre
     d = difference.mean(axis=0)
     varies = difference.min(axis=0) != difference.max(axis=0)
-    error = np.sqrt(np.square(difference - d).sum(axis=0) / (n * (n - 1)))
+    error = np.sqrt(mean_covariance(difference - d, difference - d, groups)[0])
     t = np.divide(d, error, out=np.full(d.shape, np.nan), where=varies & (error > 0))
     if geometric:
         ends = (d, d - quantile * error, d + quantile * error)
@@ -121,7 +130,7 @@ def compare(
         difference_low=d - quantile * error,
         difference_high=d + quantile * error,
         t=t,
-        p=np.asarray(2.0 * stdtr(n - 1, -np.abs(t))),
+        p=np.asarray(2.0 * stdtr(count - 1, -np.abs(t))),
     )
 
 
@@ -169,7 +178,7 @@ class CenterEdge:
         self._store: MapStore = store
         rows, cols = require_grid(store, NAME)
         self._n_modes = require_feature(store, feature)
-        self._classes: Classes = require_classes(store, NAME)
+        self._classes: Classes = require_classes(store, NAME, differences=False)
         self._central = central_block(rows, cols, self._asked.border)
         self._regions = passes.share(
             ("region means", feature, self._central.tobytes()),
@@ -187,12 +196,13 @@ class CenterEdge:
             for means in (regions.centre, regions.edge)
         )
         geometric = logarithm_of(feature) is not None and feature not in self._store.maps
-        by_class = [
-            compare(centre[classes.labels == c], edge[classes.labels == c], geometric=geometric)
-            for c in range(classes.n)
-        ]
-        labelled = classes.labels >= 0
-        pooled = compare(centre[labelled], edge[labelled], geometric=geometric)
+
+        def of(chosen: NDArray[np.bool_]) -> Comparison:
+            groups = None if classes.groups is None else classes.groups[chosen]
+            return compare(centre[chosen], edge[chosen], geometric=geometric, groups=groups)
+
+        by_class = [of(classes.labels == c) for c in range(classes.n)]
+        pooled = of(classes.labels >= 0)
         found = Found(
             names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
             constant=[mode_name(int(m), self._n_modes) for m in constant],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
@@ -151,6 +152,11 @@ class FStatistic:
         rows, cols = require_grid(store, NAME)
         n_modes = require_feature(store, asked.feature)
         self._classes: Classes = require_classes(store, NAME)
+        if self._classes.groups is not None and not asked.permutations:
+            raise AnalysisError(
+                f"{NAME} tests groups of images by permutations, and 0 were asked for: ask for "
+                "1000, as --permutations 1000"
+            )
         self._store: MapStore = store
         self._collected: ClassMoments = class_moments(passes, asked.feature, n_modes)
         self._notebook = passes.share(

@@ -12,6 +12,7 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import groups_of, parts_of_groups
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_row, drawn, provenance
@@ -121,7 +122,8 @@ class GroupedSums:
     """Sums of maps over random groups of images, and moments of the images' own means.
 
     Images are dealt to the groups a round at a time in random order, so that sizes differ by at
-    most one and the order of the images does not matter.
+    most one and the order of the images does not matter. Of images that belong together whole
+    groups (`belonging`) are dealt.
 
     Attributes
     ----------
@@ -135,15 +137,24 @@ class GroupedSums:
     """
 
     def __init__(
-        self, feature: str, n_images: int, grid: tuple[int, int], n_modes: int, seed: int
+        self,
+        feature: str,
+        n_images: int,
+        grid: tuple[int, int],
+        n_modes: int,
+        seed: int,
+        belonging: NDArray[np.int64] | None = None,
     ) -> None:
         self.features = (feature,)
         self._feature = feature
         groups = min(GROUPS, n_images)
         rounds = -(-n_images // groups)
         rng = np.random.default_rng(seed)
-        dealt = np.tile(np.arange(groups, dtype=np.int8), (rounds, 1))
-        self._groups = rng.permuted(dealt, axis=1).reshape(-1)[:n_images]
+        if belonging is None:
+            dealt = np.tile(np.arange(groups, dtype=np.int8), (rounds, 1))
+            self._groups = rng.permuted(dealt, axis=1).reshape(-1)[:n_images]
+        else:
+            self._groups, groups = parts_of_groups(belonging, GROUPS, rng, NAME)
         self.counts = np.bincount(self._groups, minlength=groups)
         self.sums = np.zeros((groups, grid[0] * grid[1], n_modes))
         self.image_means = Moments(1, (n_modes,))
@@ -195,7 +206,9 @@ class ModeVariance:
         self._collected = class_moments(passes, asked.feature, self._n_modes)
         self._grouped = passes.share(
             ("grouped sums", asked.feature, asked.seed),
-            lambda: GroupedSums(asked.feature, store.n_images, grid, self._n_modes, asked.seed),
+            lambda: GroupedSums(
+                asked.feature, store.n_images, grid, self._n_modes, asked.seed, groups_of(store)
+            ),
         )
 
     def result(self) -> Result:
@@ -214,6 +227,7 @@ class ModeVariance:
             varying,
             everything,
             self._store,
+            len(self._grouped.counts),
         )
 
 
@@ -287,9 +301,9 @@ def _result(
     varying: NDArray[Any],
     everything: Moments,
     store: MapStore,
+    groups: int,
 ) -> Result:
     feature, n, n_modes = asked.feature, store.n_images, len(lies.total)
-    groups = min(GROUPS, n)
     constant = ~np.isin(np.arange(n_modes), varying)
     names = [mode_name(int(m), n_modes) for m in varying]
     table = _table(found, lies, varying, names)

@@ -17,11 +17,13 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from frictionstore.analyses.stats.intervals import mean_covariance, mean_interval
 
 Floats = NDArray[np.float64]
 
@@ -59,6 +61,38 @@ def stratified_folds(
     # Dealt out class after class without starting again at fold 0.
     dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
     folds[dealt] = np.arange(len(dealt)) % n_folds
+    return folds
+
+
+def grouped_folds(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], n_folds: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return a fold for every image, whole groups in one, the groups of each class spread evenly.
+
+    Groups are dealt by class and not by size: under permuted labels of whole groups the same deal
+    is as likely, so that the permutations within folds are exact. Groups of several classes are
+    dealt as one more class.
+
+    Parameters
+    ----------
+    labels, groups
+        int64 arrays of shape (n,); a negative label is none, such images take no part.
+    n_folds, rng
+        As `stratified_folds`'.
+
+    Returns
+    -------
+    int64 array of shape (n,) in 0..n_folds-1, -1 where there is no label.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    number, of = np.unique(groups[labelled], return_inverse=True)
+    lowest = np.full(len(number), np.iinfo(np.int64).max)
+    highest = np.full(len(number), -1)
+    np.minimum.at(lowest, of, labels[labelled])
+    np.maximum.at(highest, of, labels[labelled])
+    stratum = np.where(lowest == highest, lowest, highest.max() + 1)
+    folds = np.full(len(labels), -1, np.int64)
+    folds[labelled] = stratified_folds(stratum, n_folds, rng)[of]
     return folds
 
 
@@ -319,6 +353,31 @@ def compare_paired(
     low = _boundary(lambda d: tango_score(b, c, n, d) > z, -1.0, estimate)
     high = _boundary(lambda d: tango_score(b, c, n, d) >= -z, estimate, 1.0)
     return Paired(estimate, low, high, b, c, p)
+
+
+def compare_grouped(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], groups: NDArray[np.int64]
+) -> Paired:
+    """Compare as `compare_paired` does where images of one group may have anything in common.
+
+    Interval and p are t's, from the difference in each group. Where no image tells the two apart
+    the interval is that of as many images as there are groups.
+    """
+    from scipy.special import stdtr
+
+    plain = compare_paired(first, second)
+    count = len(np.unique(groups))
+    if plain.only_first + plain.only_second == 0:
+        same = np.zeros(count, bool)
+        return compare_paired(same, same)
+    difference = first.astype(np.float64) - second
+    mean, low, high = mean_interval(difference, groups=groups)
+    variance, _ = mean_covariance(difference - mean, difference - mean, groups)
+    error = float(np.sqrt(variance))
+    if not error > 0:  # groups that all differ by the same say nothing of how much they vary
+        return replace(plain, low=float("nan"), high=float("nan"), p=float("nan"))
+    p = 2.0 * float(stdtr(count - 1, -abs(mean) / error))
+    return replace(plain, low=max(low, -1.0), high=min(high, 1.0), p=p)
 
 
 def tango_score(b: int, c: int, n: int, difference: float) -> float:

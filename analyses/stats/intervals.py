@@ -6,10 +6,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
-def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float, float]:
-    """Return mean and t interval; NaN interval for fewer than 2 values."""
+def mean_covariance(a: Floats, b: Floats, groups: Ints | None = None) -> tuple[Floats, int]:
+    """Return the covariance of two means over images, and how many images or groups it rests on.
+
+        sum_i a_i b_i / (n (n - 1)),  or of G groups  G / (G - 1) sum_g a_g b_g / n^2
+
+    where a_g is the sum of a over the images of group g.
+
+    Parameters
+    ----------
+    a, b
+        Deviations from the two means, float64 of shape (n, ...).
+    groups
+        Group of each image, shape (n,): images of one may have anything in common. None takes
+        images as independent, which groups of one image are.
+
+    Returns
+    -------
+    float64 array of shape (...), NaN for one group, and n or G.
+
+    References
+    ----------
+    Liang and Zeger (1986), Longitudinal data analysis using generalized linear models, Biometrika
+    73, 13-22.
+    """
+    n = len(a)
+    if groups is None:
+        return (a * b).sum(axis=0) / (n * (n - 1)), n
+    number, of = np.unique(groups, return_inverse=True)
+    sums = [np.zeros((len(number), *x.shape[1:])) for x in (a, b)]
+    for of_groups, x in zip(sums, (a, b), strict=True):
+        np.add.at(of_groups, of, x)
+    count = len(number)
+    if count < 2:
+        return np.full(a.shape[1:], np.nan), count
+    return (sums[0] * sums[1]).sum(axis=0) * count / ((count - 1) * n * n), count
+
+
+def mean_interval(
+    values: Floats, level: float = 0.95, *, groups: Ints | None = None
+) -> tuple[float, float, float]:
+    """Return mean and t interval; NaN interval for fewer than 2 values, or groups of them."""
     from scipy.special import stdtrit
 
     n = len(values)
@@ -18,12 +58,21 @@ def mean_interval(values: Floats, level: float = 0.95) -> tuple[float, float, fl
     mean = float(values.mean())
     if n < 2:
         return mean, np.nan, np.nan
+    if groups is not None:
+        deviation = values.astype(np.float64) - mean
+        variance, count = mean_covariance(deviation, deviation, groups)
+        if count < 2:
+            return mean, np.nan, np.nan
+        half = float(stdtrit(count - 1, 0.5 + level / 2)) * float(np.sqrt(variance))
+        return mean, mean - half, mean + half
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(values.std(ddof=1)) / np.sqrt(n)
     return mean, mean - half, mean + half
 
 
-def wilson_interval(correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's interval for a proportion; NaN for n = 0.
+def wilson_interval(
+    correct: float, n: float, level: float = 0.95, *, df: int | None = None
+) -> tuple[float, float]:
+    """Return Wilson's interval for a proportion; NaN for n = 0. With `df` its quantile is t's.
 
     References
     ----------
@@ -32,13 +81,38 @@ def wilson_interval(correct: float, n: int, level: float = 0.95) -> tuple[float,
     """
     if n == 0:
         return float("nan"), float("nan")
-    from scipy.special import ndtri
+    from scipy.special import ndtri, stdtrit
 
-    z = float(ndtri(0.5 + level / 2))
+    z = float(ndtri(0.5 + level / 2) if df is None else stdtrit(df, 0.5 + level / 2))
     p = correct / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+
+
+def share_interval(
+    right: NDArray[np.bool_], groups: Ints | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Return Wilson's interval for a share, of as many images as the groups are worth.
+
+    The effective number of images is that of which a share of independent ones would vary as this
+    does between groups, at most n; where it does not vary, that of the groups. The quantile is t's.
+
+    References
+    ----------
+    Korn and Graubard (1998), Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data, Survey Methodology 24, 193-201.
+    """
+    n = len(right)
+    if groups is None or n == 0:
+        return wilson_interval(int(right.sum()), n, level)
+    p = float(right.mean())
+    deviation = right.astype(np.float64) - p
+    variance, count = mean_covariance(deviation, deviation, groups)
+    if count < 2:
+        return float("nan"), float("nan")
+    worth = min(float(n), p * (1 - p) / float(variance)) if variance > 0 else float(count)
+    return wilson_interval(p * worth, worth, level, df=count - 1)
 
 
 def jackknife(estimate: Floats, left_out: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
