@@ -97,8 +97,7 @@ def compare(
     geometric
         The values are decimal logarithms.
     groups
-        Group of each image, shape (n_images,): t and both intervals are over groups then (see
-        `mean_covariance`), with one degree of freedom less than there are.
+        Group of each image: t and the intervals are over groups then (see `mean_covariance`).
     """
     from scipy.special import stdtr, stdtrit
 
@@ -198,7 +197,7 @@ class CenterEdge:
         geometric = logarithm_of(feature) is not None and feature not in self._store.maps
 
         def of(chosen: NDArray[np.bool_]) -> Comparison:
-            groups = None if classes.groups is None else classes.groups[chosen]
+            groups = classes.of_group(chosen)
             return compare(centre[chosen], edge[chosen], geometric=geometric, groups=groups)
 
         by_class = [of(classes.labels == c) for c in range(classes.n)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
-from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import require_permutations
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
@@ -152,11 +152,7 @@ class FStatistic:
         rows, cols = require_grid(store, NAME)
         n_modes = require_feature(store, asked.feature)
         self._classes: Classes = require_classes(store, NAME)
-        if self._classes.groups is not None and not asked.permutations:
-            raise AnalysisError(
-                f"{NAME} tests groups of images by permutations, and 0 were asked for: ask for "
-                "1000, as --permutations 1000"
-            )
+        require_permutations(NAME, self._classes.groups, asked.permutations)
         self._store: MapStore = store
         self._collected: ClassMoments = class_moments(passes, asked.feature, n_modes)
         self._notebook = passes.share(
@@ -190,12 +186,12 @@ class FStatistic:
         undefined = np.full(exact.f.shape, np.nan)
         n = self._asked.permutations
         single = permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined
-        if self._classes.groups is not None:
-            # The F distribution takes images as independent.
+        grouped = self._classes.groups is not None
+        if grouped:  # the F distribution takes images as independent
             exact = replace(exact, p=undefined)
         found = Found(
             exact=exact,
-            q=permutation.benjamini_hochberg(exact.p if self._classes.groups is None else single),
+            q=permutation.benjamini_hochberg(single if grouped else exact.p),
             ratio=self._notebook.ratio(),
             family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
             single=single,

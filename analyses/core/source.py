@@ -413,10 +413,14 @@ class Classes:
         """Number of images with a label."""
         return int(self.counts.sum())
 
+    def of_group(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+        """Return the groups of some images; None where images are independent."""
+        return None if self.groups is None else self.groups[chosen]
+
     def labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
         """Return labels and groups of the images that have a label."""
         there = self.labels >= 0
-        return self.labels[there], None if self.groups is None else self.groups[there]
+        return self.labels[there], self.of_group(there)
 
     def caveats(self, *, permuted: bool = False) -> list[str]:
         """Return what to know about images left out and, of permuted labels, about groups."""
