@@ -71,13 +71,9 @@ class Comparison:
 
 
 def compare(
-    centre: Floats,
-    edge: Floats,
-    level: float = 0.95,
-    *,
-    geometric: bool = False,
+    centre: Floats, edge: Floats, level: float = 0.95, *, geometric: bool = False,
     groups: NDArray[np.int64] | None = None,
-) -> Comparison:
+) -> Comparison:  # fmt: skip
     """Compare edge and centre of the same images.
 
         t = mean(e - c) / (sd(e - c) / sqrt(n))
@@ -186,22 +182,18 @@ class CenterEdge:
 
     def result(self) -> Result:
         regions, classes, feature = self._regions, self._classes, self._asked.feature
-        varying, constant = (
-            np.flatnonzero(which) for which in (~regions.constant, regions.constant)
-        )
+        varying, constant = np.flatnonzero(~regions.constant), np.flatnonzero(regions.constant)
         # The first column is the mean over all modes, constant ones included: the notebook's.
         centre, edge = (
             np.column_stack([means.mean(axis=1), means[:, varying]])
             for means in (regions.centre, regions.edge)
         )
         geometric = logarithm_of(feature) is not None and feature not in self._store.maps
-
-        def of(chosen: NDArray[np.bool_]) -> Comparison:
-            groups = classes.of_group(chosen)
-            return compare(centre[chosen], edge[chosen], geometric=geometric, groups=groups)
-
-        by_class = [of(classes.labels == c) for c in range(classes.n)]
-        pooled = of(classes.labels >= 0)
+        labels = classes.labels
+        *by_class, pooled = (
+            compare(centre[one], edge[one], geometric=geometric, groups=classes.of_group(one))
+            for one in (*(labels == c for c in range(classes.n)), labels >= 0)
+        )
         found = Found(
             names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
             constant=[mode_name(int(m), self._n_modes) for m in constant],

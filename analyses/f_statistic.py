@@ -186,11 +186,9 @@ class FStatistic:
         undefined = np.full(exact.f.shape, np.nan)
         n = self._asked.permutations
         single = permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined
-        grouped = self._classes.groups is not None
-        if grouped:  # the F distribution takes images as independent
-            exact = replace(exact, p=undefined)
+        grouped = self._classes.groups is not None  # the F distribution takes none as related
         found = Found(
-            exact=exact,
+            exact=replace(exact, p=undefined) if grouped else exact,
             q=permutation.benjamini_hochberg(single if grouped else exact.p),
             ratio=self._notebook.ratio(),
             family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
