@@ -5,6 +5,10 @@ hold the true value 95% of the time, and a planted effect is found where it is w
 is. Exit status 1 if any of them is not so.
 
     python tools/calibrate.py --stores 200
+    python tools/calibrate.py --design groups --stores 400
+
+The second is of images that belong together (photographs of which there are several crops each):
+counts of stores are in `docs/calibration.md`.
 """
 
 from __future__ import annotations
@@ -156,6 +160,96 @@ def planted(seed: int) -> dict[str, bool]:
     }
 
 
+def photographs_store(
+    seed: int, photographs: int, crops: int | None, correlation: float = 0.1, *, groups: bool = True
+) -> analyses.MemoryStore:
+    """Return crops of photographs, so many of each of two classes, between which nothing differs.
+
+    The class is the photograph's. Crops of one photograph have this correlation at every position.
+    Without a number of `crops` photographs have 5 to 40, at random.
+    """
+    rng = np.random.default_rng(seed)
+    count = 2 * photographs
+    sizes = rng.integers(5, 41, count) if crops is None else np.full(count, crops)
+    photograph = rng.permutation(np.repeat(np.arange(count), sizes))
+    shape = (*GRID, MODES)
+    common = rng.normal(size=(count, *shape))[photograph]
+    own = rng.normal(size=(len(photograph), *shape))
+    values = 5.0 + np.sqrt(correlation) * common + np.sqrt(1.0 - correlation) * own
+    return analyses.MemoryStore(
+        {"S": values},
+        labels=photograph % 2,
+        class_names=["a", "b"],
+        groups=photograph if groups else None,
+    )
+
+
+def class_tests(store: analyses.MemoryStore, seed: int) -> dict[str, float]:
+    """Return p of the three tests of a difference between classes; NaN where one refuses."""
+    shared: dict[str, Any] = {"permutations": PERMUTATIONS, "seed": seed}
+
+    def f_statistic() -> float:
+        return float(analyses.f_statistic(store, feature="S", **shared).values["family_wise_p"])
+
+    def permanova() -> float:
+        found = analyses.class_distance(store, feature="S", splits=2, **shared)
+        return float(found.values["p_pseudo_f"])
+
+    def probe() -> float:
+        return float(analyses.ridge_probe(store, features=["S"], **shared).table["p"][0])
+
+    tests = {"f-statistic, family-wise": f_statistic, "PERMANOVA": permanova, "ridge-probe": probe}
+    found = {}
+    for name, test in tests.items():
+        try:
+            found[name] = test()
+        except analyses.AnalysisError:
+            found[name] = float("nan")
+    return found
+
+
+PHOTOGRAPHS: dict[str, dict[str, Any]] = {
+    "2 photographs of 60 crops": {"photographs": 1, "crops": 60},
+    "2 photographs of 60 crops, groups not said": {
+        "photographs": 1, "crops": 60, "groups": False,
+    },
+    "12 photographs of 20 crops": {"photographs": 6, "crops": 20},
+    "12 photographs of 20 crops, groups not said": {
+        "photographs": 6, "crops": 20, "groups": False,
+    },
+    "12 photographs of 5 to 40 crops": {"photographs": 6, "crops": None},
+}  # fmt: skip
+"""Designs without any effect, and how `photographs_store` makes them."""
+
+
+def group_checks(stores: int, seed: int) -> list[Check]:
+    """Return in how many stores without an effect each test says p <= 0.05, and how it should be.
+
+    A class of one photograph is refused always; several are called different no more often than
+    in 5% of stores. What happens where nobody says which crops belong together stands beside it.
+    """
+    most = int(binom.ppf(0.9995, stores, ALPHA))
+    checks = []
+    for design, options in PHOTOGRAPHS.items():
+        found = _collect(
+            lambda number, options=options: class_tests(  # type: ignore[misc]
+                photographs_store(number, **options), number
+            ),
+            stores, seed, design,
+        )  # fmt: skip
+        for name, p in found.items():
+            count, refused = int((p <= ALPHA).sum()), int(np.isnan(p).sum())
+            if "groups" in options:
+                expected, passed = "too many: nobody said what belongs together", True
+            elif options["photographs"] < 2:
+                count, expected = refused, f"refused in all {stores}"
+                passed = refused == stores
+            else:
+                expected, passed = f"at most {most}", count <= most and not refused
+            checks.append(Check(f"{design}: {name}", count, expected, passed))
+    return checks
+
+
 def _collect(
     of_one: Callable[[int], dict[str, Any]], stores: int, seed: int, label: str
 ) -> dict[str, NDArray[np.float64]]:
@@ -224,12 +318,19 @@ def calibrate(stores: int, seed: int = 0) -> list[Check]:
 
 
 @click.command()
+@click.option(
+    "--design",
+    type=click.Choice(["independent", "groups"]),
+    default="independent",
+    show_default=True,
+    help="Independent images, or crops of photographs.",
+)
 @click.option("--stores", type=click.IntRange(min=20), default=200, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
-def main(stores: int, seed: int, as_json: bool) -> None:
+def main(design: str, stores: int, seed: int, as_json: bool) -> None:
     """Measure p-values under the null, coverage of intervals and planted effects."""
-    checks = calibrate(stores, seed)
+    checks = calibrate(stores, seed) if design == "independent" else group_checks(stores, seed)
     if as_json:
         click.echo(
             json.dumps({"stores": stores, "seed": seed, "checks": [asdict(c) for c in checks]})
