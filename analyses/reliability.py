@@ -15,6 +15,7 @@ from frictionstore.analyses.core.agreement import Agreement, RankAgreement, loga
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import RELIABLE
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Arrays, Passes, measured, noise_caveat, run
 from frictionstore.analyses.core.results import Result, provenance
 from frictionstore.analyses.core.saved import RELIABILITY
@@ -256,12 +257,10 @@ class Reliability:
     def _agreement(
         self, scale: str, maps: Sequence[str], bytes_per_image: int
     ) -> Agreement | RankAgreement:
+        drawn: Any = {"samples": self.samples, "seed": self.seed, "groups": groups_of(self.store)}
         if scale == "rank":
-            return RankAgreement(
-                maps, bytes_per_image, self.store.n_images, samples=self.samples, seed=self.seed
-            )
-        function = logarithm if scale == "logarithm" else raw
-        return Agreement(maps, scale=function, samples=self.samples, seed=self.seed)
+            return RankAgreement(maps, bytes_per_image, self.store.n_images, **drawn)
+        return Agreement(maps, scale=logarithm if scale == "logarithm" else raw, **drawn)
 
     def result(self) -> Result:
         modes = [mode_name(mode, self.n_modes) for mode in range(self.n_modes)]

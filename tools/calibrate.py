@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,9 @@ PHOTOGRAPHS: dict[str, dict[str, Any]] = {
 """Designs without any effect, and how `photographs_store` makes them."""
 
 
-def group_checks(stores: int, seed: int) -> list[Check]:
+def group_checks(
+    stores: int, seed: int, designs: Sequence[str] = tuple(PHOTOGRAPHS)
+) -> list[Check]:
     """Return in how many stores without an effect each test says p <= 0.05, and how it should be.
 
     A class of one photograph is refused always; several are called different no more often than
@@ -230,7 +232,8 @@ def group_checks(stores: int, seed: int) -> list[Check]:
     """
     most = int(binom.ppf(0.9995, stores, ALPHA))
     checks = []
-    for design, options in PHOTOGRAPHS.items():
+    for design in designs:
+        options = PHOTOGRAPHS[design]
         found = _collect(
             lambda number, options=options: class_tests(  # type: ignore[misc]
                 photographs_store(number, **options), number

@@ -45,6 +45,8 @@ class Agreement:
         What is applied to the values; a mode in which it gives NaN has no reliability.
     samples, seed
         Of the bootstrap; 0 for no interval.
+    groups
+        Group of every image, in the order in which they come: whole groups are drawn then.
 
     Attributes
     ----------
@@ -61,13 +63,26 @@ class Agreement:
     """
 
     def __init__(
-        self, names: Sequence[str], *, scale: Scale = raw, samples: int = 0, seed: int = 0
+        self,
+        names: Sequence[str],
+        *,
+        scale: Scale = raw,
+        samples: int = 0,
+        seed: int = 0,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         self.features = tuple(names)
         self._scale = scale
         self._rng = np.random.default_rng(seed)
         self._samples = samples
-        self._n: Floats = np.zeros((samples + 1, 1))
+        self._weights: NDArray[np.uint8] | None = None
+        if groups is not None:
+            number, self._of = np.unique(groups, return_inverse=True)
+            self._samples = samples if len(number) > 1 else 0  # one group tells of no other
+            size = (len(number), self._samples)
+            self._weights = self._rng.poisson(1.0, size).astype(np.uint8)
+        self._seen = 0
+        self._n: Floats = np.zeros((self._samples + 1, 1))
         self._per_image = 0
         self._within: Any = 0.0
         self._mean: Any = 0.0
@@ -96,7 +111,11 @@ class Agreement:
         self._per_image = len(scaled) * mean.shape[1]
         weight = np.ones((self._samples + 1, n_images))
         # Image by image, so that the chunks do not change what is drawn.
-        weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
+        if self._weights is None:
+            weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
+        else:
+            weight[1:] = self._weights[self._of[self._seen : self._seen + n_images]].T
+        self._seen += n_images
         self._add(weight, within.mean(axis=1), centre, square)
 
     def _add(self, weight: Floats, within: Floats, centre: Floats, square: Floats) -> None:
@@ -153,13 +172,14 @@ class RankAgreement:
         *,
         samples: int = 0,
         seed: int = 0,
+        groups: NDArray[np.int64] | None = None,
         memory: int = 64 << 20,
     ) -> None:
         self.features = tuple(names)
         self.stride = max(1, -(-bytes_per_image * len(names) * n_images // memory))
         self._held: list[Arrays] | None = []
         self._sorted: list[NDArray[Any]] = []
-        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed)
+        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed, groups=groups)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._held is None:

@@ -36,6 +36,7 @@ OTHER: dict[str, list[str]] = {
     "--protocol": ["notebook"],
     "--only": ["mode-variance"],
     "--samples": ["50"],
+    "--groups": ["made below"],
 }
 """A value other than the default; options that are missing here fail the test."""
 
@@ -107,6 +108,10 @@ def test_every_option_changes_what_is_found(
         _PLAIN[name] = found(name, made)
         assert found(name, made) == _PLAIN[name]
     other = ["settle"] if (name, flag) == ("reliability", "--feature") else OTHER[flag]
+    if flag == "--groups":  # two images of one class each, six groups a class
+        lines = [f"{k},{k % 3} {k // 6}" for k in range(36)]
+        Path(made).with_suffix(".csv").write_text("\n".join(["id,group", *lines]))
+        other = [str(Path(made).with_suffix(".csv"))]
     changed = found(name, made, flag, *other)
     numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
     before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]
