@@ -6,7 +6,7 @@ says how much is known. Where a store has no groups each image counts as one of 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import lgamma
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,28 @@ def described(store: Any) -> dict[str, Any] | None:
     from_file = getattr(store, "groups_sha256", None)
     origin = {"from": "store"} if from_file is None else {"from": "file", "sha256": from_file}
     return {"count": len(np.unique(groups)), **origin}
+
+
+def require_same(store: Any, found: Iterable[Any], where: str) -> None:
+    """Refuse results that were made with other groups than those that a store is read with.
+
+    Raises
+    ------
+    AnalysisError
+        What one of them records (`described`) is not so of the store.
+    """
+    wanted = described(store)
+
+    def words(of: Any) -> str:
+        known = isinstance(of, dict) and of.get("count")
+        return f"{printable(known)} groups of images" if known else "no groups of images"
+
+    for one in found:
+        if one != wanted:
+            raise AnalysisError(
+                f"{where} were made with {words(one)} and {printable(store.name)} is read with "
+                f"{words(wanted)}, not the same: analyse it again with the same --groups"
+            )
 
 
 def count_by_class(labels: Ints, groups: Ints, n_classes: int) -> Ints:

@@ -128,6 +128,20 @@ def test_a_file_overrides_the_stores_groups_and_is_recorded(stored: str, tmp_pat
     assert found["parameters"]["image_groups"] == {"count": 24, "from": "store"}
 
 
+def test_results_of_other_groups_are_not_summed_up(stored: str, tmp_path: Path) -> None:
+    file, folder = tmp_path / "g.csv", str(tmp_path / "results")
+    file.write_text("id,group\n" + "".join(f"i{k},p{k % 8}\n" for k in range(24)))
+    of = ["--groups", str(file)]
+    asked = ["image-summary", stored, "--out", folder, "--no-figures"]
+    assert CliRunner().invoke(analyze, [*asked, *of]).exit_code == 0
+    again = ["summary", stored, "--results", folder]
+    assert CliRunner().invoke(analyze, [*again, *of]).exit_code == 0
+    other = CliRunner().invoke(analyze, again)
+    assert other.exit_code == 2
+    said = " ".join(other.output.split())
+    assert "were made with 8 groups of images and a is read with 24 groups of images" in said
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
