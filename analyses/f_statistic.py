@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.groups import require_permutations
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -61,6 +62,7 @@ class Found:
     single: Floats
     maxima: Floats
     mean: Welch
+    mean_p: Floats
     mean_family_wise: Floats
     spread: dispersion.Dispersion
     clusters: Clusters | None
@@ -77,6 +79,7 @@ class FStatistic:
         rows, cols = require_grid(store, NAME)
         n_modes = require_feature(store, asked.feature)
         self._classes: Classes = require_classes(store, NAME)
+        require_permutations(NAME, self._classes.groups, asked.permutations)
         self._store: MapStore = store
         self._collected: ClassMoments = class_moments(passes, asked.feature, n_modes)
         self._notebook = passes.share(
@@ -93,16 +96,16 @@ class FStatistic:
             if not passes.claims_only:
                 freedom = self._classes.n - 1, self._classes.n_labelled - self._classes.n
                 self._clusters = ClusterTest(asked.permutations, f_at(FORMING_P, *freedom))
-            sums = label_sums.permuted_class_sums(
+            self._sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, self._extreme.size, asked.permutations,
                 asked.seed, asked.memory,
             )  # fmt: skip
             # No claim that repeats are compared by rests on Welch's F or clusters.
-            self._beside = sums.squares = not passes.claims_only
-            sums.reducers.append(self._reduce)
+            self._beside = self._sums.squares = not passes.claims_only
+            self._sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
-        moments, counts = self._collected, self._classes.counts
+        moments, counts = self._collected, self._sums.counts(which)
         observed = anova(moments.by_class).f.reshape(-1)
         usable = np.flatnonzero(np.isfinite(observed))
         if not usable.size:
@@ -139,14 +142,16 @@ class FStatistic:
         n = self._asked.permutations
         single = permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined
         mean = self._welch()
+        grouped = self._classes.groups is not None  # the F distribution takes none as related
         found = Found(
-            exact=exact,
+            exact=replace(exact, p=undefined) if grouped else exact,
             q=permutation.benjamini_hochberg(single if n else exact.p),
             ratio=self._notebook.ratio(),
             family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
             single=single,
             maxima=self._maxima,
             mean=mean,
+            mean_p=undefined if grouped else mean.p,
             mean_family_wise=(
                 permutation.family_wise_p(mean.z, self._mean_maxima) if n else undefined
             ),
@@ -154,7 +159,8 @@ class FStatistic:
             clusters=None if self._clusters is None else self._clusters.result(exact.f),
         )
         said = [
-            *self._classes.caveats(),
+            *self._classes.caveats(permuted=n > 0),
+            *dispersion.left_out(self._classes),
             *_caveats(self._asked, found),
             *caveats.heavy_tail(self._asked.feature, self._collected.everything),
             *caveats.features(self._asked.feature),
@@ -354,7 +360,7 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
     arrays: dict[str, NDArray[Any]] = {
         "f": exact.f, "p": exact.p, "q": found.q, "eta_squared": exact.eta_squared,
         "notebook_f_ratio": exact.ratio, "notebook_f_ratio_float32": found.ratio,
-        "constant": exact.constant, "welch_f": found.mean.f, "p_welch": found.mean.p,
+        "constant": exact.constant, "welch_f": found.mean.f, "p_welch": found.mean_p,
     }  # fmt: skip
     if asked.permutations:
         arrays["p_family_wise"] = found.family_wise

@@ -35,6 +35,7 @@ from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE, RELIABLE
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import require_same
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.saved import RELIABILITY, is_about, read_saved
@@ -462,6 +463,7 @@ def summary(
             f"{where} are of a store with digest {sorted(digests - {store.digest})[0][:12]} and "
             f"{printable(store.name)} has {store.digest[:12]}: analyse this store first"
         )
+    require_same(store, (fact["parameters"].get("image_groups") for fact in facts), where)
     # Figures that a changed file lacks, or that are none; those of results in memory are there.
     with reading(folder) if folder else nullcontext():
         if feature is None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.source import MapStore, class_labels
 from frictionstore.text import listed, printable
 
@@ -29,6 +30,8 @@ class Common:
         Names of classes with 2 common images or more, and the class of every common image or -1.
     said
         What has to be known of labels.
+    groups
+        Group of every common image in the first store that has groups, None if none has.
     """
 
     places: list[NDArray[np.int64]]
@@ -37,6 +40,7 @@ class Common:
     classes: list[str]
     labels: NDArray[np.int64]
     said: list[str]
+    groups: NDArray[np.int64] | None
 
     def of_rows(self, which: int, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what is known of common images for a store's rows, -1 for its other images."""
@@ -84,7 +88,19 @@ def common_images(stores: Sequence[MapStore], analysis: str, *, at_least: int) -
         place[[of[one] for one in paired]] = np.arange(len(paired))
         places.append(place)
     only = [[one for one in of if one not in shared] for of in rows]
-    return Common(places, only, paired, *_classes(stores, places))
+    return Common(places, only, paired, *_classes(stores, places), _groups(stores, places))
+
+
+def _groups(
+    stores: Sequence[MapStore], places: Sequence[NDArray[np.int64]]
+) -> NDArray[np.int64] | None:
+    for store, place in zip(stores, places, strict=True):
+        groups = groups_of(store)
+        if groups is not None:
+            of_image = np.empty(int(place.max()) + 1, np.int64)
+            of_image[place[place >= 0]] = groups[place >= 0]
+            return of_image
+    return None
 
 
 def _classes(

@@ -14,6 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import (
+    arrangements,
+    few_arrangements,
+    groups_of,
+    require_several,
+)
 from frictionstore.text import did_you_mean, listed, printable
 
 MAP_DIMS = {"image", "row", "col", "mode"}
@@ -78,6 +84,8 @@ class MemoryStore:
         Integer array of shape (image,), -1 for none; None for no labels at all.
     class_names, image_ids, name
         As in a store.
+    groups
+        Group of each image, texts or integers of shape (image,); None for none.
     batch
         Images per chunk.
     """
@@ -89,6 +97,7 @@ class MemoryStore:
         labels: ArrayLike | None = None,
         class_names: Sequence[str] = (),
         image_ids: Sequence[str] | None = None,
+        groups: ArrayLike | None = None,
         name: str = "memory",
         batch: int = 256,
     ) -> None:
@@ -102,6 +111,10 @@ class MemoryStore:
         self.image_ids = np.asarray(
             [str(i) for i in range(n)] if image_ids is None else list(image_ids)
         )
+        self.groups: NDArray[np.int64] | None = None
+        if groups is not None:
+            names, self.groups = np.unique(np.asarray(groups), return_inverse=True)
+            self.group_names = [str(name) for name in names]
         self.n_images = n
         self.grid = (int(first.shape[1]), int(first.shape[2]))
         self.n_modes = max((a.shape[3] for a in self._maps.values() if a.ndim == 4), default=1)
@@ -110,8 +123,10 @@ class MemoryStore:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the maps and labels."""
+        """SHA-256 of the maps, labels and groups."""
         digest = hashlib.sha256(self.labels.tobytes())
+        if self.groups is not None:
+            digest.update(self.groups.tobytes())
         for name in sorted(self._maps):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(self._maps[name]).tobytes())
@@ -198,6 +213,10 @@ class SelectedClasses:
                 f"{where} has no image of {listed(self.selected_classes)}: name another class"
             )
         self.image_ids = np.asarray(store.image_ids)[self._chosen]
+        groups = groups_of(store)
+        self.groups = None if groups is None else groups[self._chosen]
+        self.group_names = getattr(store, "group_names", [])
+        self.groups_sha256 = getattr(store, "groups_sha256", None)
         self.name, self.digest, self.fingerprint = store.name, store.digest, store.fingerprint
         self.grid, self.n_modes, self.maps = store.grid, store.n_modes, store.maps
 
@@ -287,11 +306,14 @@ class Classes:
         int64 array of shape (n_images,), -1 for images without a label.
     counts
         int64 array of shape (n_classes,): images of each class.
+    groups
+        int64 array of shape (n_images,), None where every image is taken as independent.
     """
 
     names: list[str]
     labels: NDArray[np.int64]
     counts: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
 
     @property
     def n(self) -> int:
@@ -303,23 +325,38 @@ class Classes:
         """Number of images with a label."""
         return int(self.counts.sum())
 
-    def caveats(self) -> list[str]:
-        """Return what a reader must know about images left out."""
+    def of_group(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+        """Return the groups of some images; None where images are independent."""
+        return None if self.groups is None else self.groups[chosen]
+
+    def labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return labels and groups of the images that have a label."""
+        there = self.labels >= 0
+        return self.labels[there], self.of_group(there)
+
+    def caveats(self, *, permuted: bool = False) -> list[str]:
+        """Return what to know about images left out and, of permuted labels, about groups."""
+        said = []
         missing = len(self.labels) - self.n_labelled
-        if not missing:
-            return []
-        verb = "has no label and is" if missing == 1 else "have no label and are"
-        return [f"{missing} of {len(self.labels)} images {verb} left out"]
+        if missing:
+            verb = "has no label and is" if missing == 1 else "have no label and are"
+            said.append(f"{missing} of {len(self.labels)} images {verb} left out")
+        if permuted and self.groups is not None:
+            said += few_arrangements(arrangements(self.labels, self.groups))
+        return said
 
 
-def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Classes:
+def require_classes(
+    store: MapStore, analysis: str, *, at_least: int = 2, differences: bool = True
+) -> Classes:
     """Return the classes of a store that can be compared.
 
     Raises
     ------
     AnalysisError
         If no image has a label, there are fewer than `at_least` classes, or a class has fewer
-        than 2 images.
+        than 2 images; where the question is of `differences` between classes, also if all
+        images of a class are of one group.
     """
     labels = np.asarray(store.labels).astype(np.int64)
     name = printable(store.name)
@@ -351,7 +388,10 @@ def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Cla
             f"{analysis} needs at least 2 images in every class and {small.size} {plural} fewer "
             f"in {name}: {which}; {remedy}"
         )
-    return Classes(names, labels, counts)
+    groups = groups_of(store)
+    if groups is not None and differences:
+        require_several(store, analysis, names, labels, groups)
+    return Classes(names, labels, counts, groups)
 
 
 def require_grid(store: MapStore, analysis: str) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """A dictionary of 3 x 3 patches of a map, and how much of each word there is in every quadrant.
 
-Patches, all modes together, are brought to mean 0 and variance 1 in every coordinate over the training
-images and whitened; words are k-means centres of them. A patch activates word k by
-max(0, mean over words of the distance - its distance to word k), so that words that are farther than
-most say nothing. Activations are averaged over each quadrant of the grid.
+Patches, all modes together, are brought to mean 0 and variance 1 in every coordinate over the
+training images and whitened; words are k-means centres of them. A patch activates word k by
+max(0, mean over words of the distance - its distance to word k), so that words that are farther
+than most say nothing. Activations are averaged over each quadrant of the grid.
 
 References
 ----------

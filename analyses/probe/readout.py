@@ -1,9 +1,9 @@
 """A calibrated linear readout of joined maps, from products of images: probabilities of classes.
 
 Banded ridge on one-hot classes gives scores; a multinomial logistic regression with one slope and a
-constant for each class, fitted to the scores of training images left out one by one, turns them into
-probabilities. Nothing of a tested image is seen before it is predicted, except that columns are
-scaled by their standard deviation over all images, in which labels have no part.
+constant for each class, fitted to the scores of training images left out one by one, turns them
+into probabilities. Nothing of a tested image is seen before it is predicted, except that columns
+are scaled by their standard deviation over all images, in which labels have no part.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Problem:
         Numbers of them.
     sampled
         bool of shape (n,): images that penalties are chosen on, as far as they are trained on.
+    groups
+        int64 of shape (n,): what each belongs to, whole groups in a fold; None: independent.
     """
 
     labels: NDArray[np.int64]
@@ -60,6 +62,11 @@ class Problem:
     n_classes: int
     n_folds: int
     sampled: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
+
+    def interval(self, values: Floats) -> tuple[float, float, float]:
+        """Return the mean of what images give and its corrected 95% interval."""
+        return corrected_interval(values, self.folds, groups=self.groups)
 
 
 @dataclass
@@ -228,7 +235,7 @@ def compared(first: Reading, second: Reading, problem: Problem) -> dict[str, flo
     right = [(one.prediction == problem.labels).astype(np.float64) for one in (first, second)]
     row: dict[str, Any] = {}
     for name, values in (("accuracy", right[0] - right[1]), ("bits", second.bits - first.bits)):
-        mean, low, high = corrected_interval(values, problem.folds)
+        mean, low, high = problem.interval(values)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -238,7 +245,7 @@ def measured(reading: Reading, problem: Problem) -> dict[str, float]:
     right = (reading.prediction == problem.labels).astype(np.float64)
     row: dict[str, Any] = {}
     for name, values in (("accuracy", right), ("bits", reading.bits)):
-        mean, low, high = corrected_interval(values, problem.folds)
+        mean, low, high = problem.interval(values)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats as known
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import few_arrangements
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.core.terminal import p_text
@@ -20,7 +21,7 @@ from frictionstore.analyses.probe import banded, lifts
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import independent_images, wilson_interval
+from frictionstore.analyses.stats.intervals import share_interval, wilson_interval
 from frictionstore.text import printable
 
 NAME = "ridge-probe"
@@ -76,11 +77,13 @@ def _baselines(plan: Asked, split: Split) -> dict[str, float]:
 class Accuracies:
     """How each feature set did on `n` images, and each two of them on the same ones.
 
-    `confusion` has shape (set, true, predicted); `null` counts correct predictions under permuted
-    labels, (set, permutations); `compared` is by the names of two sets, the larger first.
+    `right` has shape (set, tested image), `confusion` (set, true, predicted); `null` counts
+    correct predictions under permuted labels, (set, permutations); `compared` is by the names of
+    two sets, the larger first.
     """
 
     n: int
+    right: NDArray[np.bool_]
     confusion: NDArray[np.int64]
     null: NDArray[np.int64]
     compared: dict[tuple[str, str], Paired]
@@ -91,27 +94,26 @@ def accuracies_of(sets: Sequence[SetFit], split: Split, n_classes: int) -> Accur
     tested = split.folds >= 0
     right = {one.name: (one.prediction == split.labels)[tested] for one in sets}
     by_size = sorted(sets, key=lambda one: len(one.columns))
+    groups = None if split.belonging is None else split.belonging[tested]
     return Accuracies(
         n=int(tested.sum()),
+        right=np.stack(list(right.values())),
         confusion=np.stack([confusion(split.labels, one.prediction, n_classes) for one in sets]),
         null=np.stack([one.null_correct.sum(axis=0) for one in sets]),
         compared={
-            (first, second): compare_paired(right[first], right[second], split.n_folds)
+            (first, second): compare_paired(
+                right[first], right[second], split.n_folds, groups=groups
+            )
             for second, first in combinations([one.name for one in by_size], 2)
         },
     )
 
 
-def _interval(plan: Asked, correct: int, n: int) -> tuple[float, float]:
-    """Return Wilson's interval as of so many images as cross-validation is worth."""
-    worth = independent_images(n, plan.folds)
-    return wilson_interval(correct * worth / max(n, 1), worth)
-
-
 def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
     one, table, null = plan.sets[which], found.confusion[which], found.null[which]
     correct, n = int(table.trace()), found.n
-    low, high = _interval(plan, correct, n)
+    _, groups = plan.classes.labelled()
+    low, high = share_interval(found.right[which], groups, folds=plan.folds)
     row: dict[str, Any] = {
         "features": one.name,
         "columns": one.n_columns,
@@ -132,10 +134,13 @@ def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
     return row | {"notebook_accuracy": _notebook_accuracy(plan, one)}
 
 
-def _class_rows(plan: Asked, name: str, table: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+def _class_rows(plan: Asked, name: str, of: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    labels, groups = plan.classes.labelled()
     for c, of_class in enumerate(plan.classes.names):
-        right, images = int(table[c, c]), int(plan.classes.counts[c])
-        low, high = _interval(plan, right, images)
+        member = labels == c
+        right, images = int(of[member].sum()), int(plan.classes.counts[c])
+        own = None if groups is None else groups[member]
+        low, high = share_interval(of[member], own, folds=plan.folds)
         yield {
             "features": name, "class": of_class, "images": images,
             "accuracy": right / images, "accuracy_low": low, "accuracy_high": high,
@@ -154,8 +159,8 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
         ],
         "classes": [
             row
-            for one, table in zip(plan.sets, found.confusion, strict=True)
-            for row in _class_rows(plan, one.name, table)
+            for one, right in zip(plan.sets, found.right, strict=True)
+            for row in _class_rows(plan, one.name, right)
         ],
         "penalties": [
             {"features": one.name, "fold": fold, "map": of_map, "lambda": float(penalty),
@@ -211,6 +216,13 @@ def _caveats(plan: Asked) -> list[str]:
             f"chosen on the real labels; no p-value is below "
             f"{permutation.smallest_p(plan.permutations):.2g}; p family wise is against the best "
             f"of the {len(plan.sets)} feature sets in each"
+        )
+        if plan.split.belonging is not None:
+            said += few_arrangements(plan.split.least_arrangements())
+    if plan.split.belonging is not None:
+        said.append(
+            "intervals, and p of differences, are over groups of images; McNemar's p takes images "
+            "as independent and is left out"
         )
     said += _column_caveats(plan)
     small = int((plan.classes.counts < plan.folds).sum())

@@ -108,7 +108,13 @@ class ClassDistances:
         return first
 
     def test(self, permutations: int, seed: int) -> Dispersion:
-        """Return the test of the distances of the labelled images, done once."""
+        """Return the test of the distances of the labelled images, done once; no p of groups.
+
+        How far an image lies from a mean that others of its group are part of depends on the number
+        of groups and on what they have in common, so that no arrangement of groups is like another.
+        """
+        if self._classes.groups is not None:
+            permutations = 0
         if (permutations, seed) not in self._tests:
             labelled = self._classes.labels >= 0
             self._tests[permutations, seed] = permdisp(
@@ -126,6 +132,16 @@ def class_distances(passes: Passes, feature: str, classes: Classes, n_modes: int
         lambda: ClassDistances(feature, classes, moments),
         claimed=False,
     )
+
+
+def left_out(classes: Classes) -> list[str]:
+    """Return the sentence that says why there is no PERMDISP of groups of images."""
+    if classes.groups is None:
+        return []
+    return [
+        "PERMDISP has no p where images belong together: how far images lie from their class's "
+        "mean map depends on how many groups it is of"
+    ]
 
 
 def in_words(found: Dispersion, alpha: float) -> str:
