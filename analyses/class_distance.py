@@ -146,7 +146,7 @@ class ClassDistance:
             claimed=False,
         )  # fmt: skip
         self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
-        self._null = np.full((4, asked.permutations), np.nan)
+        self._null = np.full((5, asked.permutations), np.nan)
         if asked.permutations:
             self._sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, n_features, asked.permutations, asked.seed,
@@ -155,7 +155,7 @@ class ClassDistance:
             self._sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
-        distance, cosine, f, of_means = self._null
+        distance, cosine, f, of_means, unequal = self._null
         counts = self._sums.counts(which)
         means = sums * label_sums.class_weights(counts)
         square = label_sums.squared_distances(means)
@@ -169,6 +169,7 @@ class ClassDistance:
         cosines = np.divide(gram, product, out=np.full_like(gram, np.nan), where=product > 0)
         cosine[which] = label_sums.off_diagonal(cosines).min(axis=1)
         f[which] = self._pseudo_f(sums, counts)
+        unequal[which] = dispersion.unequal_from_sums(sums, squares[..., -1:], counts)
         of_means[which] = welch_from_sums(sums, squares[..., -1:], counts, pooled=True).f[..., 0]
 
     def _pseudo_f(self, sums: Floats, counts: NDArray[np.int64]) -> Floats | float:
@@ -197,12 +198,17 @@ class ClassDistance:
             null_f=self._null[2],
             welch_f=float(welch(means, variance, classes.counts, pooled=True).f[0]),
             null_welch=self._null[3],
-            spread=self._distances.test(self._asked.permutations, self._asked.seed),
+            spread=dispersion.and_by_labels(
+                self._distances.test(self._asked.permutations, self._asked.seed),
+                dispersion.unequal(variance[:, 0], classes.counts),
+                self._null[4],
+                grouped=classes.groups is not None,
+            ),
         )
         constant = self._collected.labelled.constant()[0].all(axis=(0, 1))
         said = [
             *classes.caveats(permuted=self._asked.permutations > 0),
-            *dispersion.left_out(classes),
+            *dispersion.caveats(classes),
             *caveats.smallest_p(self._asked.permutations),
             *(
                 f"{mode_name(int(mode), len(constant))} is constant over all images: it adds "

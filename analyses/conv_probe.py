@@ -42,8 +42,8 @@ class ConvProbeParameters(parameters.Parameters):
     features: str | Sequence[str] | None = parameters.parameter(
         None,
         "Feature sets to compare, separated by commas; + joins maps, log_NAME is a logarithm.  "
-        "[default: S, the logarithm of friction, settle and all of them; exact maps where there "
-        "are any]",
+        "[default: S, the logarithm of friction, settle and all of them; exact maps where they are "
+        "any]",
         flags=("--features", "--feature"),
         several=True,
     )
@@ -118,7 +118,7 @@ class ConvProbe:
     def _control(
         self, maps: Mapping[str, NDArray[np.float32]], problem: readout.Problem
     ) -> readout.Problem:
-        """Return the task whose labels were drawn for types of images, all else alike."""
+        """Return the task whose labels were drawn for types of images, whatever their class."""
         rng = np.random.default_rng([self.asked.seed, 0xC0])
         columns = np.concatenate([x.reshape(len(x), -1) for x in maps.values()], axis=1)
         z = columns - columns.mean(axis=0, dtype=np.float64)
@@ -216,8 +216,8 @@ class ConvProbe:
             f"{f', the best of {len(rows)} feature sets here,' if len(rows) > 1 else ''} "
             f"{best['accuracy']:.1%} of images are classified correctly (95% interval "
             f"{best['accuracy_low']:.1%} to {best['accuracy_high']:.1%}; chance "
-            f"{1 / self.problem.n_classes:.1%}; selectivity "
-            f"{best['selectivity'] * 100:+.1f} points)."
+            f"{1 / self.problem.n_classes:.1%}; selectivity {best['selectivity'] * 100:+.1f} "
+            "points)."
         ]
         for row, other in zip(lifts[::2], lifts[1::2], strict=True):
             lift, floor = (

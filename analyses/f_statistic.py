@@ -88,7 +88,7 @@ class FStatistic:
             claimed=False,
         )
         self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
-        self._maxima, self._mean_maxima = np.full((2, asked.permutations), -np.inf)
+        self._maxima, self._mean_maxima, self._unequal = np.full((3, asked.permutations), -np.inf)
         self._extreme = np.zeros((rows, cols, n_modes), np.int64)
         self._clusters: ClusterTest | None = None
         self._beside = False
@@ -115,6 +115,7 @@ class FStatistic:
         self._maxima[which] = f.max(axis=1)
         extreme = permutation.at_least(f, observed[usable], "greater").sum(axis=0)
         self._extreme.reshape(-1)[usable] += extreme
+        self._unequal[which] = dispersion.unequal_from_sums(sums, squares[..., -1:], counts)
         if self._clusters is not None:
             maps = np.full((len(f), *self._extreme.shape), np.nan)
             maps.reshape(len(f), -1)[:, usable] = f
@@ -155,12 +156,17 @@ class FStatistic:
             mean_family_wise=(
                 permutation.family_wise_p(mean.z, self._mean_maxima) if n else undefined
             ),
-            spread=self._distances.test(n, self._asked.seed),
+            spread=dispersion.and_by_labels(
+                self._distances.test(n, self._asked.seed),
+                dispersion.unequal(self._collected.variances(), self._classes.counts),
+                self._unequal,
+                grouped=grouped,
+            ),
             clusters=None if self._clusters is None else self._clusters.result(exact.f),
         )
         said = [
             *self._classes.caveats(permuted=n > 0),
-            *dispersion.left_out(self._classes),
+            *dispersion.caveats(self._classes),
             *_caveats(self._asked, found),
             *caveats.heavy_tail(self._asked.feature, self._collected.everything),
             *caveats.features(self._asked.feature),

@@ -350,6 +350,11 @@ class ClassMoments:
         groups = np.where(labels < 0, self._n_classes, labels)
         self._moments.update(arrays[self._feature], groups)
 
+    def variances(self) -> NDArray[np.float64]:
+        """Return the variance of each class, summed over positions and modes."""
+        of = self.by_class
+        return np.asarray(of.m2.reshape(of.n_groups, -1).sum(axis=1) / (of.count - 1.0))
+
     def end_pass(self) -> bool:
         all_groups = self._moments.as_arrays()
         self.by_class = Moments.from_arrays(

@@ -12,7 +12,7 @@ image i left out is predicted with the residual
 
 exactly, the intercept fitted anew. Ratios are searched on at most `AT_MOST` training images, drawn
 at random: a penalty is the variance of the noise over that of the weights, which does not grow with
-the images. The path of lambda that follows, on all training images, is `ridge.choose_penalty`'s.
+the images.
 
 References
 ----------

@@ -16,7 +16,6 @@ from frictionstore.analyses.probe.ridge import (
     Primal,
     Scratch,
     Solved,
-    choose_penalty,
     one_hot,
 )
 from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split
@@ -124,9 +123,7 @@ class HeldProbe(Probe):
         z_test /= scale
         z_test *= weights
         fitted = _Fitted(z, target, scratch)
-        choice = choose_penalty(fitted.problem)
-        one.note(fold, choice)
-        found = choice.solved
+        found = one.solved(fold, fitted.problem)
         scores = fitted.scores(found, z_test) + frequency
         one.prediction[index[test]] = scores.argmax(axis=1)
         if one.null_correct.shape[1]:

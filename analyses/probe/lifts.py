@@ -66,11 +66,12 @@ def _unfitted(one: SetFit) -> SetFit:
         ends=[""] * folds,
         used=np.zeros(folds, np.int64),
         balance={},
+        joint={},
     )
 
 
 def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[str, Any]]:
-    """Return the table: each lift and its floor, with corrected 95% intervals."""
+    """Return the table: lifts and their floors, paired differences with corrected intervals."""
 
     def paired(name: str, first: SetFit, second: SetFit, of: Split) -> dict[str, float]:
         tested = of.folds >= 0

@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Here, since passes hold only those BLAS libraries to one thread that are loaded before them.
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
+
 from frictionstore.analyses.core.passes import THREADS
 from frictionstore.analyses.probe import banded
 from frictionstore.analyses.probe.ridge import one_hot
@@ -177,8 +180,6 @@ def _read_fold(
 
 def _ridge(parts: list[_Part], penalties: Floats, target: Floats) -> tuple[Floats, Floats]:
     """Return scores of training images left out one by one, and of tested images."""
-    from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
-
     n = len(target)
     inner = parts[0].inner / penalties[0]
     cross = parts[0].cross / penalties[0]

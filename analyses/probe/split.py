@@ -13,7 +13,15 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.groups import arrangements
 from frictionstore.analyses.core.passes import Arrays
 from frictionstore.analyses.probe import banded
-from frictionstore.analyses.probe.ridge import Choice, Scaling, one_hot
+from frictionstore.analyses.probe.ridge import (
+    Choice,
+    Dual,
+    Primal,
+    Scaling,
+    Solved,
+    choose_penalty,
+    one_hot,
+)
 from frictionstore.analyses.stats.permutation import AnyShuffles, GroupShuffles, Shuffles
 from frictionstore.text import printable
 
@@ -130,6 +138,8 @@ class SetFit:
     balance
         By fold: what each map's standardised columns are multiplied by, so that one lambda suits
         all of them; nothing for a single map.
+    joint
+        By fold: lambda of balanced maps, chosen with the balance.
     keeps
         The map that stays with its images where the others are of shuffled images, "" for none.
     """
@@ -145,6 +155,7 @@ class SetFit:
     notebook_used: int = 0
     balance: dict[int, Floats] = field(default_factory=dict)
     keeps: str = ""
+    joint: dict[int, float] = field(default_factory=dict)
 
     @property
     def n_columns(self) -> int:
@@ -185,12 +196,15 @@ class SetFit:
         ends = np.cumsum([part.stop - part.start for part in self.columns.values()])
         widths = np.array([int(part.sum()) for part in np.split(used, ends[:-1])])
         weights = np.ones(len(widths))
+        self.joint.pop(fold, None)
         there = np.flatnonzero(widths)
         if len(there) > 1:
             stops = np.cumsum(widths)
             spans = [slice(int(stops[k] - widths[k]), int(stops[k])) for k in there]
             target = one_hot(labels, int(labels.max()) + 1)
-            weights[there] = banded.choose_columns(rows, spans, target).balance
+            chosen = banded.choose_columns(rows, spans, target)
+            weights[there] = chosen.balance
+            self.joint[fold] = float(chosen.penalties.min())
         if len(widths) > 1:
             self.balance[fold] = weights
         return np.repeat(weights, widths)
@@ -199,6 +213,18 @@ class SetFit:
         """Return lambda of each map for its standardised columns."""
         weights = self.balance.get(fold, np.ones(len(self.columns)))
         return np.asarray(self.penalties[fold] / np.square(weights))
+
+    def solved(self, fold: int, problem: Primal | Dual) -> Solved:
+        """Return the solution for a fold, and note its penalty.
+
+        Of joined maps it is the one that came with the balance; else it is chosen now.
+        """
+        if fold in self.joint:
+            choice = Choice(problem.at(self.joint[fold]), "")
+        else:
+            choice = choose_penalty(problem)
+        self.note(fold, choice)
+        return choice.solved
 
     def note(self, fold: int, choice: Choice) -> None:
         """Note the penalty chosen for a fold."""

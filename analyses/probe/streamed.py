@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.passes import THREADS, Arrays
-from frictionstore.analyses.probe.ridge import Primal, Scaling, choose_penalty, one_hot
+from frictionstore.analyses.probe.ridge import Primal, Scaling, one_hot
 from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split
 from frictionstore.analyses.stats.permutation import group_sums
 
@@ -218,10 +218,8 @@ class StreamedProbe(Probe):
         np.multiply(scaled, weights[:, None], out=scaled)
         np.multiply(scaled, weights, out=scaled)
         np.multiply(cross, weights[:, None], out=cross)
-        choice = choose_penalty(Primal(scaled, cross, square, n))
+        found = one.solved(fold, Primal(scaled, cross, square, n))
         del scaled
-        one.note(fold, choice)
-        found = choice.solved
         models: list[_Model] = [
             (one, fold, "default", _linear(found.coefficients, scaling, frequency, weights))
         ]
