@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import click
@@ -17,21 +16,18 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.groups import count_by_class, parts_of_groups
-from frictionstore.analyses.core.pairing import Common, common_images
+from frictionstore.analyses.core.pairing import Common, Pair, chosen_pairs, common_images
 from frictionstore.analyses.core.passes import Passes, noise_caveat, recorded
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
     MapStore,
     is_repeated,
-    maps_over_patches,
     mode_name,
     require_feature,
-    require_grid,
 )
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
-from frictionstore.analyses.probe.predict import predict
+from frictionstore.analyses.probe.predict import predict_common
 from frictionstore.analyses.probe.ridge import compare_paired
-from frictionstore.analyses.probe.split import Split
 from frictionstore.analyses.stats import similarity
 from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds
 from frictionstore.analyses.stats.folds import folds_of
@@ -41,7 +37,6 @@ from frictionstore.text import listed, printable
 Floats = NDArray[np.float64]
 NAME = "compare"
 QUESTION = "Do two stores, or two maps, say the same about the same images?"
-DEFAULT_FEATURES = ("S", "friction", "settle")
 HELD_IMAGES = 2000
 """Images whose maps are held for CKA and for correlations over patches."""
 MEMORY = 128 << 20
@@ -74,20 +69,6 @@ class CompareParameters(parameters.Parameters):
 
 
 @dataclass
-class Pair:
-    """Two features to compare: each of a store, by its number."""
-
-    name: str
-    first: tuple[int, str]
-    second: tuple[int, str]
-
-    @property
-    def sides(self) -> tuple[tuple[int, str], tuple[int, str]]:
-        """Both."""
-        return self.first, self.second
-
-
-@dataclass
 class Comparison:
     """All that is compared: stores, their common images, and what was gathered of them."""
 
@@ -111,30 +92,6 @@ class Comparison:
     def rng(self, what: int) -> np.random.Generator:
         """Return the random numbers of one use: no figure depends on which others are asked for."""
         return np.random.default_rng([self.asked.seed, what])
-
-
-def _chosen(stores: Sequence[MapStore], asked: CompareParameters) -> list[Pair]:
-    """Return the pairs of features that are asked for, or those that there are."""
-    features: Sequence[str] = tuple(dict.fromkeys(asked.feature))
-    if not features:
-        usable = [name for name in maps_over_patches(stores[0])
-                  if all(name in maps_over_patches(store) for store in stores[1:])]  # fmt: skip
-        features = [name for name in DEFAULT_FEATURES if name in usable] or usable[:1]
-        if not features:
-            names = [f"{printable(s.name)}: {listed(maps_over_patches(s), 8)}" for s in stores]
-            raise AnalysisError(f"{NAME} needs a map that both stores hold; {'; '.join(names)}")
-    for store in stores:
-        require_grid(store, NAME)
-        for feature in features:
-            require_feature(store, feature)
-    if len(stores) > 1:
-        return [Pair(feature, (0, feature), (1, feature)) for feature in features]
-    if len(features) < 2:
-        raise AnalysisError(
-            f"{NAME} needs something to compare {printable(features[0])} with: name another store, "
-            "or another map with --feature"
-        )
-    return [Pair(f"{a} and {b}", (0, a), (0, b)) for a, b in combinations(features, 2)]
 
 
 def _gather(this: Comparison, *, show_progress: bool) -> None:
@@ -216,7 +173,10 @@ def _probe_rows(this: Comparison, *, show_progress: bool) -> list[dict[str, Any]
         try:
             for key in pair.sides:
                 if key not in predicted:
-                    predicted[key] = _predicted(this, key, fold, show_progress)
+                    predicted[key] = predict_common(
+                        this.stores[key[0]], key[1], this.common, key[0], fold,
+                        show_progress=show_progress,
+                    )  # fmt: skip
         except AnalysisError as error:
             this.said.append(f"no probe of {pair.name}: {error}")
             continue
@@ -233,20 +193,6 @@ def _probe_rows(this: Comparison, *, show_progress: bool) -> list[dict[str, Any]
             | ({} if groups is None else {"p": paired.p})
         )  # fmt: skip
     return rows
-
-
-def _predicted(
-    this: Comparison, key: tuple[int, str], fold: NDArray[np.int64], show_progress: bool
-) -> NDArray[np.int64]:
-    """Return the class predicted of every common image by one feature of one store."""
-    side, feature = key
-    labels, folds = (this.common.of_rows(side, one) for one in (this.common.labels, fold))
-    split = Split(labels, folds, this.asked.folds, len(this.common.classes))
-    of_rows = predict(this.stores[side], feature, split, show_progress=show_progress)
-    place = this.common.places[side]
-    found = np.full(this.common.n, -1, np.int64)
-    found[place[place >= 0]] = of_rows[place >= 0]
-    return found
 
 
 def compare(
@@ -304,7 +250,7 @@ def compare(
         seed=seed,
     )  # fmt: skip
     stores = [first] if second is None else [first, second]
-    pairs = _chosen(stores, asked)
+    pairs = chosen_pairs(stores, asked.feature, NAME)
     common = common_images(stores, NAME, at_least=similarity.FEWEST)
     bytes_per_image = max(
         4 * store.grid[0] * store.grid[1] * store.n_modes * len({p.sides[k][1] for p in pairs})

@@ -26,7 +26,8 @@ from frictionstore.analyses.core.source import (
 from frictionstore.analyses.probe.held import FloorProbe, HeldProbe
 from frictionstore.analyses.probe.lifts import lifts_of, to_fit
 from frictionstore.analyses.probe.notebook import NotebookProbe
-from frictionstore.analyses.probe.results import NAME, default_result, notebook_result
+from frictionstore.analyses.probe.notebook_results import NAME, notebook_result
+from frictionstore.analyses.probe.results import default_result
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.probe.streamed import StreamedProbe
 from frictionstore.analyses.stats.folds import folds_of

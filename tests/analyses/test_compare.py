@@ -16,7 +16,7 @@ from frictionstore import analyses
 from frictionstore.analyses import compare as module
 from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.source import MemoryStore
+from frictionstore.analyses.core.memory_store import MemoryStore
 from frictionstore.analyses.probe import predict as predicting
 from frictionstore.analyses.probe.split import Split
 from frictionstore.analyses.stats.crossnobis import class_folds, crossnobis
