@@ -259,6 +259,12 @@ def compare(
     most = max(similarity.FEWEST, min(HELD_IMAGES, MEMORY // bytes_per_image))
     held = np.random.default_rng([seed, 5]).permutation(common.n)[:most]
     this = Comparison(asked, stores, common, pairs, held)
+    return _result(this, _tables(this, show_progress=show_progress))
+
+
+def _tables(this: Comparison, *, show_progress: bool) -> dict[str, Any]:
+    """Read the stores and return all tables."""
+    pairs, stores, common = this.pairs, this.stores, this.common
     _gather(this, show_progress=show_progress)
     tables: dict[str, Any] = {
         "maps": by_column([_map_row(this, pair) for pair in pairs]),
@@ -288,7 +294,7 @@ def compare(
             ],
             "image_id": [one for ids in common.only for one in ids],
         }
-    return _result(this, tables)
+    return tables
 
 
 def _result(this: Comparison, tables: dict[str, Any]) -> Result:

@@ -27,12 +27,11 @@ from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import dispersion, label_sums, permutation
 from frictionstore.analyses.stats.anova import Anova, Welch, anova, f_at, welch, welch_from_sums
 from frictionstore.analyses.stats.clusters import FORMING_P, Clusters, ClusterTest
-from frictionstore.analyses.stats.notebook_sums import NotebookSums
+from frictionstore.analyses.stats.notebook_sums import NotebookSums, largest, notebook_figures
 
 Floats = NDArray[np.float64]
 NAME = "f-statistic"
 QUESTION = "Does the map differ between classes at single positions of the grid?"
-NOTEBOOK_THRESHOLD = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,12 +173,6 @@ class FStatistic:
         return _result(self._asked, found, said, self._store)
 
 
-def _best(values: Floats) -> tuple[int, ...]:
-    """Return the index of the largest value, NaN ignored; the first of all if all are NaN."""
-    filled = np.where(np.isnan(values), -np.inf, values)
-    return tuple(int(i) for i in np.unravel_index(int(filled.argmax()), values.shape))
-
-
 def _least(p: Floats) -> float:
     return float(np.fmin.reduce(p, axis=None, initial=np.nan))
 
@@ -194,7 +187,7 @@ def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
         usable = np.isfinite(f)
         if not usable.any():
             continue
-        best = _best(f)
+        best = largest(f)
         row: dict[str, Any] = {
             "mode": mode_name(mode, n_modes), "best_row": best[0], "best_col": best[1], "f": f[best]
         }  # fmt: skip
@@ -219,31 +212,6 @@ def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
     return by_column(rows)
 
 
-def _notebook_figures(ratio: NDArray[np.float32], constant: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return what the notebook printed; its averages over modes count a constant mode as 0."""
-    n_modes = ratio.shape[2]
-    overall = np.where(constant, 0.0, ratio.astype(np.float64)).mean(axis=2)
-    verdict = overall.max() > NOTEBOOK_THRESHOLD
-    return {
-        "overall_mean_f": float(overall.mean()),
-        "overall_max_f": float(overall.max()),
-        "overall_best_position": list(_best(overall)),
-        "verdict": "POSITIONALLY DISCRIMINATIVE" if verdict else "NOT DISCRIMINATIVE",
-        "per_mode": [
-            {
-                "mode": mode_name(mode, n_modes),
-                "mean": float(of_mode.mean()),
-                "max": float(of_mode.max()),
-                "q95": float(np.quantile(of_mode, 0.95)),
-                "best_position": list(_best(of_mode)),
-            }
-            for mode in range(n_modes)
-            if not constant[mode]
-            for of_mode in [ratio[..., mode].astype(np.float64)]
-        ],
-    }
-
-
 def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
     exact = found.exact
     usable = np.isfinite(exact.f)
@@ -257,7 +225,7 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
     }
     if not n_usable:
         return values
-    best = _best(exact.f)
+    best = largest(exact.f)
     varying = exact.ratio[..., ~exact.constant_modes()]
     n_q = int((found.q[usable] <= asked.alpha).sum())
     values |= {
@@ -269,7 +237,7 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
         "max_f_p": float(exact.p[best]),
         "max_eta_squared": float(np.nanmax(exact.eta_squared)),
         "mean_eta_squared": float(np.nanmean(exact.eta_squared)),
-        "max_welch_f": float(found.mean.f[_best(found.mean.z)]),
+        "max_welch_f": float(found.mean.f[largest(found.mean.z)]),
         "dispersion_f": found.spread.f,
         "dispersion_p": found.spread.p,
         "n_q_significant": n_q,
@@ -362,7 +330,7 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
     exact = found.exact
     columns = _mode_table(asked, found)
     values = _values(asked, found)
-    notebook = _notebook_figures(found.ratio, exact.constant_modes())
+    notebook = notebook_figures(found.ratio, exact.constant_modes())
     arrays: dict[str, NDArray[Any]] = {
         "f": exact.f, "p": exact.p, "q": found.q, "eta_squared": exact.eta_squared,
         "notebook_f_ratio": exact.ratio, "notebook_f_ratio_float32": found.ratio,

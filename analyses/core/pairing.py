@@ -171,7 +171,7 @@ def chosen_pairs(stores: Sequence[MapStore], features: Sequence[str], analysis: 
         return [Pair(feature, (0, feature), (1, feature)) for feature in features]
     if len(features) < 2:
         raise AnalysisError(
-            f"{analysis} needs something to compare {printable(features[0])} with: name another store, "
-            "or another map with --feature"
+            f"{analysis} needs something to compare {printable(features[0])} with: name another "
+            "store, or another map with --feature"
         )
     return [Pair(f"{a} and {b}", (0, a), (0, b)) for a, b in combinations(features, 2)]
