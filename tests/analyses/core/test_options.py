@@ -39,13 +39,15 @@ OTHER: dict[str, list[str]] = {
     "--donors": ["5"],
     "--images": ["20"],
     "--resamples": ["30"],
+    "--margin": ["100"],
     "--groups": ["made below"],
 }
 """A value other than the default; options that are missing here fail the test."""
 
-UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content")
+UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content",
+              "information", "conv-probe")  # fmt: skip
 
-OUTPUT = {"--out", "--json", "--figures", "--results", "--verify"}
+OUTPUT = {"--out", "--overwrite", "--json", "--figures", "--results", "--verify"}
 """Tested below: they change where the result goes, or where it is from and whether it may be."""
 
 
