@@ -348,10 +348,11 @@ def _sentences(this: Comparison, tables: dict[str, Any]) -> list[str]:
         else:
             p = "" if np.isnan(row["rsa_p"]) else f"; {p_text(row['rsa_p'])}"
             none = "no evidence that " if row["rsa_p"] > LEVEL else ""
+            agree = "agree" if this.common.groups is None else "are not tested"
             ends = interval_text(row["rsa_low"], row["rsa_high"])
             said.append(
-                f"{none}distances between images agree (rank correlation {number(row['rsa'])}, 95% "
-                f"interval {ends}{p})"
+                f"{none}distances between images {agree} (rank correlation {number(row['rsa'])}, "
+                f"95% interval {ends}{p})"
             )
         said.append(f"CKA {number(row['cka'])}")
         if not np.isnan(row["class_rsa"]):
