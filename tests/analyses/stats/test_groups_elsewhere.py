@@ -23,7 +23,8 @@ def test_crossnobis_folds_hold_whole_groups_and_every_class():
     assert all(len(np.unique(folds[groups == g])) == 1 for g in range(12))
     assert all(set(folds[labels == c]) == {0, 1, 2} for c in (0, 1))
     none, n_none = class_folds(labels, rng, np.where(labels == 0, 0, groups))
-    assert n_none == 0 and (none == -1).all(), "one group cannot be in two folds"
+    assert n_none == 0
+    assert (none == -1).all(), "one group cannot be in two folds"
 
 
 def test_groups_of_one_image_are_images_and_copies_are_one():
