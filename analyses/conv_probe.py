@@ -24,7 +24,7 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.information import SHUFFLED, available
 from frictionstore.analyses.probe import patches, readout
-from frictionstore.analyses.probe.chosen import ChosenImages, choose_images, most_images
+from frictionstore.analyses.probe.chosen import ChosenImages, caveats, choose_images, most_images
 from frictionstore.analyses.probe.held import shuffled_within
 from frictionstore.analyses.probe.ridge import compare_paired
 from frictionstore.analyses.ridge_probe import feature_sets
@@ -69,7 +69,7 @@ class ConvProbe:
         for name in maps:
             require_feature(self.store, name)
         choose_images(
-            passes, self.classes, maps, self.asked.images, self.asked.folds, self.asked.seed,
+            NAME, passes, self.classes, maps, self.asked.images, self.asked.folds, self.asked.seed,
             self._read,
         )  # fmt: skip
 
@@ -128,8 +128,9 @@ class ConvProbe:
         types = (0.5 * np.square(centres).sum(axis=1) - z @ centres.T).argmin(axis=1)
         labels = rng.permutation(np.arange(len(centres)) % problem.n_classes)[types]
         return readout.Problem(
-            labels, problem.folds, problem.n_classes, problem.n_folds, problem.sampled
-        )
+            labels, problem.folds, problem.n_classes, problem.n_folds, problem.sampled,
+            problem.groups,
+        )  # fmt: skip
 
     def result(self) -> Result:
         rows = [self._set_row(k, name) for k, name in enumerate(self.sets)]
@@ -192,7 +193,7 @@ class ConvProbe:
         right = [of.prediction == self.problem.labels for of in (one, other)]
         row: dict[str, Any] = {"first": first, "second": second}
         row |= readout.compared(one, other, self.problem)
-        return row | {"mcnemar_p": compare_paired(*right).mcnemar_p}
+        return row | {"mcnemar_p": compare_paired(*right, groups=self.problem.groups).mcnemar_p}
 
     def _lift(self, name: str, alone: str) -> list[dict[str, Any]]:
         base = self.readings[self.sets[alone]]
@@ -231,7 +232,7 @@ class ConvProbe:
         return said
 
     def _caveats(self) -> list[str]:
-        said = self.classes.caveats()
+        said = self.classes.caveats() + caveats(self.classes)
         n, all_of_them = len(self.problem.labels), self.classes.n_labelled
         if n < all_of_them:
             said.append(f"{n:,} of {all_of_them:,} labelled images, drawn at random (--images)")

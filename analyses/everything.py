@@ -11,6 +11,7 @@ import click
 
 from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.leading import default_features, probe_sets
 from frictionstore.analyses.core.passes import Passes, Plan, run
 from frictionstore.analyses.core.results import Result
 from frictionstore.analyses.core.saved import RELIABILITY
@@ -29,9 +30,7 @@ from frictionstore.analyses.reliability import (
 from frictionstore.analyses.ridge_probe import RidgeProbeParameters
 from frictionstore.analyses.summary import (
     SummaryParameters,
-    default_features,
     plans,
-    probe_sets,
     summary,
 )
 from frictionstore.text import did_you_mean, listed, printable

@@ -13,6 +13,7 @@ from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import RELIABLE
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Passes, measured, noise_caveat, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.saved import RELIABILITY
@@ -103,6 +104,7 @@ class Reliability:
                         store.n_images,
                         samples=self.samples,
                         seed=self.seed,
+                        groups=groups_of(store),
                     ),
                 )
                 for scale in SCALES

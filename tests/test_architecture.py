@@ -48,6 +48,7 @@ ALLOWED = {
     "frictionstore.cores": "how many threads share the work",
     "frictionstore.version": "who made a report",
     "frictionstore.format.schema": "which maps there are",
+    "frictionstore.format.groups": "which images belong together, from a CSV file",
     "frictionstore.format.fingerprint": "a request's leaves, for the report's facts",
     "frictionstore.io.aside": "a folder of results gets its place when it is whole",
     "frictionstore.io.durable": "a report is written as a store is: whole or not at all",

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
@@ -32,6 +32,7 @@ class Target:
     draw: bool
     verify: bool = False
     overwrite: bool = False
+    groups: Path | None = None
 
     @functools.cached_property
     def opened(self) -> MapStore:
@@ -39,6 +40,11 @@ class Target:
         from frictionstore.analyses.core.source import SelectedClasses
 
         store: MapStore = opened(self.store, self.verify)
+        if self.groups is not None:
+            from frictionstore.analyses.core.groups import WithGroups
+            from frictionstore.format.groups import read_groups
+
+            store = cast("MapStore", WithGroups(store, read_groups(self.groups)))
         return store if self.classes is None else SelectedClasses(store, self.classes)
 
     def open(self) -> MapStore:
@@ -131,6 +137,12 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Use only images of these classes.",
     )
     @click.option(
+        "--groups",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.csv",
+        help="Which images belong together (columns id and group), instead of the store's groups.",
+    )
+    @click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         help="Save tables, arrays and figures in this folder.",
@@ -143,6 +155,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(
         store: str,
         classes: tuple[str, ...] | None,
+        groups: Path | None,
         out: Path | None,
         as_json: bool,
         draw: bool,
@@ -150,7 +163,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         overwrite: bool,
         **kwargs: Any,
     ) -> Any:
-        target = Target(store, classes, out, as_json, draw, verify, overwrite)
+        target = Target(store, classes, out, as_json, draw, verify, overwrite, groups)
         return function(target=target, **kwargs)
 
     return command

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core import caveats, groups
 from frictionstore.analyses.core.derived import AT, NOISY, Derived, n_repeats, repeat_of
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
@@ -275,7 +276,11 @@ def recorded(result: Result, store: MapStore) -> Result:
     selected = getattr(store, "selected_classes", None)
     if selected is not None:
         result.parameters["classes"] = list(selected)
+    found = groups.described(store)
+    if found is not None:
+        result.parameters["image_groups"] = found
     result.caveats[:0] = getattr(store, "caveats", list)()
+    result.caveats += caveats.independence(store.n_images, found)
     return result
 
 

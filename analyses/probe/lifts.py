@@ -75,8 +75,9 @@ def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[s
 
     def paired(name: str, first: SetFit, second: SetFit, of: Split) -> dict[str, float]:
         tested = of.folds >= 0
+        groups = None if of.belonging is None else of.belonging[tested]
         right = [(one.prediction == of.labels)[tested].astype(float) for one in (first, second)]
-        mean, low, high = corrected_interval(right[0] - right[1], of.folds[tested])
+        mean, low, high = corrected_interval(right[0] - right[1], of.folds[tested], groups=groups)
         return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
     return [

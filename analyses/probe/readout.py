@@ -56,6 +56,8 @@ class Problem:
         Numbers of them.
     sampled
         bool of shape (n,): images that penalties are chosen on, as far as they are trained on.
+    groups
+        int64 of shape (n,): what each belongs to, whole groups in a fold; None: independent.
     """
 
     labels: NDArray[np.int64]
@@ -63,6 +65,11 @@ class Problem:
     n_classes: int
     n_folds: int
     sampled: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
+
+    def interval(self, values: Floats) -> tuple[float, float, float]:
+        """Return the mean of what images give and its corrected 95% interval."""
+        return corrected_interval(values, self.folds, groups=self.groups)
 
 
 @dataclass
@@ -229,7 +236,7 @@ def compared(first: Reading, second: Reading, problem: Problem) -> dict[str, flo
     right = [(one.prediction == problem.labels).astype(np.float64) for one in (first, second)]
     row: dict[str, Any] = {}
     for name, values in (("accuracy", right[0] - right[1]), ("bits", second.bits - first.bits)):
-        mean, low, high = corrected_interval(values, problem.folds)
+        mean, low, high = problem.interval(values)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -239,7 +246,7 @@ def measured(reading: Reading, problem: Problem) -> dict[str, float]:
     right = (reading.prediction == problem.labels).astype(np.float64)
     row: dict[str, Any] = {}
     for name, values in (("accuracy", right), ("bits", reading.bits)):
-        mean, low, high = corrected_interval(values, problem.folds)
+        mean, low, high = problem.interval(values)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 

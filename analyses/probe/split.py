@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import arrangements
 from frictionstore.analyses.core.passes import Arrays
 from frictionstore.analyses.probe import banded
 from frictionstore.analyses.probe.ridge import (
@@ -21,7 +22,7 @@ from frictionstore.analyses.probe.ridge import (
     choose_penalty,
     one_hot,
 )
-from frictionstore.analyses.stats.permutation import Shuffles
+from frictionstore.analyses.stats.permutation import AnyShuffles, GroupShuffles, Shuffles
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -40,12 +41,16 @@ class Split:
         ever trained on, -1 for images that take no part.
     n_folds, n_classes
         Numbers of test folds and classes.
+    belonging
+        int64 of shape (n,): the group of images that each belongs to, whole groups in one fold;
+        None where images are independent.
     """
 
     labels: NDArray[np.int64]
     folds: NDArray[np.int64]
     n_folds: int
     n_classes: int
+    belonging: NDArray[np.int64] | None = None
 
     @property
     def n_groups(self) -> int:
@@ -71,16 +76,40 @@ class Split:
         by_class = counts.sum(axis=0) - counts[fold]
         return by_class, int(by_class.sum())
 
-    def label_shuffles(self, permutations: int, seed: int) -> list[Shuffles]:
+    def label_shuffles(self, permutations: int, seed: int) -> list[AnyShuffles]:
         """Return arrangements of the labels within each group, one `Shuffles` per group.
 
-        Shuffling within folds keeps every fold as balanced as it is.
+        Shuffling within folds keeps every fold as balanced as it is. Of images that belong together
+        labels change places as wholes.
         """
-        children = np.random.SeedSequence(seed).spawn(self.n_groups)
+        rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(self.n_groups)]
+        if self.belonging is None:
+            return [
+                Shuffles(list(counts), permutations, rng)
+                for counts, rng in zip(self.counts(), rngs, strict=True)
+            ]
+        folds = [self.folds == fold for fold in range(self.n_groups)]
         return [
-            Shuffles(list(counts), permutations, np.random.default_rng(child))
-            for counts, child in zip(self.counts(), children, strict=True)
+            GroupShuffles(self.labels[one], self.belonging[one], self.n_classes, permutations, rng)
+            for one, rng in zip(folds, rngs, strict=True)
         ]
+
+    def null_training(self, shuffles: Sequence[AnyShuffles], fold: int) -> NDArray[np.int64]:
+        """Return the training images of a fold by class under permuted labels.
+
+        Shape (n_classes,), or (permutations, n_classes) where whole groups change places: classes
+        do not keep their sizes then.
+        """
+        counts = [one.counts for one in shuffles if isinstance(one, GroupShuffles)]
+        if not counts:
+            return self.training(fold)[0]
+        return np.asarray(sum(counts) - counts[fold])
+
+    def least_arrangements(self) -> float:
+        """Return the logarithm of how many arrangements of the labels there are within folds."""
+        assert self.belonging is not None
+        folds = [self.folds == fold for fold in range(self.n_groups)]
+        return sum(arrangements(self.labels[one], self.belonging[one]) for one in folds)
 
 
 @dataclass

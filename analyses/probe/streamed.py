@@ -227,10 +227,12 @@ class StreamedProbe(Probe):
             null = one.select(others[0].null_sums)[..., used]
             for group in others[1:]:
                 null += one.select(group.null_sums)[..., used]
-            null -= by_class[:, None] * mean[used]
+            expected = self._split.null_training(self._shuffles, fold)
+            null -= expected[..., None] * mean[used]
             null *= weights / scale
             solved = found.solve(null.reshape(-1, len(used)).T)
-            intercept = np.tile(frequency, self._permutations)
+            shape = (self._permutations, len(frequency))
+            intercept = np.broadcast_to(expected / n, shape).reshape(-1)
             models.append((one, fold, "null", _linear(solved, scaling, intercept, weights)))
         return models
 

@@ -73,8 +73,8 @@ def to_analyse(store: Store, folder: Path, features: Sequence[str] = ()) -> list
     frictionstore.errors.FrictionstoreError
         The folder holds something else, or results of another store.
     """
+    from frictionstore.analyses.core.leading import FRICTION, default_features
     from frictionstore.analyses.core.saved import check_folder
-    from frictionstore.analyses.summary import FRICTION, default_features
 
     check_folder(folder, store.digest)
     if features:

@@ -99,6 +99,8 @@ class Agreement:
         What is applied to the values; a mode in which it gives NaN has no reliability.
     samples, seed
         Of the bootstrap; 0 for no interval.
+    groups
+        Group of every image, in the order in which they come: whole groups are drawn then.
 
     Attributes
     ----------
@@ -115,12 +117,24 @@ class Agreement:
     """
 
     def __init__(
-        self, names: Sequence[str], *, scale: Scale = raw, samples: int = 0, seed: int = 0
+        self,
+        names: Sequence[str],
+        *,
+        scale: Scale = raw,
+        samples: int = 0,
+        seed: int = 0,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         self.features = tuple(names)
         self._scale = scale
         self._rng = np.random.default_rng(seed)
         self._samples = samples
+        self._weights: NDArray[np.uint8] | None = None
+        if groups is not None:
+            number, self._of = np.unique(groups, return_inverse=True)
+            self._samples = samples = samples if len(number) > 1 else 0  # one tells of no other
+            self._weights = self._rng.poisson(1.0, (len(number), samples)).astype(np.uint8)
+        self._seen = 0
         every = range(len(self.features))
         # Which samples (0 is none, but what was measured) are made of which measurements.
         self._sets = [_Sums(slice(0, 1), list(every))]
@@ -147,7 +161,11 @@ class Agreement:
             self._high = np.maximum(self._high, values.max(axis=(0, 1)))
         weight = np.ones((self._samples + 1, n_images))
         # Image by image, so that the chunks do not change what is drawn.
-        weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
+        if self._weights is None:
+            weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
+        else:
+            weight[1:] = self._weights[self._of[self._seen : self._seen + n_images]].T
+        self._seen += n_images
         for one in self._sets:
             one.add(weight[one.samples], [scaled[m] for m in one.members])
 
@@ -192,13 +210,14 @@ class RankAgreement:
         *,
         samples: int = 0,
         seed: int = 0,
+        groups: NDArray[np.int64] | None = None,
         memory: int = 64 << 20,
     ) -> None:
         self.features = tuple(names)
         self.stride = max(1, -(-bytes_per_image * len(names) * n_images // memory))
         self._held: list[Arrays] | None = []
         self._sorted: list[NDArray[Any]] = []
-        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed)
+        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed, groups=groups)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._held is None:
@@ -244,9 +263,12 @@ def on_scale(
     *,
     samples: int,
     seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
 ) -> Agreement | RankAgreement:
     """Return the collector of a map's reliability on one of `SCALES`."""
     if scale == "rank":
-        return RankAgreement(names, bytes_per_image, n_images, samples=samples, seed=seed)
+        return RankAgreement(
+            names, bytes_per_image, n_images, samples=samples, seed=seed, groups=groups
+        )
     function = logarithm if scale == "logarithm" else raw
-    return Agreement(names, scale=function, samples=samples, seed=seed)
+    return Agreement(names, scale=function, samples=samples, seed=seed, groups=groups)

@@ -43,6 +43,8 @@ class Difference:
         Ids that only one store has, the first ten.
     labels : int
         Common images whose class differs by name.
+    groups : int
+        Common images whose group differs by name, or that have one in one store only.
     classes_differ : bool
     maps_a, maps_b : list of str
         Maps that only one store has, or has in another shape.
@@ -61,6 +63,7 @@ class Difference:
     only_a: list[str]
     only_b: list[str]
     labels: int
+    groups: int
     classes_differ: bool
     maps_a: list[str]
     maps_b: list[str]
@@ -76,6 +79,7 @@ class Difference:
         alike = (
             self.common == self.images_a == self.images_b
             and not self.labels
+            and not self.groups
             and not self.classes_differ
             and not self.maps_a
             and not self.maps_b
@@ -96,6 +100,7 @@ class Difference:
             "only_a": self.only_a,
             "only_b": self.only_b,
             "labels_differing": self.labels,
+            **({"groups_differing": self.groups} if self.groups else {}),
             "classes_differ": self.classes_differ,
             "maps_only_a": self.maps_a,
             "maps_only_b": self.maps_b,
@@ -137,7 +142,7 @@ def diff(
         int((matched >= 0).sum()),
         [text for text, row in zip(ids_a, matched, strict=True) if row < 0][:LISTED_IDS],
         [text for text in ids_b if text not in known][:LISTED_IDS],
-        _labels_differing(first, second, matched),
+        _labels_differing(first, second, matched), _groups_differing(first, second, matched),
         first.class_names != second.class_names,
         _maps_without_match(first, second), _maps_without_match(second, first), {},
     )  # fmt: skip
@@ -206,6 +211,17 @@ def _labels_differing(a: Store, b: Store, matched: NDArray[np.int64]) -> int:
     )
 
 
+def _groups_differing(a: Store, b: Store, matched: NDArray[np.int64]) -> int:
+    """Common images whose group, by name, is not the same; all of them where one store has none."""
+    left, right = a.groups, b.groups
+    common = matched >= 0
+    if left is None or right is None:
+        return 0 if left is None and right is None else int(common.sum())
+    names = np.array([*a.group_names, *b.group_names], dtype=object)
+    of_a, of_b = names[left[common]], names[right[matched[common]] + len(a.group_names)]
+    return int((of_a != of_b).sum())
+
+
 def _pairs(
     a: Store, b: Store, name: str, matched: NDArray[np.int64]
 ) -> Iterator[tuple[list[int], NDArray[Any], NDArray[Any]]]:
@@ -246,6 +262,8 @@ def describe_difference(found: Difference) -> str:
         lines.append("class names differ")
     if found.labels:
         lines.append(f"labels of {found.labels:,} images differ")
+    if found.groups:
+        lines.append(f"groups of {found.groups:,} images differ")
     for which, names in (("a", found.maps_a), ("b", found.maps_b)):
         if names:
             lines.append(f"maps only in {which}, or of another shape there: {', '.join(names)}")

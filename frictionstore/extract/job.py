@@ -31,7 +31,11 @@ from frictionstore.store.writer import StoreWriter, up_to_date
 from frictionstore.text import listed, printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from frictionstore.extract.data.base import Dataset
+    from frictionstore.extract.data.groups import Grouping
     from frictionstore.extract.encoder.checkpoints import Checkpoint, Source
     from frictionstore.extract.engines.base import Engine
 
@@ -107,13 +111,17 @@ class _Run:
         self.identity: EncoderIdentity | None = None
         self.upstream: Any = None
         self.rounding = Rounding()
+        self.grouping: Grouping | None = None
+        self.groups: NDArray[np.int32] | None = None
 
     def go(self) -> dict[str, Any]:
         from frictionstore.extract.data.base import whole
         from frictionstore.extract.data.choose import RecordedSet
+        from frictionstore.extract.data.groups import Grouping
         from frictionstore.format.header import read_header
 
         job = self.job
+        self.grouping = None if job.groups is None else Grouping(job.groups)
         self._require_packages()
         self.identity = identity = self._identify_encoder()
         job = self.job = self._possible(identity)
@@ -123,7 +131,7 @@ class _Run:
         if shard_images is None:
             shard_images = schema.default_shard_images(rows, len(dataset.ids))
         schema.plan_arrays(rows, len(dataset.ids), shard_images)  # refuses a bad number now
-        request = build_request(identity, dataset, job, shard_images)
+        request = build_request(identity, dataset, job, shard_images, self.grouping)
         try:
             if not self.repair and up_to_date(job.out, request):
                 header = read_header(job.out)
@@ -282,6 +290,7 @@ class _Run:
     ) -> tuple[StorePlan, Dataset]:
         from frictionstore.extract.data.base import Part, whole
         from frictionstore.extract.data.choose import unreadable
+        from frictionstore.format.groups import numbered
         from frictionstore.format.ids import check_ids
 
         attributes: dict[str, Any] = {}
@@ -297,6 +306,9 @@ class _Run:
             if not kept.ids:
                 raise RequestError("none of the images can be read: there is nothing to extract")
         check_ids(kept.ids)
+        if self.grouping is not None:
+            of_images = self.grouping.of(kept.ids, self.job.dataset)
+            self.groups, attributes[schema.GROUP_NAMES] = numbered(of_images)
         return (
             StorePlan(request, len(kept.ids), rows, shard_images, kept.class_names, attributes),
             kept,
@@ -345,6 +357,7 @@ class _Run:
                             run=run,
                             progress=progress,
                             seen=self.rounding.add,
+                            groups=self.groups,
                         )
                     seconds = time.monotonic() - began
             writer.finalise(self._provenance(measured, seconds))

@@ -377,7 +377,7 @@ def test_a_store_of_s_alone(tmp_path):
 
 
 def test_the_probe_compares_the_maps_that_are_there():
-    from frictionstore.analyses.summary import probe_sets
+    from frictionstore.analyses.core.leading import probe_sets
 
     maps = {name: np.ones((4, 2, 2, 1)) for name in ("S", "friction", "settle", "other")}
     for kept, feature, expected in (

@@ -10,9 +10,9 @@ import numpy as np
 
 import frictionstore as fs
 from frictionstore import analyses
+from frictionstore.analyses.core.leading import default_features
 from frictionstore.analyses.core.saved import read_saved, save_all
 from frictionstore.analyses.report.page import to_analyse, write_report
-from frictionstore.analyses.summary import default_features
 from tests.analyses.report.conftest import maps_with_classes
 
 
