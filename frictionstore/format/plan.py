@@ -38,7 +38,8 @@ class StorePlan:
         Images per shard and per unit.
     class_names : list of str
     attributes : dict
-        Further attributes of the store (images left out, splits, ...).
+        Further attributes of the store (images left out, splits, ...). With the names of groups
+        it has an array `group`.
     """
 
     request: dict[str, Any]
@@ -58,9 +59,9 @@ class StorePlan:
 
     @property
     def arrays(self) -> dict[str, schema.ArrayPlan]:
-        arrays = schema.plan_arrays(
-            self.rows, self.n_images, self.shard_images, map_specs(self.request)
-        )
+        grouped = schema.GROUP_NAMES in self.attributes
+        specs = map_specs(self.request)
+        arrays = schema.plan_arrays(self.rows, self.n_images, self.shard_images, grouped, specs)
         return schema.described(arrays, schema.mode_order(self.request))
 
     @property

@@ -88,6 +88,8 @@ def card(
         more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
         shown = ", ".join(code(text, 40) for text in names[:SHOWN_CLASSES])
         lines += ["", f"{len(names):,} classes: {shown}{more}."]
+    if header.group_names:
+        lines += ["", f"{len(header.group_names):,} groups of images that belong together."]
     lines += _opening(header, address)
     return "\n".join(lines).encode("utf-8", "replace")
 

@@ -41,7 +41,7 @@ def index_columns(store: Store, rows: slice) -> dict[str, NDArray[Any]]:
             split[max(part.start - rows.start, 0) : max(part.stop - rows.start, 0)] = name
         columns["split"] = split
     if "group" in store:
-        groups = np.array(store.attributes["group_names"], dtype=object)
+        groups = np.array(store.group_names, dtype=object)
         columns["group"] = groups[store.read("group", rows)]
     return columns
 

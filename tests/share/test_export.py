@@ -120,6 +120,18 @@ def test_merged_stores_say_the_split(make_store: MakeStore, tmp_path: Path) -> N
         assert found["split"].tolist() == splits
 
 
+def test_groups_go_along(make_store: MakeStore, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    groups = ["x", "y"] * 6
+    store = make_store(group=groups)
+    for to in ("npz", "csv", "parquet"):
+        export(store.location, to, tmp_path / to, maps=["S"])
+    with np.load(tmp_path / "npz") as found:
+        assert found["group"].tolist() == groups
+    assert pd.read_csv(tmp_path / "csv")["group"].tolist()[::4] == groups
+    assert pd.read_parquet(tmp_path / "parquet")["group"].tolist() == groups
+
+
 @pytest.mark.parametrize("to", WRITERS)
 def test_what_fails_leaves_nothing_and_what_is_there_stays(
     to: str, store: fs.Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -295,6 +295,14 @@ def test_strangers_maps_are_checked_as_strictly(
     assert printable(str(caught.value), 10_000) == str(caught.value)
 
 
+def test_they_stand_beside_groups(tmp_path: Path) -> None:
+    store = make(tmp_path / "a.zarr", group=np.arange(N) // 2)
+    assert store.maps == ("S", "gap", "torque", "votes")
+    assert store.groups is not None
+    np.testing.assert_array_equal(store.groups, np.arange(N) // 2)
+    assert fs.verify(store.location).ok
+
+
 def test_a_damaged_value_is_found_and_named(store: fs.Store) -> None:
     shard = Path(store.location) / "gap/c/1/0/0"
     data = bytearray(shard.read_bytes())

@@ -60,6 +60,12 @@ def test_splits_are_a_column_of_a_merged_store(make_store: MakeStore, tmp_path: 
         assert found == (["train"] * 9 + ["test"] * 5)[first:stop]
 
 
+def test_groups_are_a_column_by_name(make_store: MakeStore) -> None:
+    photographs = [f"photo{k // 2}" for k in range(13)]
+    store = make_store(n=13, shard_images=4, group=photographs)
+    assert store.to_pandas()["group"].tolist() == photographs
+
+
 def test_two_classes_of_one_name_stay_readable(make_store: MakeStore) -> None:
     store = make_store(class_names=["cat", "cat", "dog"])
     assert store.to_pandas()["class"].tolist() == ["cat", "cat", "dog"] * 4
