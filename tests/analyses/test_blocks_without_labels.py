@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import frictionstore as fs
-from frictionstore.analyses.core.source import MemoryStore
+from frictionstore.analyses.core.memory_store import MemoryStore
 from tests.support import random_maps
 
 ASK: dict[str, Callable[[Any], Any]] = {
