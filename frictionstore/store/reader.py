@@ -361,15 +361,13 @@ class Store:
         Parameters
         ----------
         maps : names of maps, optional
-            Add each one's mean over the patches (and the repeats, where there are any), float64,
-            as a column a mode, ``friction_0_mean`` the largest singular value's; of a map without
-            modes, ``recon_error_mean``. Read in bounded memory.
+            Add each one's mean over the patches (and repeats), float64, a column a mode:
+            ``friction_0_mean`` is the largest singular value's. Read in bounded memory.
 
         Returns
         -------
         DataFrame
-            ``image_id``, ``label`` (-1 for none), ``class``, in a merged store ``split``, where
-            there are groups ``group``, then the means; ``attrs`` has the store's digest.
+            ``image_id``, ``label``, ``class``, ``split`` and ``group`` if any, then the means.
         """
         from frictionstore.store.table import to_pandas
 
@@ -424,10 +422,9 @@ class Store:
         image : int or str
             Its row, or its id.
         map : str
-            A map; friction in logarithmic colours (where it is positive, else blank), the mean of
-            repeats, a thumbnail as it is.
+            Friction is in logarithmic colours (blank where not positive), of repeats it is the mean.
         mode : int
-            0 is the largest singular value; of no matter for a map without modes.
+            0 is the largest singular value.
         ax : matplotlib Axes, optional
             Where to draw; by default in a new pyplot figure.
 
