@@ -362,8 +362,8 @@ def _write(
     show_progress: bool,
 ) -> Store:
     count = sum(segment.rows.size for segment in segments)
-    own = {name: said for name, said in request.pop("own_maps", {}).items() if name in rows}
-    request |= {"own_maps": own} if own else {}
+    if own := {n: said for n, said in request.pop("own_maps", {}).items() if n in rows}:
+        request["own_maps"] = own
     specs = map_specs(request)
     shard_images = schema.default_shard_images(rows, count, specs)
     request = {

@@ -422,15 +422,12 @@ class Store:
         image : int or str
             Its row, or its id.
         map : str
-            Friction is in logarithmic colours (blank where not positive), of repeats it is the mean.
+            Friction has logarithmic colours (blank where not positive), repeats their mean.
         mode : int
             0 is the largest singular value.
         ax : matplotlib Axes, optional
             Where to draw; by default in a new pyplot figure.
 
-        Returns
-        -------
-        matplotlib Axes
         """
         from frictionstore.store.picture import draw
 
