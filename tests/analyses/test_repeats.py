@@ -254,8 +254,8 @@ def test_chunks_change_nothing_and_one_pass_reads_both():
 
     store.iter_chunks = counted
     found = analyses.class_distance(store, permutations=20)
-    # Once to learn how many repeats there are, once for everything.
-    assert names == [{"friction_repeats"}, {"friction", "friction_repeats"}]
+    # Once to learn how many repeats there are, once for all, once for distances from class means.
+    assert names == [{"friction_repeats"}, {"friction", "friction_repeats"}, {"friction"}]
     other = like(store, maps_of(store))
     other._batch = 1000
     again = analyses.class_distance(other, permutations=20)
