@@ -54,7 +54,7 @@ def number(value: Any) -> str:
         return f"{value:.2e}"
     if isinstance(value, (int, np.integer)):
         return str(int(value))
-    return printable(str(value), 40)
+    return printable(str(value), 60)
 
 
 def p_text(p: float) -> str:

@@ -57,6 +57,6 @@ def overflowed(ratio: NDArray[np.float32]) -> list[str]:
     if not count:
         return []
     return [
-        f"the notebook's sums in float32 overflow in {count} of {ratio.size} places: its F ratio is "
-        "not defined there, and its verdict says nothing"
+        f"the notebook's sums in float32 overflow in {count} of {ratio.size} places: its F ratio "
+        "is not defined there, and its verdict says nothing"
     ]
