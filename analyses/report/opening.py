@@ -1,4 +1,4 @@
-"""What a report opens with: one picture, and three findings, each with what to know before using it."""
+"""What a report opens with: one picture, and three findings, each with its warnings."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ def opening(store: Store, summary: Saved | None, others: list[Saved]) -> Markup:
     if not said:
         said = [(one, str(one.content["answer"]).rstrip(".")) for one in about[:MOST]]
     items = [
-        {"text": f"{text[:1].upper()}{text[1:]}.", "key": one.key, "warnings": _warnings(one)}
+        {"text": f"{_begun(text, one.feature)}.", "key": one.key, "warnings": _warnings(one)}
         for one, text in said
     ]
     return piece("findings", _picture(store, about), items, template="sections.html")
+
+
+def _begun(text: str, feature: str) -> str:
+    """A sentence's beginning; a map's name stays as it is."""
+    return text if feature and text.startswith(feature) else text[:1].upper() + text[1:]
 
 
 def _findings(about: Sequence[Saved]) -> list[tuple[Saved, str]]:

@@ -20,7 +20,7 @@ from frictionstore import Store
 from frictionstore.analyses.core.null_verdicts import beside
 from frictionstore.analyses.core.saved import RELIABILITY
 from frictionstore.analyses.core.source import measured_map
-from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.core.terminal import number, p_text
 from frictionstore.analyses.report.html import (
     Budget,
     as_file,
@@ -248,6 +248,8 @@ def _lines(rows: list[dict[str, Any]], summary: Saved, others: list[Saved]) -> l
             "line": line[:1].upper() + line[1:],
             "measure": measure[:1].upper() + measure[1:],
             "value": with_interval(row["value"], row["value_low"], row["value_high"], row["p"]),
+            "p_holm": p_text(float(row["p_holm"])).removeprefix("p ").removeprefix("= ")
+            if is_number(row.get("p_holm")) else "",
             "raw": "" if row.get("raw") is None else number(row["raw"]),
             "key": one.key if one and line else "",
             "notebook": "" if row["notebook"] is None else number(row["notebook"]),
