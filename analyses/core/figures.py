@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def matrix(
     figure = Figure(figsize=(6.0, 5.0), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap=SEQUENTIAL)
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     axes.set_xlabel(axis if axis != "true" else "predicted class")
     axes.set_ylabel(axis if axis != "true" else "true class")
     if len(names) <= 40:
@@ -128,7 +129,7 @@ def intervals(
         axes.legend(loc="best", fontsize="small")
     axes.set_yticks(place, [plain(name, 32) for name in names[:shown]])
     axes.set_xlabel(plain(label, 80))
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -146,7 +147,7 @@ def histograms(series: dict[str, NDArray[Any]], title: str, label: str, count: s
         for name, values in finite.items():
             axes.hist(values, bins=list(bins), histtype="step", label=plain(name), linewidth=1.5)
         axes.legend(loc="best", fontsize="small")
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     axes.set_xlabel(plain(label, 80))
     axes.set_ylabel(count)
     return figure
@@ -166,6 +167,6 @@ def stacked_shares(names: Sequence[str], shares: dict[str, ArrayLike], title: st
     axes.set_yticks(place, [plain(name, 32) for name in names])
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the total variance")
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     return figure

@@ -116,8 +116,9 @@ def cells(columns: Columns, rows: int) -> tuple[list[str], list[bool], list[list
         ]
         head = printable(name.replace("_", " "), 40)
         if f"{name}_low" in columns and f"{name}_high" in columns:
-            head += " (95%)"
-            ends = zip(columns[f"{name}_low"], columns[f"{name}_high"], strict=True)
+            ends = list(zip(columns[f"{name}_low"], columns[f"{name}_high"], strict=True))[:rows]
+            if not all(_missing(low) and _missing(high) for low, high in ends):
+                head += " (95%)"
             shown = [
                 text
                 if _missing(low) and _missing(high)

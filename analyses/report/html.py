@@ -131,7 +131,7 @@ def table(
         {
             "label": label(column),
             "numeric": any(is_number(row[column]) for row in shown),
-            "interval": f"{column}_low" in names,
+            "interval": any(row[column]["interval"] for row in made),
             "wide": column in hidden,
         }
         for column in columns
@@ -186,7 +186,7 @@ def _interval(low: Any, high: Any) -> str:
 
 
 def with_interval(value: Any, low: Any, high: Any, p: Any) -> str:
-    """A number as a sentence gives it: `0.91 (95% interval 0.88 to 0.93), p = 0.0099`."""
+    """A number with its 95% interval and p: `0.91 (0.88 to 0.93), p = 0.0099`."""
     interval = _interval(low, high)
-    parts = number(value) + (f" (95% interval {interval})" if interval else "")
+    parts = number(value) + (f" ({interval})" if interval else "")
     return parts + (f", {p_text(float(p))}" if is_number(p) and not math.isnan(p) else "")
