@@ -73,10 +73,8 @@ def _warnings(one: Saved) -> list[str]:
         count = len(claims[0]["repeats"])
         shaky = sum(claim["word"] == "not reproducible" for claim in claims)
         least = f"; reliability of the map {number(float(min(known)))}" if known else ""
-        warnings.append(
-            f"measured {count + 1} times: {shaky} of {len(claims)} claims of this analysis are not "
-            f"reproducible under rounding{least}"
-        )
+        some = f"{shaky} of {len(claims)} claims of this analysis are not" if shaky else "it is"
+        warnings.append(f"measured {count + 1} times: {some} reproducible under rounding{least}")
     said = [str(line) for line in one.content["caveats"]]
     warnings += [line for line in said if any(word in line for word in FORETOLD)]
     if not any("independent" in line or "groups" in line for line in said):
