@@ -120,9 +120,10 @@ def _edge_lines(v: Facts, old: Facts) -> Iterator[Line]:
 
 
 def _f_lines(v: Facts, old: Facts) -> Iterator[Line]:
+    # The notebook's ratio counts no degrees of freedom: it is no F.
     if "max_f" in v:
         yield Line(
-            "per-position F-statistic", old["overall_max_f"], "largest F over positions and modes",
+            "per-position F-statistic", None, "largest F over positions and modes",
             v["max_f"], p=family_wise(v), figure="max_f", of=("f-statistic", "verdict"),
         )  # fmt: skip
 
@@ -149,9 +150,11 @@ def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:
 
 def _mode_lines(v: Facts, old: Facts) -> Iterator[Line]:
     if v:
+        # The notebook's, with noise, may be of another mode: that is another quantity.
+        same = v.get("largest_map_variance_mode") in (None, v["largest_variance_mode"])
         yield Line(
             "spatial variance of the mean map",
-            v.get("largest_map_variance", v["largest_variance"]),
+            v.get("largest_map_variance", v["largest_variance"]) if same else None,
             f"variance over patches without noise, mode {v['largest_variance_mode']}",
             v["largest_variance"], v["largest_variance_low"], v["largest_variance_high"],
             figure="largest_variance", of=("mode-variance", ""),
@@ -207,8 +210,9 @@ def closing_lines(facts: Sequence[Facts], raw: Sequence[Facts] = ()) -> list[Lin
         measured = {(measured_names(one.figure), one.line): one for one in _lines(raw)}
         for line in lines:
             same = measured.get((measured_names(line.figure), measured_names(line.line)))
-            line.notebook = None if same is None else same.notebook
+            line.notebook = None
             if same is not None and same.figure:
+                line.notebook = same.notebook
                 line.raw, line.raw_under_rounding = same.value, same.under_rounding
     adjusted = permutation.holm([math.nan if one.p is None else one.p for one in lines])
     for one, p in zip(lines, adjusted, strict=True):
@@ -222,8 +226,19 @@ def measured_names(figure: str) -> str:
 
 
 def by_columns(lines: Sequence[Line]) -> Columns:
-    """Return the table, without those columns of which nothing is known."""
+    """Return the table, without those columns of which nothing is known.
+
+    The notebook's figure stands beside the sounder one of the same quantity: after the raw one's
+    where the table is about another form of the map, else after the value's.
+    """
     columns = by_column([one.columns() for one in lines])
+    notebook = columns.pop("notebook")
+    beside = "p_holm" if all(value is None for value in columns["raw"]) else "raw"
+    columns = {
+        name: values
+        for key in columns
+        for name, values in ((key, columns[key]), ("notebook", notebook))[: 1 + (key == beside)]
+    }
     for name in ("lowest", "highest", "under_rounding", "raw", "raw_under_rounding"):
         if all(value is None for value in columns[name]):
             del columns[name]

@@ -27,7 +27,12 @@ from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import dispersion, label_sums, permutation
 from frictionstore.analyses.stats.anova import Anova, Welch, anova, f_at, welch, welch_from_sums
 from frictionstore.analyses.stats.clusters import FORMING_P, Clusters, ClusterTest
-from frictionstore.analyses.stats.notebook_sums import NotebookSums, largest, notebook_figures
+from frictionstore.analyses.stats.notebook_sums import (
+    NotebookSums,
+    largest,
+    notebook_figures,
+    overflowed,
+)
 
 Floats = NDArray[np.float64]
 NAME = "f-statistic"
@@ -306,6 +311,7 @@ def _caveats(asked: FStatisticParameters, found: Found) -> list[str]:
     whole = exact.constant_modes()
     n_tests = int(np.isfinite(exact.f).sum())
     said = caveats.resolution(asked.permutations, asked.alpha, n_tests) if n_tests else []
+    said += overflowed(found.ratio)
     said.append(
         "ratio is the notebook's F ratio in float64; the notebook formed it in float32, and its "
         "own figures (under 'notebook') are off where a position hardly varies"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,13 @@ from typing import Any
 import click
 
 from frictionstore.analyses.center_edge import CenterEdge, CenterEdgeParameters
-from frictionstore.analyses.class_distance import (
-    ClassDistance,
-    ClassDistanceParameters,
-    in_spread_only,
-)
+from frictionstore.analyses.class_distance import ClassDistance, ClassDistanceParameters
 from frictionstore.analyses.closing_table import (
     ACCURACY,
     Facts,
-    Line,
     by_columns,
-    claim_of,
     closing_lines,
-    finite,
-    lift_of,
     measured_names,
-    most_joined,
     sets_of,
 )
 from frictionstore.analyses.core import options, parameters
@@ -46,8 +37,8 @@ from frictionstore.analyses.core.source import (
     MapStore,
     measured_map,
 )
-from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.f_statistic import FStatistic, FStatisticParameters
+from frictionstore.analyses.findings import LEVEL, findings
 from frictionstore.analyses.image_summary import ImageSummary, ImageSummaryParameters
 from frictionstore.analyses.mode_variance import ModeVariance, ModeVarianceParameters
 from frictionstore.analyses.reliability import (
@@ -62,8 +53,6 @@ from frictionstore.text import printable
 
 NAME = "summary"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
-LEVEL = 0.05
-"""Level of the summary's claims, after Holm's procedure over all its p-values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +112,15 @@ def summarise(
         )
     beside = measured_map(feature)
     caveats = [
-        "the column notebook holds the notebook's figure as it computed it; value is the sounder "
-        "one beside it, with its 95% interval or p",
+        "the column notebook holds the notebook's figure as it computed it, beside the sounder "
+        "figure of the same quantity; where there is none it has no place in this table",
     ]
     if store.n_images > NOTEBOOK_IMAGES:
         caveats.append(
             f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: its figures "
             f"of single images and of probes are of these, value is of all {store.n_images}"
         )
+    said = [text for _, text in findings({fact["analysis"]: fact for fact in facts}, lines)]
     tests = sum(one.p is not None and not math.isnan(one.p) for one in lines)
     if tests:
         caveats.append(
@@ -148,8 +138,8 @@ def summarise(
 
     if raw:
         caveats.append(
-            f"value is of {feature}; raw is the same figure of {beside} as it was measured, of "
-            "which the notebook's are"
+            f"value is of {feature}; raw is the same figure of {beside} as it was measured, and "
+            "the notebook's, which is of that, stands beside it"
         )
     if any(one.under_rounding or one.raw_under_rounding for one in lines):
         caveats.append(
@@ -190,7 +180,7 @@ def summarise(
             "lines": [list(one.of) for one in lines],
         },
         seed=seed,
-        sentences=[_answer(feature, {fact["analysis"]: fact for fact in facts}, lines)],
+        sentences=[f"{feature}: {'; '.join(said) or 'see the table'}."],
         caveats=caveats,
         provenance=provenance(store),
         figures={"probes": figure} if probes else {},
@@ -205,66 +195,6 @@ def _shuffles(fact: Facts) -> int:
         found = any("p" in values[f"accuracy {name}"] for name in sets_of(values))
         return int(fact["parameters"]["permutations"]) if found else 0
     return int(values.get("joint_shuffles", values.get("permutations", 0)))
-
-
-def _answer(feature: str, by_name: Mapping[str, Facts], lines: Sequence[Line]) -> str:
-    """Return one sentence with the main answers; what it claims, it claims by p holm."""
-
-    def p_holm(measure: str) -> float:
-        found = next(one.p_holm for one in lines if one.measure.startswith(measure))
-        return math.nan if found is None else float(found)
-
-    parts = []
-
-    def shaky(analysis: str, figure: str) -> bool:
-        """Say of a claim that is not reproducible that it is not, and nothing else."""
-        claim = claim_of(by_name[analysis], figure)
-        if claim.get("word") != NOT_REPRODUCIBLE:
-            return False
-        parts.append(claim["text"])
-        return True
-
-    if "spatial-cv" in by_name and not shaky("spatial-cv", "mean_moran_queen"):
-        v = by_name["spatial-cv"]["values"]
-        if finite(v.get("p_mean_moran_queen")) is not None:
-            p = p_holm("mean Moran's I")
-            parts.append(
-                f"{'' if p <= LEVEL else 'no evidence of '}spatial structure within images (mean "
-                f"Moran's I {number(v['mean_moran_queen'])}, Holm {p_text(p)}; one by one, "
-                f"{v['share_significant_queen']:.1%} of maps at q <= 0.05)"
-            )
-    if "class-distance" in by_name and not shaky("class-distance", "mean_distance"):
-        v = by_name["class-distance"]["values"]
-        if "p_mean_distance" in v:
-            p = p_holm("mean distance")
-            there = "a difference" if p <= LEVEL else "no evidence of a difference"
-            if p <= LEVEL and in_spread_only(v, LEVEL):
-                there = "a difference in spread, perhaps not in mean,"
-            parts.append(
-                f"{there} between class mean maps (mean distance {number(v['mean_distance'])}, "
-                f"Holm {p_text(p)})"
-            )
-    if "ridge-probe" in by_name:
-        v = by_name["ridge-probe"]["values"]
-        lift = lift_of(v)
-        figure = f"difference {most_joined(v)} - S"
-        if lift is not None and not shaky("ridge-probe", figure):
-            p = p_holm("paired difference")
-            low, high = lift["difference_low"] * 100, lift["difference_high"] * 100
-            there = "a difference" if p <= LEVEL else "no evidence of a difference"
-            parts.append(
-                f"{there} in accuracy between {most_joined(v)} and S "
-                f"({lift['difference'] * 100:+.1f} percentage points, 95% interval {low:+.1f} to "
-                f"{high:+.1f}, Holm {p_text(p)})"
-            )
-    if not parts and "mode-variance" in by_name:
-        v = by_name["mode-variance"]["values"]
-        if v and not shaky("mode-variance", "largest_cv"):
-            interval = interval_text(v["largest_cv_low"], v["largest_cv_high"])
-            parts.append(
-                f"the mean map varies with CV {number(v['largest_cv'])} (95% interval {interval})"
-            )
-    return f"{feature}: " + ("; ".join(parts) if parts else "see the table") + "."
 
 
 class Summary:

@@ -33,7 +33,7 @@ EXPLORER: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Picture to the address after # and how the screen is."""
 
-REPORT = {"report-summary": "#summary", "report-f": "#f-statistic-friction"}
+REPORT = {"report-summary": "#findings", "report-f": "#f-statistic-friction"}
 """Picture to the section it shows."""
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -140,7 +141,7 @@ def matrix(
     """Draw a square matrix; the names are those of its rows and columns, up to 40 of them."""
     figure, (axes,), _ = panels(on, (6.0, 5.0))
     image = axes.imshow(values, cmap=SEQUENTIAL)
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     axes.set_xlabel(axis if axis != "true" else "predicted class")
     axes.set_ylabel(axis if axis != "true" else "true class")
     if len(names) <= 40:
@@ -176,7 +177,7 @@ def intervals(
         axes.legend(loc="best", fontsize="small")
     axes.set_yticks(place, [plain(name, 32) for name in names[:shown]])
     axes.set_xlabel(plain(label, 80))
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     axes.grid(axis="x", alpha=0.3)
     return figure
 
@@ -195,7 +196,7 @@ def histograms(
         for name, values in finite.items():
             axes.hist(values, bins=list(bins), histtype="step", label=plain(name), linewidth=1.5)
         axes.legend(loc="best", fontsize="small")
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     axes.set_xlabel(plain(label, 80))
     axes.set_ylabel(count)
     return figure
@@ -216,7 +217,7 @@ def stacked_shares(
     axes.set_yticks(place, [plain(name, 32) for name in names])
     axes.set_xlim(0, 1)
     axes.set_xlabel("share of the total variance")
-    axes.set_title(plain(title, 80))
+    axes.set_title(fill(plain(title, 80), 44))
     if alone:
         figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     else:

@@ -381,7 +381,12 @@ def answers(results: Sequence[Result]) -> str:
 
 
 def _figures(result: Result) -> list[str]:
-    """Return the notebook's single figures as "name value", beside a verdict what noise has."""
+    """Return the notebook's single figures as "name value", beside a verdict what noise has.
+
+    None where a table has them beside the sounder figures.
+    """
+    if any("notebook" in columns for columns in result.columns.values()):
+        return []
     return [
         f"{printable(name.replace('_', ' '))} {number(value)}{beside(result.analysis, name)}"
         for name, value in result.notebook.items()

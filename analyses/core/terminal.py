@@ -54,7 +54,7 @@ def number(value: Any) -> str:
         return f"{value:.2e}"
     if isinstance(value, (int, np.integer)):
         return str(int(value))
-    return printable(str(value), 40)
+    return printable(str(value), 60)
 
 
 def p_text(p: float) -> str:
@@ -116,8 +116,9 @@ def cells(columns: Columns, rows: int) -> tuple[list[str], list[bool], list[list
         ]
         head = printable(name.replace("_", " "), 40)
         if f"{name}_low" in columns and f"{name}_high" in columns:
-            head += " (95%)"
-            ends = zip(columns[f"{name}_low"], columns[f"{name}_high"], strict=True)
+            ends = list(zip(columns[f"{name}_low"], columns[f"{name}_high"], strict=True))[:rows]
+            if not all(_missing(low) and _missing(high) for low, high in ends):
+                head += " (95%)"
             shown = [
                 text
                 if _missing(low) and _missing(high)

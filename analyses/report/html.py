@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -22,6 +23,7 @@ from frictionstore.analyses.report.drawing import read_drawing
 from frictionstore.text import listed, printable
 
 ROWS_SHOWN = 500
+PAGE, PHONE = 890, 345  # pixels that the columns of a table may take together
 _PROBABILITY = re.compile(r"(.*_)?[pq]|[pq]_.*")
 
 
@@ -104,7 +106,7 @@ def table(
     budget : Budget
     """
     names = list(rows[0]) if rows else []
-    columns = [
+    every = [
         column
         for column in names
         if not any(column == f"{other}{end}" for other in names for end in ("_low", "_high"))
@@ -121,12 +123,16 @@ def table(
         }
 
     shown = rows[: budget.rows]
-    encoded = base64.b64encode(csv).decode("ascii")
+    made = [{column: cell(row, column) for column in every} for row in shown]
+    ends = list(accumulate(_width(c, [row[c] for row in made]) for c in every))
+    columns = [c for c, end in zip(every, ends, strict=True) if end <= PAGE or c == every[0]]
+    hidden = {c for c, end in zip(columns[1:], ends[1:], strict=False) if end > PHONE}
     heads = [
         {
             "label": label(column),
             "numeric": any(is_number(row[column]) for row in shown),
-            "interval": f"{column}_low" in names,
+            "interval": any(row[column]["interval"] for row in made),
+            "wide": column in hidden,
         }
         for column in columns
     ]
@@ -134,12 +140,30 @@ def table(
         "label": label(name),
         "total": len(rows),
         "columns": heads,
-        "rows": [[cell(row, column) for column in columns] for row in shown],
-        "where": where,
-        "file": where.rsplit("/", 1)[-1],
-        "csv": Markup(encoded) if budget.take(len(encoded)) else None,
+        "rows": [[{**row[c], "wide": c in hidden} for c in columns] for row in made],
+        "left": [label(column) for column in every[len(columns) :]],
+        "narrow": [label(column) for column in columns if column in hidden],
+        **as_file(csv, where, budget),
     }
     return piece("table", content)
+
+
+def as_file(csv: bytes, where: str, budget: Budget) -> dict[str, object]:
+    """A table's CSV file: in the page where the budget allows, else where it is."""
+    encoded = base64.b64encode(csv).decode("ascii")
+    taken = budget.take(len(encoded))
+    return {
+        "where": where,
+        "file": where.rsplit("/", 1)[-1],
+        "csv": Markup(encoded) if taken else None,
+    }
+
+
+def _width(column: str, cells: Sequence[Mapping[str, object]]) -> float:
+    """Pixels that a column takes, about."""
+    texts = [f"{one['text']} {one['interval']}".strip() for one in cells]
+    longest = max([len(word) for word in label(column).split()] + [len(text) for text in texts])
+    return 7.2 * min(longest, 55) + 20
 
 
 def svg_figure(data: bytes, prefix: str, caption: str, alt: str) -> Markup:
@@ -162,7 +186,7 @@ def _interval(low: Any, high: Any) -> str:
 
 
 def with_interval(value: Any, low: Any, high: Any, p: Any) -> str:
-    """A number as a sentence gives it: `0.91 (95% interval 0.88 to 0.93), p = 0.0099`."""
+    """A number with its 95% interval and p: `0.91 (0.88 to 0.93), p = 0.0099`."""
     interval = _interval(low, high)
-    parts = number(value) + (f" (95% interval {interval})" if interval else "")
+    parts = number(value) + (f" ({interval})" if interval else "")
     return parts + (f", {p_text(float(p))}" if is_number(p) and not math.isnan(p) else "")

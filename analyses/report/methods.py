@@ -15,6 +15,10 @@ HEADINGS: dict[str, str] = {
     "image-summary": "Single images",
     "ridge-probe": "Linear probes",
     "reliability": "Reliability of the measurement",
+    "information": "What the maps tell beyond the singular values",
+    "conv-probe": "A readout that keeps space",
+    "content": "Maps and what the image shows",
+    "compare": "Two stores compared",
 }
 
 METHODS: dict[str, str] = {
@@ -71,6 +75,14 @@ METHODS: dict[str, str] = {
         "without its rounding is in the store, the difference is the rounding error."
     ),
 }
+
+SAME_QUANTITY: dict[tuple[str, str], str] = {
+    ("spatial-cv", "mean_cv"): "mean_cv",
+    ("class-distance", "mean_inter_class_distance"): "mean_distance",
+    ("class-distance", "mean_cosine"): "mean_cosine",
+    ("class-distance", "min_cosine"): "min_cosine",
+}
+"""Figures of the notebook, and the value that is the same quantity; of probes their accuracies."""
 
 CAPTIONS: dict[tuple[str, str], str] = {
     ("spatial-cv", "moran"): "Moran's I of every image, by mode",

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from frictionstore import Store
 from frictionstore.analyses.core.null_verdicts import beside
 from frictionstore.analyses.core.saved import RELIABILITY
-from frictionstore.analyses.core.terminal import number
+from frictionstore.analyses.core.source import measured_map
+from frictionstore.analyses.core.terminal import number, p_text
 from frictionstore.analyses.report.html import (
     Budget,
+    as_file,
+    is_number,
     label,
     piece,
     render,
@@ -30,7 +32,9 @@ from frictionstore.analyses.report.html import (
     table,
     with_interval,
 )
-from frictionstore.analyses.report.methods import CAPTIONS, METHODS
+from frictionstore.analyses.report.means import class_means, main_mode
+from frictionstore.analyses.report.methods import CAPTIONS, METHODS, SAME_QUANTITY
+from frictionstore.analyses.report.opening import opening
 from frictionstore.analyses.report.pictures import (
     INSIDE,
     SEQUENTIAL,
@@ -40,6 +44,7 @@ from frictionstore.analyses.report.pictures import (
     image_card,
     spans,
 )
+from frictionstore.analyses.report.repeats import first_repeats
 from frictionstore.analyses.report.saved import Saved, holds_results, read_results, summarised
 from frictionstore.analyses.report.typical import image_typicality
 from frictionstore.errors import RequestError
@@ -93,6 +98,8 @@ def analyse(
 ) -> list[dict[str, str]]:
     """Do every analysis of some maps that the store allows and save the results in a folder.
 
+    Of many repeats of the measurement the first are used, which the results say.
+
     Returns
     -------
     list of dict
@@ -106,7 +113,8 @@ def analyse(
     from frictionstore.analyses.core.saved import save_all
     from frictionstore.analyses.everything import analyze_all
 
-    results = analyze_all(store, feature=features, seed=seed, show_progress=show_progress)
+    view = first_repeats(store)
+    results = analyze_all(view, feature=features, seed=seed, show_progress=show_progress)
     save_all(results, folder)
     return [one for result in results for one in result.parameters.get("left_out") or ()]
 
@@ -164,7 +172,10 @@ def write_report(
 def _page(store: Store, saved: list[Saved], budget: Budget) -> str:
     summary = [one for one in saved if one.analysis == "summary"]
     others = [one for one in saved if one.analysis != "summary"]
-    sections: list[Section] = [("summary", "Summary", _summary(summary, others, budget))]
+    sections: list[Section] = [
+        ("findings", "Findings", opening(store, summary[0] if summary else None, others)),
+        ("summary", "Summary", _summary(summary, others, budget)),
+    ]
     sections += [
         (one.key, one.heading, _section(store, one, f"f{k}", others, budget))
         for k, one in enumerate(others)
@@ -209,8 +220,11 @@ def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> Marku
         shown.append({
             "heading": one.heading,
             "content": one.content,
-            "lines": _lines(rows, one, one.beside(others)),
-            "table": table("summary", rows, data, f"{one.folder.name}/summary.csv", budget),
+            "table": {
+                "lines": _lines(rows, one, one.beside(others)),
+                "raw": measured_map(one.feature) if rows and "raw" in rows[0] else "",
+                **as_file(data, f"{one.folder.name}/summary.csv", budget),
+            },
         })  # fmt: skip
     # First of all how much of what follows would be the same, measured again.
     reliability = [one for one in others if one.analysis == RELIABILITY]
@@ -218,7 +232,7 @@ def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> Marku
 
 
 def _lines(rows: list[dict[str, Any]], summary: Saved, others: list[Saved]) -> list[dict[str, str]]:
-    """One sentence a line, the notebook's figure and verdict beside it."""
+    """The table's lines, the notebook's figure and verdict beside that of the same quantity."""
     by_name = {one.analysis: one for one in others}
     # Analysis and verdict of each line; results of earlier versions do not say them.
     of = [tuple(one) for one in summary.content["parameters"].get("lines") or ()]
@@ -228,11 +242,15 @@ def _lines(rows: list[dict[str, Any]], summary: Saved, others: list[Saved]) -> l
         analysis, verdict = ids if len(ids) == 2 else ("", "")
         one = by_name.get(analysis)
         line, measure = str(row["line"] or ""), str(row["measure"])
-        given = one.content["notebook"].get(verdict) if one else None
+        # The notebook's figures are of the map as measured, our verdicts of this form of it.
+        given = one.content["notebook"].get(verdict) if one and "raw" not in row else None
         items.append({
             "line": line[:1].upper() + line[1:],
-            "measure": measure if line else measure[:1].upper() + measure[1:],
+            "measure": measure[:1].upper() + measure[1:],
             "value": with_interval(row["value"], row["value_low"], row["value_high"], row["p"]),
+            "p_holm": p_text(float(row["p_holm"])).removeprefix("p ").removeprefix("= ")
+            if is_number(row.get("p_holm")) else "",
+            "raw": "" if row.get("raw") is None else number(row["raw"]),
             "key": one.key if one and line else "",
             "notebook": "" if row["notebook"] is None else number(row["notebook"]),
             "verdict": "" if given is None else f"{given}{beside(analysis, verdict)}",
@@ -260,11 +278,6 @@ def _section(
         for name, value in {**content["parameters"], "seed": content["seed"]}.items()
         if name not in ("left_out", "lines") and (name, value) != ("seed", None)
     }
-    notebook = [
-        (label(name), f"{value}{beside(one.analysis, name)}" if isinstance(value, str) else value)
-        for name, value in content["notebook"].items()
-        if not isinstance(value, list | dict)
-    ]
     return piece(
         "section",
         content,
@@ -274,24 +287,30 @@ def _section(
         [label(name) for name in names],
         METHODS.get(one.analysis),
         [(label(name), value) for name, value in parameters.items()],
-        notebook,
+        _notebook(content),
     )
 
 
-def _means(store: Store, one: Saved) -> tuple[NDArray[np.float64], list[str]] | None:
-    """The class means of a result and the names of the classes."""
-    if "class_means" not in one.content["arrays"]:
-        return None
-    names = [str(row["class"]) for row in one.table("classes")[0]]
-    means = one.array("class_means", (len(names), *store.grid, store.n_modes))
-    return None if means is None or not names else (means, names)
+def _notebook(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The notebook's figures beside ours of the same quantity, and its verdicts; no others."""
+    analysis, values = content["analysis"], content["values"]
+    found = []
+    for name, value in content["notebook"].items():
+        if isinstance(value, str):
+            found.append((label(name), f"{value}{beside(analysis, name)}"))
+            continue
+        same = values.get(SAME_QUANTITY.get((analysis, name), ""))
+        if analysis == "ridge-probe":
+            of = values.get(f"accuracy {name.removesuffix(' test_accuracy')}")
+            same = of["accuracy"] if isinstance(of, dict) else None
+        if is_number(value) and is_number(same):
+            found.append((label(name), f"{number(value)}; here {number(same)}"))
+    return found
 
 
 def _class_means(store: Store, one: Saved, all_results: list[Saved]) -> Markup | str:
-    found = _means(store, one)
-    if found is None:
-        return ""
-    return class_mean_maps(*found, one.feature, _main_mode(store, all_results, one))
+    found = class_means(store, one)
+    return "" if found is None else class_mean_maps(found, main_mode(store, all_results, one))
 
 
 def _f_statistic(store: Store, one: Saved, all_results: list[Saved]) -> Markup | str:
@@ -309,20 +328,6 @@ _PICTURES: dict[str, Callable[[Store, Saved, list[Saved]], Markup | str]] = {
 }
 
 
-def _main_mode(store: Store, all_results: list[Saved], beside: Saved) -> int | None:
-    """The mode with the largest F of the same map, else the one whose mean map varies most."""
-    for analysis, key in (
-        ("f-statistic", "max_f_mode"),
-        ("mode-variance", "largest_variance_mode"),
-    ):
-        for one in all_results:
-            if one.analysis == analysis and one.feature == beside.feature:
-                mode = one.content["values"].get(key)
-                if isinstance(mode, int) and 0 <= mode < store.n_modes:
-                    return mode
-    return None
-
-
 # ---- images -------------------------------------------------------------------------------------
 
 
@@ -331,10 +336,10 @@ def _mean_maps(store: Store, others: list[Saved]) -> tuple[Saved, Any, Any, str]
     for one in others:
         if one.feature not in store.maps or store[one.feature].ndim != 4:
             continue
-        if one.analysis == "class-distance" and (found := _means(store, one)):
-            place = {name: k for k, name in enumerate(found[1])}
+        if one.analysis == "class-distance" and (found := class_means(store, one)):
+            place = {name: k for k, name in enumerate(found.names)}
             by_label = np.array([place.get(name, -1) for name in store.class_names] + [-1])
-            return one, found[0], by_label[store.labels], "its class's mean map"
+            return one, found.plain, by_label[store.labels], "its class's mean map"
         if one.analysis == "mode-variance":
             mean = one.array("mean_map", (*store.grid, store.n_modes))
             if mean is not None:
@@ -356,7 +361,7 @@ def _typical(store: Store, others: list[Saved]) -> Markup | None:
         return None
     order = known[np.argsort(scores[known], kind="stable")]
     count = min(CARDS, known.size // 2)
-    mode = _main_mode(store, others, one) or 0
+    mode = main_mode(store, others, one) or 0
     chosen = [int(row) for row in (*order[:count], *order[::-1][:count])]
     maps = [store.read(feature, slice(k, k + 1))[0, ..., mode].astype(np.float64) for k in chosen]
     ends = spans(np.stack(maps), INSIDE)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -92,34 +93,52 @@ def _strip(
     return {"heading": heading, "maps": painted, "bar": bar(low, high, colour, note)}
 
 
-def class_mean_maps(
-    class_means: NDArray[np.float64], names: Sequence[str], feature: str, first: int | None
-) -> Markup:
+@dataclass(frozen=True)
+class ClassMeans:
+    """Mean maps of classes, array of shape (class, row, col, mode), and what they are of.
+
+    `logs` are means of natural logarithms, where there are: what is shown then.
+    """
+
+    plain: NDArray[np.float64]
+    names: Sequence[str]
+    feature: str
+    logs: NDArray[np.float64] | None = None
+
+    def strips(self, mode: int, *, plain: bool = False) -> tuple[dict[str, object], ...]:
+        """Every class's mean map of a mode, and how it differs from the mean of the classes."""
+        logs = None if plain else self.logs
+        means = (self.plain if logs is None else logs)[..., mode]
+        maps, centre = means[:CLASSES_SHOWN], means.mean(axis=0)
+        of = self.names[: len(maps)]
+        name = f"{self.feature}, mode {mode}"
+        kind, both = "mean", f"{name}: each class minus the mean of the classes"
+        apart = maps - centre
+        if logs is not None:
+            kind, both = "geometric mean", f"{name}: each class over the mean of the classes, log2"
+            maps, apart = np.exp(maps), apart / np.log(2)
+        return (
+            _strip(maps, of, f"{kind} {name}", f"{name}: {kind} of each class", False),
+            _strip(apart, of, f"difference of {name}", both, True),
+        )
+
+
+def class_mean_maps(means: ClassMeans, first: int | None) -> Markup:
     """Every class's mean map and its difference from the mean of the classes, mode by mode.
 
     Parameters
     ----------
-    class_means : array of shape (class, row, col, mode)
-    names : sequence of str
-    feature : str
+    means : ClassMeans
     first : int, optional
-        The mode shown first; the others can be unfolded.
+        The mode shown first; the others can be unfolded, and so can plain means.
     """
-    modes = varying_modes(class_means)
+    modes = varying_modes(means.plain)
     if first in modes:
         modes = [first, *(mode for mode in modes if mode != first)]
-    shown = class_means[:CLASSES_SHOWN]
-    strips = []
-    for mode in modes:
-        maps, centre = shown[..., mode], class_means[..., mode].mean(axis=0)
-        of = names[: len(shown)]
-        heading = f"{feature}, mode {mode}: mean of each class"
-        both = "the same, minus the mean of the classes"
-        strips.append((
-            _strip(maps, of, f"mean {feature} of mode {mode}", heading, False),
-            _strip(maps - centre, of, f"difference of {feature}, mode {mode}", both, True),
-        ))  # fmt: skip
-    return piece("class_means", strips, len(class_means) - len(shown), len(shown))
+    strips = [means.strips(mode) for mode in modes]
+    plain = [] if means.logs is None else [means.strips(mode, plain=True) for mode in modes]
+    left = len(means.plain) - CLASSES_SHOWN
+    return piece("class_means", strips, max(left, 0), CLASSES_SHOWN, plain)
 
 
 def _outline(inside: NDArray[np.bool_]) -> str:

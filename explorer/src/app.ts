@@ -3,6 +3,7 @@
 import { colourRange, lut, type Lut, type Range } from "./colour.js";
 import {
   ClassMeans,
+  type ClassMean,
   FIGURES,
   MapFigures,
   chunksOfRows,
@@ -124,6 +125,11 @@ export class App {
     let means = this.meansByMap.get(map);
     if (!means) this.meansByMap.set(map, (means = new ClassMeans(this.store, this.info)));
     return means;
+  }
+
+  /** The mean map of a class as it is shown. */
+  mean(label: number | "all"): ClassMean | undefined {
+    return this.means.mean(label, this.state.raw);
   }
 
   /** The mode that is shown; `info.modes` stands for the sum over modes. */

@@ -2,7 +2,7 @@
 
 import type { App } from "./app.js";
 import { lut, paintMap, symmetricRange, type Range } from "./colour.js";
-import { meanNote, planeOf, sharedRange } from "./compare.js";
+import { meanNote, planeOf, rawMeans, sharedRange } from "./compare.js";
 import { h, setText } from "./dom.js";
 import { rowsOfClass } from "./figures.js";
 import { Legend } from "./pane.js";
@@ -25,6 +25,7 @@ export class Classes {
     id: "difference",
     onchange: () => this.app.set({ difference: this.toggle.checked }),
   });
+  private readonly raw = rawMeans(() => this.app);
   readonly element = h(
     "section",
     { class: "classes", "aria-label": "Class means", hidden: true },
@@ -32,6 +33,7 @@ export class Classes {
       "div",
       { class: "row" },
       h("label", { class: "check" }, this.toggle, "difference from the mean of all images"),
+      this.raw.element,
       this.legend.element,
     ),
     this.note,
@@ -115,10 +117,11 @@ export class Classes {
     const { state, info, store } = app;
     const [rows, cols] = store.grid;
     this.toggle.checked = state.difference;
-    const all = app.means.mean("all");
+    this.raw.draw();
+    const all = app.mean("all");
     const base = all && planeOf(all.values, info.modes, app.plane);
     const maps = this.cards.map((_, label) => {
-      const mean = app.means.mean(label);
+      const mean = app.mean(label);
       if (!mean) return null;
       const values = planeOf(mean.values, info.modes, app.plane);
       return state.difference && base ? values.map((value, k) => value - base[k]) : values;
@@ -136,12 +139,9 @@ export class Classes {
     this.legend.draw(each ? null : range, table, info.unit);
     this.cards.forEach((card, label) => {
       const values = maps[label];
-      const mean = app.means.mean(label);
+      const mean = app.mean(label);
       const of = rowsOfClass(store, label).length;
-      setText(
-        card.note,
-        of === 0 ? "no image" : mean ? meanNote(mean.count, mean.of) : "not read yet",
-      );
+      setText(card.note, of === 0 ? "no image" : mean ? meanNote(mean) : "not read yet");
       card.canvas.style.visibility = values ? "visible" : "hidden";
       card.canvas.setAttribute(
         "aria-label",

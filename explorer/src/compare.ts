@@ -3,6 +3,7 @@
 import type { App } from "./app.js";
 import { decideScale, ends, lut, symmetricRange, type Range } from "./colour.js";
 import { h, setText } from "./dom.js";
+import type { ClassMean } from "./figures.js";
 import { show } from "./format.js";
 import { Legend, Pane, type Patch, type Picture } from "./pane.js";
 import { isSubject } from "./state.js";
@@ -23,6 +24,7 @@ export class Compare {
   private readonly differenceNote = h("p", { class: "subtitle" });
   private readonly differenceLegend = new Legend();
   private readonly readout = h("p", { class: "readout", role: "status", "data-test": "compare" });
+  private readonly raw = rawMeans(() => this.app);
   private hovered: Patch | null = null;
   readonly element: HTMLElement;
 
@@ -44,6 +46,7 @@ export class Compare {
           this.differenceLegend.element,
         ),
       ),
+      this.raw.element,
       this.readout,
     );
   }
@@ -142,12 +145,12 @@ export class Compare {
       };
     }
     const label = text === "all" ? "all" : Number(text.slice(1));
-    const mean = app.means.mean(label);
+    const mean = app.mean(label);
     const title = label === "all" ? "all images" : `class ${app.classTitle(label)}`;
     return {
       title,
       row: null,
-      note: mean ? meanNote(mean.count, mean.of) : "no image read yet",
+      note: mean ? meanNote(mean) : "no image read yet",
       values: mean ? planeOf(mean.values, app.info.modes, app.plane) : null,
     };
   }
@@ -160,6 +163,8 @@ export class Compare {
     const b = this.subject("b");
     const patch = this.hovered ?? state.patch;
     const at = patch ? patch[0] * cols + patch[1] : -1;
+    this.raw.draw();
+    this.raw.element.hidden ||= a.row !== null && b.row !== null;
     for (const [side, subject] of [
       ["a", a],
       ["b", b],
@@ -238,11 +243,32 @@ export class Compare {
   }
 }
 
-export function meanNote(count: number, of: number): string {
+export function meanNote({ count, of, robust }: ClassMean): string {
   const images = of === 1 ? "image" : "images";
+  const mean = robust ? "geometric mean" : "mean";
   return count === of
-    ? `mean of ${show(of)} ${images}`
-    : `mean of the ${show(count)} of ${show(of)} ${images} read`;
+    ? `${mean} of ${show(of)} ${images}`
+    : `${mean} of the ${show(count)} of ${show(of)} ${images} read`;
+}
+
+/** The choice of plain means, where there is one. */
+export function rawMeans(app: () => App): { element: HTMLElement; draw: () => void } {
+  const box = h("input", {
+    type: "checkbox",
+    class: "raw-means",
+    onchange: () => app().set({ raw: box.checked }),
+  });
+  const element = h(
+    "label",
+    { class: "check", title: "A geometric mean is not decided by a few extreme patches" },
+    box,
+    "plain means",
+  );
+  const draw = (): void => {
+    box.checked = app().state.raw;
+    element.hidden = !app().means.robust;
+  };
+  return { element, draw };
 }
 
 /** One mode of a (row, col, mode) array, or the sum of all. */

@@ -261,8 +261,10 @@ export class MapFigures {
 /** Sums of the maps of one class (or of all images), chunk by chunk. */
 class ClassSum {
   readonly sum: Float64Array;
+  readonly logs: Float64Array;
   readonly done = new Set<number>();
   count = 0;
+  positive = true; // every value so far, so that each has a logarithm
 
   constructor(
     size: number,
@@ -270,6 +272,7 @@ class ClassSum {
     readonly needed: readonly number[],
   ) {
     this.sum = new Float64Array(size);
+    this.logs = new Float64Array(size);
   }
 
   add(chunk: number, slab: Slab, labels: Int32Array): void {
@@ -279,7 +282,12 @@ class ClassSum {
       if (this.label !== "all" && labels[slab.first + k] !== this.label) continue;
       this.count++;
       const base = k * slab.imageSize;
-      for (let v = 0; v < slab.imageSize; v++) this.sum[v] += slab.data[base + v];
+      for (let v = 0; v < slab.imageSize; v++) {
+        const value = slab.data[base + v];
+        this.sum[v] += value;
+        this.positive &&= value > 0;
+        if (this.positive) this.logs[v] += Math.log(value);
+      }
     }
   }
 }
@@ -289,6 +297,7 @@ export interface ClassMean {
   count: number; // images it is the mean of
   of: number; // images the class has
   complete: boolean;
+  robust: boolean; // the geometric mean, which single patches do not decide
 }
 
 /** Class means of one map, for the classes that were asked for. */
@@ -324,12 +333,22 @@ export class ClassMeans {
     return [...missing].sort((a, b) => a - b);
   }
 
-  mean(label: number | "all"): ClassMean | undefined {
+  /** Whether geometric means are shown: of a positive map that is not counts. */
+  get robust(): boolean {
+    const { dtype } = this.info.array;
+    return dtype.startsWith("float") && [...this.sums.values()].every((sum) => sum.positive);
+  }
+
+  mean(label: number | "all", raw = false): ClassMean | undefined {
     const sum = this.sums.get(label);
     const rows = rowsOfClass(this.store, label);
     if (!sum || sum.count === 0) return undefined;
+    const robust = this.robust && !raw;
     return {
-      values: sum.sum.map((value) => value / sum.count),
+      values: robust
+        ? sum.logs.map((value) => Math.exp(value / sum.count))
+        : sum.sum.map((value) => value / sum.count),
+      robust,
       count: sum.count,
       of: rows.length,
       complete: sum.count === rows.length,

@@ -25,6 +25,7 @@ export interface State {
   a: string; // what is compared: iROW, cCLASS, all
   b: string;
   difference: boolean; // class means as differences from the mean of all images
+  raw: boolean; // plain means, where geometric ones can be shown
 }
 
 export const SIZES = [64, 96, 128, 176, 240];
@@ -48,6 +49,7 @@ export function initialState(store: Store): State {
     a: "",
     b: "",
     difference: false,
+    raw: false,
   };
 }
 
@@ -154,7 +156,8 @@ function apply(state: State, key: string, value: string, store: Store): boolean 
       state[key] = value;
       return true;
     case "difference":
-      state.difference = value === "1";
+    case "raw":
+      state[key] = value === "1";
       return value === "1";
     default:
       return false;

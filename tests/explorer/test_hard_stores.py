@@ -78,7 +78,7 @@ def test_one_image(show: Any, tmp_path: Path):
         page.keyboard.press("p")
         page.click("[data-view=classes]")
         page.wait_for_selector(".card")
-        assert page.inner_text(".card small") == "mean of 1 images".replace("1 images", "1 image")
+        assert page.inner_text(".card small") == "geometric mean of 1 image"
 
 
 def test_one_patch_and_one_mode(show: Any, tmp_path: Path):

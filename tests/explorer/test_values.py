@@ -175,13 +175,25 @@ def test_filters_by_class_then_sorts_within_it(visit: Any, digits: fs.Store, dig
 
 def test_class_means_and_their_difference(visit: Any, digits: fs.Store, digits_url: str):
     friction = np.asarray(digits.friction[:]).astype(np.float64)
-    a = friction[digits.labels == 2].mean(0)[..., 3]
-    b = friction[digits.labels == 5].mean(0)[..., 3]
-    with visit(digits_url, "#view=compare&a=c2&b=c5&mode=3&patch=4,11") as (page, _):
+    plain = [friction[digits.labels == k].mean(0)[4, 11, 3] for k in (2, 5)]
+    robust = [np.exp(np.log(friction[digits.labels == k]).mean(0)[4, 11, 3]) for k in (2, 5)]
+    address = "#view=compare&a=c2&b=c5&mode=3&patch=4,11"
+    for more, (a, b), says in (("", robust, "geometric mean of"), ("&raw=1", plain, "mean of")):
+        with visit(digits_url, address + more) as (page, _):
+            shown = page.locator("[data-test=compare]").get_attribute("data-value").split(";")
+            assert [float(v) for v in shown] == pytest.approx([a, b, a - b], rel=1e-9)
+            assert "kind 2 minus class kind 5" in page.inner_text(".panes")
+            assert page.inner_text(".compare .side .subtitle >> nth=0").startswith(says)
+            assert page.locator(".compare .raw-means").is_checked() == bool(more)
+
+
+def test_counts_have_plain_means(visit: Any, digits: fs.Store, digits_url: str):
+    settle = np.asarray(digits.settle[:]).astype(np.float64)
+    expected = [settle[digits.labels == k].mean(0)[4, 11, 3] for k in (2, 5)]
+    with visit(digits_url, "#view=compare&map=settle&a=c2&b=c5&mode=3&patch=4,11") as (page, _):
         shown = page.locator("[data-test=compare]").get_attribute("data-value").split(";")
-        expected = [a[4, 11], b[4, 11], (a - b)[4, 11]]
-        assert [float(v) for v in shown] == pytest.approx(expected, rel=1e-9)
-        assert "kind 2 minus class kind 5" in page.inner_text(".panes")
+        assert [float(v) for v in shown[:2]] == pytest.approx(expected, rel=1e-9)
+        assert page.locator(".compare .raw-means").is_hidden()
 
 
 def test_two_images_side_by_side(visit: Any, digits: fs.Store, digits_url: str):
@@ -199,7 +211,7 @@ def test_class_gallery_has_a_mean_of_every_class(visit: Any, digits: fs.Store, d
     counts = np.bincount(digits.labels, minlength=CLASSES)
     with visit(digits_url, "#view=classes&mode=1") as (page, _):
         notes = page.locator(".card small").all_inner_texts()
-        assert notes == [f"mean of {count} images" for count in counts]
+        assert notes == [f"geometric mean of {count} images" for count in counts]
         # Classes that were not asked for before are averaged from what is in memory.
         page.reload()
         page.wait_for_selector("body[data-idle=true]")

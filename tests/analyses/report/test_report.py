@@ -78,7 +78,7 @@ def test_every_answer_caveat_and_table_is_there(made: Made):
     assert made.store.digest in whole
     assert made.store.fingerprint in whole
     verdicts = {one["analysis"]: one["notebook"].get("verdict") for one in saved}
-    assert f'<span class="chip">{verdicts["class-distance"]}' in made.html
+    assert f'<span class="chip">{verdicts["class-distance"]} (' in made.html
 
 
 def test_numbers_in_the_tables_are_the_results(made: Made):
@@ -363,8 +363,8 @@ def test_every_line_of_a_summary_leads_to_its_analysis_and_verdict(tmp_path: Pat
     )
     save_all(found, tmp_path / "r")
     html = write_report(store, tmp_path / "a.html", tmp_path / "r").read_text(encoding="utf-8")
-    items = html[html.index('<ul class="lines">') :].split("</ul>")[0].split("<li>")[1:]
-    named = {text.split("<p>")[1].split(":")[0]: text for text in items if 'href="#' in text}
+    items = html[html.index('<table class="lines">') :].split("</table>")[0].split("<tr>")[2:]
+    named = {re.split("[<>]", text)[4]: text for text in items if 'href="#' in text}
     probe = next(one for one in found if one.analysis == "ridge-probe")
     line = named["Log_friction map linear probe"]
     keys = {one.analysis: one.key for one in read_results(tmp_path / "r", store)}
