@@ -316,7 +316,7 @@ class _Run:
                     measured = self._measure_units(writer, dataset, pending)
                 except FrictionstoreError:
                     # a run that is late finds the folder gone: it has its name
-                    if not (writer.shared and writer.is_done()):
+                    if not writer.taken_over():
                         raise
                 seconds = time.monotonic() - began
             if isinstance(writer, PartWriter):

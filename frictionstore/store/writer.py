@@ -178,14 +178,18 @@ class StoreWriter:
                     step()
                 return
             except StoreError:
-                if self.is_done():
+                if self.taken_over():
                     return
                 if not left:
                     raise
             time.sleep(PAUSE)
 
+    def taken_over(self) -> bool:
+        """Whether another run has finished the store while this one was at work on it."""
+        return (self.shared or not self.partial.exists()) and self.is_done()
+
     def is_done(self) -> bool:
-        """Whether another run has finished this store."""
+        """Whether the target is the store that is asked for."""
         try:
             self.already_complete = self.already_complete or (
                 up_to_date(self.target, self.plan.request)
@@ -357,7 +361,7 @@ class StoreWriter:
         """
         if self.already_complete:
             return
-        if self.shared or any_claim(self.partial):
+        if self.shared or any_claim(self.partial) or not self.partial.exists():
             self._insist(lambda: self._finalise(provenance, shared=True))
         else:
             self._finalise(provenance, shared=False)

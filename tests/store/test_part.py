@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import zarr
 
+from frictionstore.check.repair import what_to_keep
 from frictionstore.check.verify import verify
 from frictionstore.errors import DeviceError, RequestError, StoreError
 from frictionstore.format.plan import StorePlan, document_bytes
@@ -182,7 +183,7 @@ def test_a_unit_that_was_measured_twice(tmp_path: Path) -> None:
             assert second.pending == [1, 2, 3, 4]
             do(second, 0, device="cuda:0")
             assert (partial_path(target) / record_name(0)).read_bytes() == record
-            with pytest.raises(StoreError, match=r"images 0\.\.15 .* the cpu .* the cuda"):
+            with pytest.raises(StoreError, match=r"images 0\.\.15 .* cpu \(.* cuda:0 \("):
                 do(second, 0, plan=other, device="cuda:0")
         for number in range(1, UNITS):
             do(writer, number)
@@ -213,12 +214,28 @@ def test_a_run_that_is_late_finds_the_store_finished(
         making.write(target, PLAN)
         with pytest.raises(StoreError):
             do(late, 1)
-        assert late.is_done()
+        assert late.taken_over()
         assert late.pending == []
         assert late.recorded_by_all == UNITS
         late.finalise({})
     assert making.content(target) == expected
     assert os.listdir(tmp_path) == ["x.zarr"], "no folder is made again"
+
+
+def test_a_repair_that_fails_is_not_taken_for_finished(tmp_path: Path) -> None:
+    """The damaged store has the name all the while, and its metadata are whole."""
+    target = tmp_path / "x.zarr"
+    making.write(target, PLAN)
+    key = PLAN.arrays["S"].shard_key(1)
+    damaged = bytearray((target / key).read_bytes())
+    damaged[10] ^= 1
+    (target / key).write_bytes(damaged)
+    with StoreWriter(target, PLAN, repair=what_to_keep) as writer:
+        assert writer.pending == [1]
+        assert not writer.taken_over()
+        claim(target, 1, "elsewhere", 1)
+        with pytest.raises(StoreError, match=r"lacks images 16\.\.31"):
+            writer.finalise({})
 
 
 def test_metadata_that_is_there_is_not_written_again(tmp_path: Path) -> None:

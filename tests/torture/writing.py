@@ -37,7 +37,7 @@ def write(arguments: list[str]) -> int:
                     writer.write_unit(number, making.unit_arrays(plan, number), {"engine": "test"})
                     time.sleep(float(pause))
             except FrictionstoreError:
-                if not (writer.shared and writer.is_done()):
+                if not writer.taken_over():
                     raise
             if isinstance(writer, PartWriter) and writer.recorded_by_all < len(plan.units):
                 return 0
