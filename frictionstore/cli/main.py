@@ -99,6 +99,11 @@ def cli() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace another store at the target.")
 @click.option("--repair", is_flag=True, help="Measure the damaged parts of the store again.")
+@click.option(
+    "--cluster",
+    help="Let the workers of a Dask cluster measure: local, local:N, tcp://HOST:PORT or a "
+    "scheduler file.",
+)
 @click.option("--part", help="I/N: do every N-th unit, beside other runs that do the rest.")
 @click.option(
     "--claim-timeout",
@@ -118,6 +123,7 @@ def extract(
     part: str | None,
     claim_timeout: float | None,
     allow_mixed_devices: bool,
+    cluster: str | None,
     **options: Any,
 ) -> None:
     """Run an encoder over a data set and write its maps to a store."""
@@ -130,7 +136,7 @@ def extract(
         job,
         overwrite=overwrite,
         repair=repair,
-        sharing=Sharing(part, claim_timeout, allow_mixed_devices=allow_mixed_devices),
+        sharing=Sharing(part, claim_timeout, allow_mixed_devices, cluster),
         report=lambda text: say(text, quiet or as_json),
         show_progress=not quiet and not as_json and watched(),
     )

@@ -6,10 +6,8 @@ before that.
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import closing
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
 from frictionstore.extract.given import expanded
-from frictionstore.extract.recorded import Recorded, asked, version_of
+from frictionstore.extract.recorded import Recorded, provenance, version_of
 from frictionstore.extract.request import EncoderIdentity, Job, build_request, possible
 from frictionstore.extract.rounding import Rounding
 from frictionstore.extract.sharing import ALONE, Sharing, device_kind, left_to_others
@@ -28,7 +26,7 @@ from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.store.part import PartWriter, parse_part
 from frictionstore.store.writer import StoreWriter, up_to_date
-from frictionstore.text import printable, without_credentials
+from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.data.base import Dataset
@@ -347,10 +345,12 @@ class _Run:
         from frictionstore.extract.pipeline import extract_units
 
         job = self.job
+        if self.sharing.cluster is not None:
+            return self._on_cluster(self.sharing.cluster, writer, dataset, pending)
         with closing(self._engine(dataset)) as engine:
             run = describe_run(engine)
             if isinstance(writer, PartWriter) and not self.sharing.allow_mixed_devices:
-                writer.same_kind({**device_kind(run), "torch": version_of("torch")})
+                writer.same_kind(device_kind(run))
             done = writer.plan.n_images - pending
             self.report(
                 f"extracting {pending:,} images of {printable(job.dataset)} with "
@@ -370,6 +370,19 @@ class _Run:
                     seen=self.rounding.add,
                 )
 
+    def _on_cluster(self, address: str, writer: StoreWriter, dataset: Dataset, pending: int) -> int:
+        from frictionstore.extract.cluster import extract_on_cluster
+
+        if self.job.engine != "native":
+            raise RequestError("--cluster is for the engine native: leave --engine out")
+        writer.written_elsewhere = True
+        with progress_bar(pending, "extracting", show=self.show_progress) as progress:
+            self.shared = extract_on_cluster(
+                address, writer, self._measuring(dataset), report=self.report, progress=progress,
+                allow_mixed_devices=self.sharing.allow_mixed_devices, rounding=self.rounding,
+            )  # fmt: skip
+        return int(self.shared.pop("measured"))
+
     def _engine(self, dataset: Dataset) -> Engine:
         job = self.job
         if job.engine == "geolip":
@@ -387,8 +400,13 @@ class _Run:
                 gram=job.gram,
                 repeats=job.repeats,
             )
-        from frictionstore.extract.encoder.checkpoints import read_checkpoint
+        return self._measuring(dataset).engine(self.report)
 
+    def _measuring(self, dataset: Dataset) -> Measuring:
+        from frictionstore.extract.encoder.checkpoints import read_checkpoint
+        from frictionstore.extract.measuring import Measuring
+
+        job = self.job
         assert self.source is not None
         checkpoint = self.checkpoint or read_checkpoint(self.source)
         told = self.identity
@@ -401,40 +419,19 @@ class _Run:
                 "(its weights or its config): choose another target, or remove that store"
             )
         self.checkpoint = checkpoint
-        return self._measure(dataset).engine(self.report)
-
-    def _measure(self, dataset: Dataset) -> Measuring:
-        from frictionstore.extract.measuring import Measuring
-
-        assert self.checkpoint is not None
-        assert self.source is not None
-        return Measuring(self.job, self.checkpoint, self.source.path.name, dataset)
+        return Measuring(job, checkpoint, self.source.path.name, dataset)
 
     def _provenance(self, measured: int, seconds: float) -> dict[str, Any]:
-        job = self.job
-        encoder: dict[str, Any] = {"name": job.encoder}
-        if self.source is not None:
-            encoder = {"origin": self.source.origin, "file_sha256": self.source.sha256}
-        if self.identity is not None:
-            encoder["config"] = as_json(self.identity.config)
-        for loaded in (self.checkpoint, self.upstream):
-            if loaded is not None and loaded.notes:
-                encoder["notes"] = as_json(loaded.notes)
         return {
-            "made_by": "frictionstore extract",
-            "command": [*map(without_credentials, sys.argv)],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "recipe": job.recipe,
-            "dataset": job.dataset,
-            "asked": asked(self.job),
+            **provenance(
+                self.job, self.source, self.identity, (self.checkpoint, self.upstream),
+                measured, seconds,
+            ),
             "dataset_images": self.dataset_images,
             "dataset_read": self.dataset_read,
-            "encoder": encoder,
-            "measured_images": measured,
             "friction_against_exact": self.rounding.as_json(),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(measured / seconds, 2) if measured and seconds else None,
-        }
+            **({"cluster": self.shared} if self.sharing.cluster else {}),
+        }  # fmt: skip
 
 
 def _is_upstreams_name(encoder: str) -> bool:

@@ -6,15 +6,20 @@ else's word: `run_job` compares it with what it loads before it measures with it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frictionstore.errors import FrictionstoreError, RequestError
 from frictionstore.extract.encoder.hub_address import HubFile
 from frictionstore.extract.request import EncoderIdentity, Job
-from frictionstore.format.fingerprint import differences
-from frictionstore.text import printable
+from frictionstore.format.fingerprint import as_json, differences
+from frictionstore.text import printable, without_credentials
+
+if TYPE_CHECKING:
+    from frictionstore.extract.encoder.checkpoints import Source
 
 
 class Recorded:
@@ -98,6 +103,37 @@ class Recorded:
 def asked(job: Job) -> dict[str, Any]:
     """The words by which a data set was asked for."""
     return {"dataset": job.dataset, "split": job.split, "count": job.count, "seed": job.seed}
+
+
+def provenance(
+    job: Job,
+    source: Source | None,
+    identity: EncoderIdentity | None,
+    loaded: tuple[Any, ...],
+    measured: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Who made a store, of what, when, and how fast; `loaded` are encoders with their notes."""
+    encoder: dict[str, Any] = {"name": job.encoder}
+    if source is not None:
+        encoder = {"origin": source.origin, "file_sha256": source.sha256}
+    if identity is not None:
+        encoder["config"] = as_json(identity.config)
+    for one in loaded:
+        if one is not None and one.notes:
+            encoder["notes"] = as_json(one.notes)
+    return {
+        "made_by": "frictionstore extract",
+        "command": [*map(without_credentials, sys.argv)],
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": job.recipe,
+        "dataset": job.dataset,
+        "asked": asked(job),
+        "encoder": encoder,
+        "measured_images": measured,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(measured / seconds, 2) if measured and seconds else None,
+    }
 
 
 def version_of(package: str) -> str | None:

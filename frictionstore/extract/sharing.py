@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from frictionstore.errors import RequestError
+from frictionstore.installed import install_command
 from frictionstore.progress import Report
 from frictionstore.store.part import CLAIM_TIMEOUT, PartWriter, parse_part
 from frictionstore.text import printable
@@ -23,11 +26,15 @@ class Sharing:
     given_timeout : float, optional
         Seconds after which another part's claim is over.
     allow_mixed_devices : bool
+    cluster : str, optional
+        ``local``, ``local:N``, ``tcp://HOST:PORT`` or a scheduler file: a Dask cluster whose
+        workers do the units.
     """
 
     part: str | None = None
     given_timeout: float | None = None
     allow_mixed_devices: bool = False
+    cluster: str | None = None
 
     @property
     def claim_timeout(self) -> float:
@@ -40,10 +47,14 @@ class Sharing:
         RequestError
             Names options that contradict each other.
         """
+        if self.cluster is not None:
+            check_cluster(self.cluster)
+            if self.part is not None:
+                raise RequestError("--cluster and --part are two ways to share: choose one")
         if self.part is None:
             if self.given_timeout is not None:
                 raise RequestError("--claim-timeout is of runs with --part I/N: leave it out")
-            if self.allow_mixed_devices:
+            if self.allow_mixed_devices and self.cluster is None:
                 raise RequestError("--allow-mixed-devices is of runs that share: leave it out")
             return
         parse_part(self.part)
@@ -54,6 +65,32 @@ class Sharing:
             )
 
 
+def check_cluster(address: str) -> None:
+    """
+    Raises
+    ------
+    RequestError
+        It is no address of a cluster, or Dask is not installed.
+    """
+    kind, colon, rest = address.partition(":")
+    if kind == "local":
+        good = not colon or (rest.isascii() and rest.isdigit() and int(rest) > 0)
+    else:
+        good = address.endswith(".json") or ("://" in address and rest != "//")
+    if not good:
+        raise RequestError(
+            f"--cluster {printable(address)} is not local, local:N, tcp://HOST:PORT or a "
+            "scheduler's .json file"
+        )
+    if address.endswith(".json") and not Path(address).is_file():
+        raise RequestError(
+            f"--cluster {printable(address)} is not there: dask scheduler --scheduler-file writes "
+            "it"
+        )
+    if find_spec("distributed") is None:
+        raise RequestError(f"--cluster needs Dask: {install_command('cluster')}")
+
+
 ALONE = Sharing()
 
 
@@ -62,6 +99,7 @@ def device_kind(run: Mapping[str, Any]) -> dict[str, Any]:
     versions = run["versions"]
     return {
         "device": f"{str(run['device']).partition(':')[0]} ({run['device_name']})",
+        "torch": run.get("torch"),
         **{name: versions.get(name) for name in ("frictionstore", "numpy")},
     }
 

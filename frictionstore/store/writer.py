@@ -121,7 +121,8 @@ class StoreWriter:
         self.overwrite = overwrite
         self.repair = repair
         self.partial = partial_path(target)
-        self.shared = False  # whether others write units of this store too
+        self.shared = False  # other runs write units of this store too
+        self.written_elsewhere = False  # other machines write its shards
         self.recorded: dict[int, dict[str, Any]] = {}
         self.already_complete = False
         self._stack: Any = None
@@ -361,7 +362,8 @@ class StoreWriter:
         """
         if self.already_complete:
             return
-        if self.shared or any_claim(self.partial) or not self.partial.exists():
+        beside_others = self.shared or any_claim(self.partial) or not self.partial.exists()
+        if beside_others or self.written_elsewhere:
             self._insist(lambda: self._finalise(provenance, shared=True))
         else:
             self._finalise(provenance, shared=False)
