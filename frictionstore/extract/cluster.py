@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
+from itertools import islice
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, Nanny, Scheduler, SpecCluster, wait
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
@@ -34,7 +36,8 @@ AHEAD = 2  # units in flight for each worker
 RETRIES = 3  # of a unit that fails other than by an error of ours
 CORE_GROUP = 4  # cores of a worker on this machine, where there is no GPU
 DEATHS = 1000  # of workers under one unit, on this machine; a scheduler elsewhere has its own limit
-FIRST_WORKER = 60.0  # seconds
+FIRST_WORKER = 60.0  # seconds without any worker after which it is said
+LOOK = 5.0  # seconds between looks whether there is one
 SAME = ("frictionstore", "torch", "numpy", "zarr", "numcodecs")
 GO_ON = "what is complete is kept, run the same command again to go on"
 
@@ -73,19 +76,26 @@ def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
     def environment(number: int) -> dict[str, str]:
         return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
 
-    specification = {
-        number: {
-            "cls": Nanny,
-            "options": {"nthreads": 1, "memory_limit": 0, "env": environment(number)},
-        }
-        for number in range(workers)
-    }
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.worker.memory.terminate": False,
         "logging.distributed": "critical",
     }
-    with dask.config.set(settings):
+    with dask.config.set(settings), TemporaryDirectory(prefix="frictionstore-") as scratch:
+        specification = {
+            number: {
+                "cls": Nanny,
+                "options": {
+                    "nthreads": 1,
+                    "memory_limit": 0,
+                    "env": environment(number),
+                    "silence_logs": 50,
+                    "dashboard": False,
+                    "local_directory": scratch,
+                },
+            }
+            for number in range(workers)
+        }
         with SpecCluster(
             workers=specification,
             scheduler={
@@ -146,13 +156,15 @@ def extract_on_cluster(
         plugin = UnitWorker(writer.partial, writer.plan, measuring, threads)
         client.register_plugin(plugin, name=plugin.name)
         try:
-            kinds = _Kinds(allow_mixed_devices)
+            kinds = Kinds(allow_mixed_devices)
             for worker, answer in _ask(client, on_worker, plugin.name, None).items():
                 if "error" in answer:
                     raise RequestError(f"worker {printable(worker)}: {answer['error']}")
                 kinds.add(worker, answer)
             report(f"measuring {len(writer.pending):,} units on {len(kinds.seen):,} workers")
             return _measure(client, plugin.name, writer, kinds, progress, rounding)
+        except (CancelledError, OSError) as error:
+            raise RequestError(f"the scheduler is lost ({printable(error)}): {GO_ON}") from None
         except KilledWorker as error:
             raise RequestError(
                 f"workers died under {printable(error.task)} {error.allowed_failures + 1} times "
@@ -167,52 +179,44 @@ def _measure(
     client: Client,
     name: str,
     writer: StoreWriter,
-    kinds: _Kinds,
+    kinds: Kinds,
     progress: Progress,
     rounding: Rounding,
 ) -> dict[str, Any]:
     waiting = iter(writer.pending)
+    under_way: dict[Any, int] = {}
     done: dict[str, Counter[str]] = {}
     result = {"measured": 0, "units": 0, "retries": 0}
-    under_way = as_completed(loop=client.loop)
-    numbers: dict[str, int] = {}
-
-    def submit() -> None:
-        while len(numbers) < AHEAD * max(1, len(client.nthreads())):
-            number = next(waiting, None)
-            if number is None:
-                return
+    while True:
+        for number in islice(waiting, max(0, AHEAD * len(client.nthreads()) - len(under_way))):
+            key = f"{name}-unit-{number}-{time.time_ns()}"
             future = client.submit(
-                on_worker, name, number, key=f"{name}-unit-{number}-{time.time_ns()}",
-                pure=False, retries=RETRIES,
+                on_worker, name, number, key=key, pure=False, retries=RETRIES
             )  # fmt: skip
-            numbers[future.key] = number
-            under_way.add(future)
-
-    submit()
-    for future in under_way:
-        number = numbers.pop(future.key)
-        answer = _answer(client, future, number)
-        if "error" in answer:
-            raise answer["error"]
-        kinds.add(answer["worker"], answer["entry"]["run"])
-        writer.record(answer["entry"])
-        rounding.values += answer["rounding"][0]
-        rounding.far += answer["rounding"][1]
-        result["retries"] += _begun_again(client, future.key)
-        result["measured"] += answer["images"]
-        result["units"] += 1
-        progress(answer["images"])
-        of_worker = done.setdefault(str(answer["worker"]), Counter())
-        of_worker.update(units=1, images=answer["images"], milliseconds=1000 * answer["seconds"])
-        future.release()
-        submit()
+            under_way[future] = number
+        if not under_way and len(writer.pending) == 0:
+            break
+        for future in _finished(client, [*under_way]):
+            answer = _answer(future, under_way.pop(future))
+            if "error" in answer:
+                raise answer["error"]
+            kinds.add(answer["worker"], answer["entry"]["run"])
+            writer.record(answer["entry"])
+            rounding.values += answer["rounding"][0]
+            rounding.far += answer["rounding"][1]
+            result["retries"] += _begun_again(client, future.key)
+            result["measured"] += answer["images"]
+            result["units"] += 1
+            progress(answer["images"])
+            of_worker = done.setdefault(str(answer["worker"]), Counter())
+            milliseconds = round(1000 * answer["seconds"])
+            of_worker.update(units=1, images=answer["images"], milliseconds=milliseconds)
     workers = [
         {
             "name": worker,
             "units": counts["units"],
             "images": counts["images"],
-            "images_per_second": round(1000 * counts["images"] / counts["milliseconds"], 2),
+            "images_per_second": round(1000 * counts["images"] / max(counts["milliseconds"], 1), 2),
         }
         for worker, counts in sorted(done.items())
     ]
@@ -231,13 +235,35 @@ def _begun_again(client: Client, key: str) -> int:
     return int(client.run_on_scheduler(ask))
 
 
-def _answer(client: Client, future: Any, number: int) -> dict[str, Any]:
+def _finished(client: Client, under_way: list[Any]) -> set[Any]:
+    """Those that have ended, one at least.
+
+    Raises
+    ------
+    RequestError
+        The cluster has had no worker for a while.
+    """
+    alone = 0.0
+    while under_way or alone < FIRST_WORKER:
+        began = time.monotonic()
+        if not under_way:  # there was no worker to submit to
+            with suppress(TimeoutError):
+                client.wait_for_workers(1, timeout=LOOK)
+                return set()
+        else:
+            with suppress(TimeoutError):
+                return wait(under_way, timeout=LOOK, return_when="FIRST_COMPLETED").done
+        alone = 0.0 if client.nthreads() else alone + time.monotonic() - began
+        if alone >= FIRST_WORKER:
+            break
+    raise RequestError(f"the cluster has had no worker for {FIRST_WORKER:.0f} s: {GO_ON}")
+
+
+def _answer(future: Any, number: int) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = future.result()
-    except KilledWorker:
+    except (KilledWorker, CancelledError):
         raise
-    except (CancelledError, OSError) as error:
-        raise RequestError(f"the scheduler is lost ({printable(error)}): {GO_ON}") from None
     except Exception as error:
         raise RequestError(
             f"unit {number} failed on a worker {RETRIES + 1} times "
@@ -246,7 +272,7 @@ def _answer(client: Client, future: Any, number: int) -> dict[str, Any]:
     return answer
 
 
-class _Kinds:
+class Kinds:
     """Devices that have been seen, and which worker had the first."""
 
     def __init__(self, mixed: bool) -> None:
