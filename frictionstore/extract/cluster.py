@@ -7,6 +7,7 @@ goes over the wire. Who computes what, and again when a worker dies, is Dask's a
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -32,6 +33,7 @@ from frictionstore.extract.sharing import device_kind
 from frictionstore.store.writer import StoreWriter
 from frictionstore.text import printable
 
+DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is the client's
 AHEAD = 2  # units in flight for each worker
 RETRIES = 3  # of a unit that fails other than by an error of ours
 CORE_GROUP = 4  # cores of a worker on this machine, where there is no GPU
@@ -46,13 +48,16 @@ GO_ON = "what is complete is kept, run the same command again to go on"
 def connected(address: str, device: str) -> Iterator[tuple[Client, int | None]]:
     """A client of the cluster, and the threads of a worker where it is one of this machine."""
     kind, _, count = address.partition(":")
+    for name in [*logging.root.manager.loggerDict]:
+        if name.split(".")[0] == "distributed":  # what is lost is said once, in a sentence of ours
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     if kind == "local":
         with _local(count, device) as (cluster, threads), Client(cluster) as client:
             yield client, threads
         return
     told = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     try:
-        client = Client(**told, set_as_default=False)
+        client = Client(**told)
     except (OSError, ValueError, ImportError) as error:
         raise RequestError(
             f"no scheduler answers at --cluster {printable(address)} ({printable(error)}): start "
@@ -79,7 +84,6 @@ def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
     settings = {
         "distributed.scheduler.allowed-failures": DEATHS,
         "distributed.worker.memory.terminate": False,
-        "logging.distributed": "critical",
     }
     with dask.config.set(settings), TemporaryDirectory(prefix="frictionstore-") as scratch:
         specification = {
@@ -89,7 +93,8 @@ def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
                     "nthreads": 1,
                     "memory_limit": 0,
                     "env": environment(number),
-                    "silence_logs": 50,
+                    "silence_logs": logging.CRITICAL,
+                    "preload": [DEAF],
                     "dashboard": False,
                     "local_directory": scratch,
                 },
@@ -102,7 +107,7 @@ def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
                 "cls": Scheduler,
                 "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
             },
-            silence_logs=50,
+            silence_logs=logging.CRITICAL,
         ) as cluster:
             yield cluster, threads
 
