@@ -112,7 +112,7 @@ class UnitWorker(WorkerPlugin):
 
 def on_worker(name: str, number: int | None, dask_worker: Any = None) -> dict[str, Any]:
     """Measure a unit, or get ready; an error of ours is an answer, which nobody need ask again."""
-    plugin = (dask_worker or get_worker()).plugins[name]
+    plugin: Any = (dask_worker or get_worker()).plugins[name]
     try:
         return plugin.ready() if number is None else plugin.measure(number)
     except FrictionstoreError as error:

@@ -144,8 +144,8 @@ class _Run:
             raise RequestError(f"{printable(job.out)} was removed just now: run it again")
         plan, kept = self._plan(request, rows, shard_images, dataset)
         measured = self._extract(plan, kept)
-        header = None if self.shared.get("missing") else read_header(job.out)
-        return self._outcome("complete", header, measured)
+        made = None if self.shared.get("missing") else read_header(job.out)
+        return self._outcome("complete", made, measured)
 
     def _say_up_to_date(self, images: int) -> None:
         shown = f"{printable(self.job.out)}"

@@ -81,9 +81,8 @@ def write_shards(
         key = array.shard_key(number)
         data = _encoded(array, rows, key, np.asarray(arrays[name]))
         files[key] = _described(
-            lambda start, count, data=data: data[start : start + count], len(data),
-            hashlib.sha256(data).hexdigest(), array, number,
-        )  # fmt: skip
+            _reader(data), len(data), hashlib.sha256(data).hexdigest(), array, number
+        )
         known = read_record(partial, number)
         if known is not None:
             _check_same(known, entry)
@@ -115,6 +114,10 @@ def _encoded(plan: schema.ArrayPlan, rows: range, key: str, values: np.ndarray) 
     )
     array[rows.start : rows.stop] = values
     return bytes(made[key.removeprefix(plan.spec.name + "/")].to_bytes())
+
+
+def _reader(data: bytes) -> Callable[[int, int], bytes]:
+    return lambda start, count: data[start : start + count]
 
 
 def flush_folders(partial: Path, key: str) -> None:
