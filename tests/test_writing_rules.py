@@ -17,6 +17,7 @@ from tests.test_architecture import sources
 WRITERS = {
     "frictionstore.io.owned": "what is provably ours",
     "frictionstore.io.durable": "files, whole or not at all",
+    "frictionstore.io.once": "files that are made once, by whoever comes first",
     "frictionstore.io.aside": "folders, whole or not at all",
 }
 # What else writes: module and call, and why that takes nothing from anybody.
@@ -24,7 +25,6 @@ WRITING = {
     ("frictionstore.text", "os.open"): "the null device",
     ("frictionstore.cli.main", "open"): "the streams of the process itself",
     ("frictionstore.share.pack", "archive.open"): "an entry of the zip that io made",
-    ("frictionstore.store.writer", "zarr.open_array"): "zarr writes shards, in a folder of ours",
     ("frictionstore.extract.engines.geolip", "torch.save"): "in a temporary folder",
     ("analyses.core.results", "np.savez_compressed"): "in a folder that was made for it",
     ("analyses.core.results", "self._frame(name).to_parquet"): "in a folder that was made for it",

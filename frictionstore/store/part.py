@@ -15,6 +15,7 @@ from frictionstore.errors import DeviceError, RequestError, StoreError
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import read_json
 from frictionstore.format.plan import StorePlan, document_bytes
+from frictionstore.io.once import place_new
 from frictionstore.io.owned import claimed
 from frictionstore.store.place import (
     KIND,
@@ -24,7 +25,7 @@ from frictionstore.store.place import (
     take,
     up_to_date,
 )
-from frictionstore.store.unit import Claims, place_new, record_name
+from frictionstore.store.unit import Claims, record_name
 from frictionstore.store.writer import UNFINISHED, StoreWriter
 from frictionstore.text import printable
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,8 +26,9 @@ from frictionstore.format import schema
 from frictionstore.format.fingerprint import read_json
 from frictionstore.format.plan import StorePlan, array_document, document_bytes
 from frictionstore.format.shards import checksums
-from frictionstore.io.durable import fsync_path, new_file, write_atomic
-from frictionstore.io.owned import rename_new
+from frictionstore.io.durable import fsync_path, write_atomic
+from frictionstore.io.once import place_new
+from frictionstore.io.owned import drop
 from frictionstore.io.regular import open_regular
 from frictionstore.store.place import JOURNAL
 from frictionstore.text import printable
@@ -172,22 +172,6 @@ def enter_record(partial: Path, entry: dict[str, Any]) -> dict[str, Any]:
     return entry
 
 
-def place_new(path: Path, data: bytes) -> bool:
-    """Write a file that is whole from its first moment; False where there is one already."""
-    if os.path.lexists(path):
-        return False
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with new_file(temporary) as file:
-        file.write(data)
-    try:
-        rename_new(temporary, path)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
-
-
 def _check_same(known: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
     for key, said in mine["files"].items():
         if known["files"].get(key) != said:
@@ -235,7 +219,7 @@ class Claims:
         if holder is not None and not self._is_over(path, holder):
             return _named(holder)
         if holder is not None:
-            path.unlink(missing_ok=True)
+            drop(self.partial, claim_name(number))
         if not place_new(path, _claim_text()):
             return _named(_holder(path) or {})
         self.held.add(number)
@@ -262,7 +246,7 @@ class Claims:
             path = self.partial / claim_name(number)
             holder = _holder(path) or {}
             if (holder.get("host"), holder.get("pid")) == (socket.gethostname(), os.getpid()):
-                path.unlink(missing_ok=True)
+                drop(self.partial, claim_name(number))
 
 
 def any_claim(partial: Path) -> bool:

@@ -32,6 +32,7 @@ from frictionstore.format.plan import (
 from frictionstore.io.base import TOKEN
 from frictionstore.io.durable import explain_os_errors, fsync_path, link_or_copy, write_atomic
 from frictionstore.io.local import LocalLocation
+from frictionstore.io.once import place_new
 from frictionstore.io.owned import claimed, drop, prune, unmark
 from frictionstore.io.regular import sha256_of
 from frictionstore.store.place import (
@@ -52,7 +53,6 @@ from frictionstore.store.unit import (
     any_claim,
     enter_record,
     flush_folders,
-    place_new,
     record_name,
     write_shards,
 )

@@ -21,9 +21,10 @@ from frictionstore.check.repair import what_to_keep
 from frictionstore.check.verify import verify
 from frictionstore.errors import DeviceError, RequestError, StoreError
 from frictionstore.format.plan import StorePlan, document_bytes
+from frictionstore.io.once import place_new
 from frictionstore.store.part import PartWriter, parse_part
 from frictionstore.store.place import partial_path
-from frictionstore.store.unit import claim_name, place_new, record_name
+from frictionstore.store.unit import claim_name, record_name
 from frictionstore.store.writer import StoreWriter
 from tests import making
 
