@@ -17,6 +17,7 @@ from tests.test_architecture import sources
 WRITERS = {
     "frictionstore.io.owned": "what is provably ours",
     "frictionstore.io.durable": "files, whole or not at all",
+    "frictionstore.io.once": "files that are made once, by whoever comes first",
     "frictionstore.io.aside": "folders, whole or not at all",
 }
 # What else writes: module and call, and why that takes nothing from anybody.
@@ -27,7 +28,6 @@ WRITING = {
     ("frictionstore.share.export", "archive.open"): "a member of the npz that io made",
     ("frictionstore.share.export", "data.to_netcdf"): "into the file that io made",
     ("frictionstore.share.viewer", "FigureCanvasAgg(figure).print_png"): "into memory",
-    ("frictionstore.store.writer", "zarr.open_array"): "zarr writes shards, in a folder of ours",
     ("frictionstore.extract.engines.geolip", "torch.save"): "in a temporary folder",
     ("analyses.core.results", "np.savez_compressed"): "in a folder that was made for it",
     ("analyses.core.results", "self._frame(name).to_parquet"): "in a folder that was made for it",

@@ -20,7 +20,8 @@ from frictionstore.format.header import parse_manifest, read_group
 from frictionstore.format.plan import Shard, StorePlan, document_bytes, group_document
 from frictionstore.io.local import LocalLocation
 from frictionstore.io.regular import sha256_of
-from frictionstore.store.writer import Keep, shard_record
+from frictionstore.store.unit import shard_record
+from frictionstore.store.writer import Keep
 from frictionstore.text import printable
 
 

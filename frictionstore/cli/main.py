@@ -104,18 +104,44 @@ def cli() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace another store at the target.")
 @click.option("--repair", is_flag=True, help="Measure the damaged parts of the store again.")
+@click.option(
+    "--cluster",
+    help="Let the workers of a Dask cluster measure: local, local:N, tcp://HOST:PORT or a "
+    "scheduler file.",
+)
+@click.option("--part", help="I/N: do every N-th unit, beside other runs that do the rest.")
+@click.option(
+    "--claim-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Seconds after which a part that records nothing is taken for dead.  [default: 3600]",
+)
+@click.option(
+    "--allow-mixed-devices", is_flag=True, help="Let devices of several kinds write one store."
+)
 @json_option
 @quiet_option
-def extract(as_json: bool, quiet: bool, overwrite: bool, repair: bool, **options: Any) -> None:
+def extract(
+    as_json: bool,
+    quiet: bool,
+    overwrite: bool,
+    repair: bool,
+    part: str | None,
+    claim_timeout: float | None,
+    allow_mixed_devices: bool,
+    cluster: str | None,
+    **options: Any,
+) -> None:
     """Run an encoder over a data set and write its maps to a store."""
     from frictionstore.extract.job import run_job
     from frictionstore.extract.request import Job
+    from frictionstore.extract.sharing import Sharing
 
     job = Job.from_options(options)
     outcome = run_job(
         job,
         overwrite=overwrite,
         repair=repair,
+        sharing=Sharing(part, claim_timeout, allow_mixed_devices, cluster),
         report=lambda text: say(text, quiet or as_json),
         show_progress=not quiet and not as_json and watched(),
     )

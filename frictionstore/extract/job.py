@@ -8,27 +8,26 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frictionstore.cores import cores
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract import provenance
-from frictionstore.extract.conduit.constants import LARGEST_EXACT_N
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
 from frictionstore.extract.given import expanded
 from frictionstore.extract.recorded import Recorded, version_of
-from frictionstore.extract.request import EncoderIdentity, Job, build_request
+from frictionstore.extract.request import EncoderIdentity, Job, build_request, possible
 from frictionstore.extract.rounding import Rounding
+from frictionstore.extract.sharing import ALONE, Sharing, device_kind, left_to_others
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import as_json
 from frictionstore.format.plan import StorePlan
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
+from frictionstore.store.part import PartWriter, parse_part
 from frictionstore.store.writer import StoreWriter, up_to_date
-from frictionstore.text import listed, printable
+from frictionstore.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from frictionstore.extract.data.groups import Grouping
     from frictionstore.extract.encoder.checkpoints import Checkpoint, Source
     from frictionstore.extract.engines.base import Engine
+    from frictionstore.extract.measuring import Measuring
 
 
 def run_job(
@@ -45,6 +45,7 @@ def run_job(
     *,
     overwrite: bool = False,
     repair: bool = False,
+    sharing: Sharing = ALONE,
     report: Report = lambda text: None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
@@ -57,6 +58,8 @@ def run_job(
         Replace another store at the target.
     repair : bool
         Check all of the store at the target and measure its damaged units again.
+    sharing : Sharing
+        With which other runs or machines the work is shared.
     report : callable
         Takes remarks for the user.
     show_progress : bool
@@ -64,9 +67,9 @@ def run_job(
     Returns
     -------
     dict
-        ``store``, ``status`` ("up to date" or "complete"), ``digest``, ``fingerprint``,
-        ``images``, ``measured``, ``seconds`` and ``not_checked``: what could not be compared with
-        the store, for want of a data set or of the Hub.
+        ``store``, ``status`` ("up to date", "complete" or, of a part, "unfinished"), ``digest``,
+        ``fingerprint``, ``images``, ``measured``, ``seconds`` and ``not_checked``: what could not
+        be compared with the store, for want of a data set or of the Hub.
 
     Raises
     ------
@@ -74,7 +77,7 @@ def run_job(
         Whatever is wrong, in one sentence.
     """
     started = time.monotonic()
-    return _Run(job, overwrite, repair, report, show_progress, started).go()
+    return _Run(job, overwrite, repair, sharing, report, show_progress, started).go()
 
 
 class _Run:
@@ -85,12 +88,14 @@ class _Run:
         job: Job,
         overwrite: bool,
         repair: bool,
+        sharing: Sharing,
         report: Report,
         show_progress: bool,
         started: float,
     ) -> None:
         if overwrite and repair:
             raise RequestError("--overwrite replaces a store, --repair mends it: choose one")
+        sharing.check(overwrite=overwrite, repair=repair)
         if job.out.name in ("", ".."):
             raise RequestError(
                 f"--out {printable(job.out)} has no name of its own: name the store to make, such "
@@ -99,6 +104,8 @@ class _Run:
         self.job = job
         self.overwrite = overwrite
         self.repair = repair
+        self.sharing = sharing
+        self.shared: dict[str, Any] = {}
         self.report = report
         self.show_progress = show_progress
         self.started = started
@@ -124,7 +131,7 @@ class _Run:
         self.grouping = None if job.groups is None else Grouping(job.groups)
         self._require_packages()
         self.identity = identity = self._identify_encoder()
-        job = self.job = self._possible(identity)
+        job = self.job = possible(self.job, identity, self.report)
         dataset = self._find_dataset()
         rows = self._row_shapes(identity)
         shard_images = job.shard_images
@@ -146,8 +153,8 @@ class _Run:
             raise RequestError(f"{printable(job.out)} was removed just now: run it again")
         plan, kept = self._plan(request, rows, shard_images, dataset)
         measured = self._extract(plan, kept)
-        header = read_header(job.out)
-        return self._outcome("complete", header, measured)
+        made = None if self.shared.get("missing") else read_header(job.out)
+        return self._outcome("complete", made, measured)
 
     def _say_up_to_date(self, images: int) -> None:
         shown = f"{printable(self.job.out)}"
@@ -163,13 +170,14 @@ class _Run:
     def _outcome(self, status: str, header: Any, measured: int) -> dict[str, Any]:
         return {
             "store": str(self.job.out),
-            "status": status,
-            "images": header.n_images,
+            "status": status if header else "unfinished",
+            "images": header.n_images if header else None,
             "measured": measured,
             "not_checked": [name for name, _ in self.unchecked],
-            "digest": header.digest,
-            "fingerprint": header.fingerprint,
+            "digest": header.digest if header else None,
+            "fingerprint": header.fingerprint if header else None,
             "seconds": round(time.monotonic() - self.started, 3),
+            **self.shared,
         }
 
     def _require_packages(self) -> None:
@@ -261,26 +269,6 @@ class _Run:
             job.measured_maps, job.image_size, config.patch_size, config.D, job.repeats
         )
 
-    def _possible(self, identity: EncoderIdentity) -> Job:
-        """The job; where its default maps are not made for this encoder, without those."""
-        from frictionstore.extract.encoder.config import SVAEConfig
-
-        job = self.job
-        modes = SVAEConfig.from_mapping(identity.config, job.encoder).D
-        exact = [name for name in job.maps if "_exact" in name]
-        if modes <= LARGEST_EXACT_N or not exact:
-            return job
-        left = tuple(name for name in job.maps if name not in exact)
-        why = (
-            f"{listed(exact)} are made for encoders up to D = {LARGEST_EXACT_N}, and "
-            f"{printable(job.encoder)} has D = {modes}"
-        )
-        if job.maps != schema.DEFAULT_MAPS:
-            others = ",".join(left or ("S", "friction", "settle"))
-            raise RequestError(f"{why}: leave them out, with --maps {others}")
-        self.report(f"{why}: they are left out")
-        return replace(job, maps=left)
-
     def _plan(
         self,
         request: dict[str, Any],
@@ -316,10 +304,8 @@ class _Run:
 
     def _extract(self, plan: StorePlan, dataset: Dataset) -> int:
         _require_torch()
-        from frictionstore.check.repair import what_to_keep
         from frictionstore.extract.data.base import whole
         from frictionstore.extract.data.torchvision import TorchvisionSet
-        from frictionstore.extract.pipeline import extract_units
 
         opened = whole(dataset)
         if isinstance(opened, TorchvisionSet) and opened.read_from is not None:
@@ -328,38 +314,26 @@ class _Run:
                 "files": opened.read_from,
             }
         job = self.job
-        repair = what_to_keep if self.repair else None
-        with StoreWriter(job.out, plan, overwrite=self.overwrite, repair=repair) as writer:
+        with self._writer(plan) as writer:
             if writer.already_complete:
-                self.report(f"{printable(job.out)} is sound: there is nothing to repair")
+                said = "is sound: there is nothing to repair" if self.repair else "is complete"
+                self.report(f"{printable(job.out)} {said}")
                 return 0
             pending = sum(len(plan.units[number]) for number in writer.pending)
-            measured, run, seconds = 0, {}, 0.0
+            measured, seconds = 0, 0.0
             if pending:
-                with closing(self._engine(dataset)) as engine:
-                    run = provenance.of_run(engine)
-                    workers = self._workers(dataset)
-                    done = plan.n_images - pending
-                    self.report(
-                        f"extracting {pending:,} images of {printable(job.dataset)} with "
-                        f"{printable(job.encoder)} on {run['device']} ({run['device_name']})"
-                        + (f"; {done:,} are done already" if done else "")
-                    )
-                    began = time.monotonic()
-                    with progress_bar(pending, "extracting", show=self.show_progress) as progress:
-                        measured = extract_units(
-                            writer,
-                            dataset,
-                            engine,
-                            image_size=job.image_size,
-                            batch_size=job.batch_size,
-                            workers=workers,
-                            run=run,
-                            progress=progress,
-                            seen=self.rounding.add,
-                            groups=self.groups,
-                        )
-                    seconds = time.monotonic() - began
+                began = time.monotonic()
+                try:
+                    measured = self._measure_units(writer, dataset, pending)
+                except FrictionstoreError:
+                    # a run that is late finds the folder gone: it has its name
+                    if not writer.taken_over():
+                        raise
+                seconds = time.monotonic() - began
+            if isinstance(writer, PartWriter):
+                self.shared = left_to_others(writer, self.report)
+                if self.shared["missing"]:
+                    return measured
             writer.finalise(self._provenance(measured, seconds))
         self.report(
             f"{printable(job.out)} is complete: {plan.n_images:,} images"
@@ -369,13 +343,64 @@ class _Run:
             self.report(self.rounding.sentence)
         return measured
 
-    def _engine(self, dataset: Dataset) -> Engine:
-        from frictionstore.extract.engines.devices import choose_device
-        from frictionstore.extract.engines.make import native_engine
+    def _writer(self, plan: StorePlan) -> StoreWriter:
+        from frictionstore.check.repair import what_to_keep
+
+        if self.sharing.part is not None:
+            return PartWriter(
+                self.job.out, plan, parse_part(self.sharing.part), self.sharing.claim_timeout
+            )
+        repair = what_to_keep if self.repair else None
+        return StoreWriter(self.job.out, plan, overwrite=self.overwrite, repair=repair)
+
+    def _measure_units(self, writer: StoreWriter, dataset: Dataset, pending: int) -> int:
+        from frictionstore.extract.measuring import loading_processes
+        from frictionstore.extract.pipeline import extract_units
 
         job = self.job
-        device = choose_device(job.device)
+        if self.sharing.cluster is not None:
+            return self._on_cluster(self.sharing.cluster, writer, dataset, pending)
+        with closing(self._engine(dataset)) as engine:
+            run = provenance.of_run(engine)
+            if isinstance(writer, PartWriter) and not self.sharing.allow_mixed_devices:
+                writer.same_kind(device_kind(run))
+            done = writer.plan.n_images - pending
+            self.report(
+                f"extracting {pending:,} images of {printable(job.dataset)} with "
+                f"{printable(job.encoder)} on {run['device']} ({run['device_name']})"
+                + (f"; {done:,} are done already" if done and not writer.shared else "")
+            )
+            with progress_bar(pending, "extracting", show=self.show_progress) as progress:
+                return extract_units(
+                    writer,
+                    dataset,
+                    engine,
+                    image_size=job.image_size,
+                    batch_size=job.batch_size,
+                    workers=loading_processes(job, dataset),
+                    run=run,
+                    progress=progress,
+                    seen=self.rounding.add,
+                    groups=self.groups,
+                )
+
+    def _on_cluster(self, address: str, writer: StoreWriter, dataset: Dataset, pending: int) -> int:
+        from frictionstore.extract.cluster import extract_on_cluster
+
+        if self.job.engine != "native":
+            raise RequestError("--cluster is for the engine native: leave --engine out")
+        writer.written_elsewhere = True
+        with progress_bar(pending, "extracting", show=self.show_progress) as progress:
+            self.shared = extract_on_cluster(
+                address, writer, self._measuring(dataset), report=self.report, progress=progress,
+                allow_mixed_devices=self.sharing.allow_mixed_devices, rounding=self.rounding,
+            )  # fmt: skip
+        return int(self.shared.pop("measured"))
+
+    def _engine(self, dataset: Dataset) -> Engine:
+        job = self.job
         if job.engine == "geolip":
+            from frictionstore.extract.engines.devices import choose_device
             from frictionstore.extract.engines.geolip import GeolipEngine
 
             upstream = self.upstream or self._load_upstream(self.source)
@@ -384,13 +409,18 @@ class _Run:
             return GeolipEngine(
                 upstream,
                 job.measured_maps,
-                device,
+                choose_device(job.device),
                 value_range=dataset.value_range,
                 gram=job.gram,
                 repeats=job.repeats,
             )
-        from frictionstore.extract.encoder.checkpoints import build_encoder, read_checkpoint
+        return self._measuring(dataset).engine(self.report)
 
+    def _measuring(self, dataset: Dataset) -> Measuring:
+        from frictionstore.extract.encoder.checkpoints import read_checkpoint
+        from frictionstore.extract.measuring import Measuring
+
+        job = self.job
         assert self.source is not None
         checkpoint = self.checkpoint or read_checkpoint(self.source)
         told = self.identity
@@ -402,22 +432,8 @@ class _Run:
                 f"{printable(job.out)} says of {printable(self.source.path.name)} what is not so "
                 "(its weights or its config): choose another target, or remove that store"
             )
-        model = build_encoder(checkpoint, self.source.path.name)
-        return native_engine(
-            model,
-            job.measured_maps,
-            device,
-            value_range=dataset.value_range,
-            precision=job.precision,
-            gram=job.gram,
-            repeats=job.repeats,
-            report=self.report,
-        )
-
-    def _workers(self, dataset: Dataset) -> int:
-        if self.job.workers is not None:
-            return self.job.workers
-        return 0 if dataset.in_memory else cores(8)
+        self.checkpoint = checkpoint
+        return Measuring(job, checkpoint, self.source.path.name, dataset, self.groups)
 
     def _provenance(self, measured: int, seconds: float) -> dict[str, Any]:
         return {
@@ -428,6 +444,7 @@ class _Run:
                 self.job, self.source, self.identity, (self.checkpoint, self.upstream)
             ),
             "friction_against_exact": self.rounding.as_json(),
+            **({"cluster": self.shared} if self.sharing.cluster else {}),
         }
 
 

@@ -8,9 +8,9 @@ two units and a few batches, whatever the data set.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,24 @@ from frictionstore.extract.donors import DONATED, donors_of
 from frictionstore.extract.engines.base import Engine, Maps, Started
 from frictionstore.extract.loading import Batch, BatchLoader, loaded
 from frictionstore.format import schema
-from frictionstore.store.writer import StoreWriter
+from frictionstore.format.plan import StorePlan
 from frictionstore.text import printable
 
 Progress = Callable[[int], None]
+
+
+class Units(Protocol):
+    """Where units go: a `StoreWriter`, or what stands for it on a worker."""
+
+    @property
+    def plan(self) -> StorePlan: ...
+
+    @property
+    def pending(self) -> list[int]: ...
+
+    def write_unit(
+        self, number: int, arrays: Mapping[str, NDArray[Any]], run: Mapping[str, Any]
+    ) -> None: ...
 
 
 def plan_batches(units: list[range], batch_size: int, tile: int) -> list[range]:
@@ -102,7 +116,7 @@ def check_finite(maps: Maps, ids: list[str], first_row: int) -> None:
 
 
 def extract_units(
-    writer: StoreWriter,
+    writer: Units,
     dataset: Dataset,
     engine: Engine,
     *,
@@ -118,8 +132,8 @@ def extract_units(
 
     Parameters
     ----------
-    writer : StoreWriter
-        Entered; its plan fits the data set and the engine.
+    writer : Units
+        Its plan fits the data set and the engine.
     dataset : Dataset
     engine : Engine
     image_size, batch_size, workers : int
@@ -187,7 +201,7 @@ def extract_units(
     return count
 
 
-def _buffers(writer: StoreWriter, unit: range) -> dict[str, NDArray[Any]]:
+def _buffers(writer: Units, unit: range) -> dict[str, NDArray[Any]]:
     return {
         name: np.empty((len(unit), *shape), dtype=schema.MAPS[name].dtype)
         for name, shape in writer.plan.rows.items()

@@ -74,12 +74,7 @@ class Recorded:
         origin: str,
         request: Mapping[str, Any],
     ) -> FrictionstoreError:
-        """What is said instead of `error` where the Hub's file has other weights by now, or the
-        data set has other images."""
-        found = differences(dict(self.request), dict(request)) if self.request else []
-        other = [phrase for phrase in found if phrase.startswith("dataset.")]
-        if other and all(phrase in other or phrase.startswith("shard_images ") for phrase in found):
-            return self.more_images(other)
+        """What is said instead of `error` where the Hub's file has other weights by now."""
         if file is None:
             return error
         made_at, now_at = file.commit_of(self.origin), file.commit_of(origin)
@@ -97,17 +92,6 @@ class Recorded:
             f"{made_at}, and the Hub has other ones at {now_at} by now{more}: keep the store with "
             f"--encoder {printable(file.at(made_at or ''))}, or measure the new weights into "
             "another with --out, or replace it with --overwrite"
-        )
-
-    def more_images(self, found: list[str]) -> RequestError:
-        """What is said of a store that was measured alike, of other images."""
-        out = printable(self.job.out)
-        return RequestError(
-            f"{out} holds another store ({'; '.join(found[:2])}), measured in the same way of "
-            "other images: to add images, extract the new ones alone into a store of their own "
-            f"and join the two with frictionstore merge {out} NEW.zarr --out BOTH.zarr; or choose "
-            "another target, or replace it with",
-            option="overwrite=True",
         )
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frictionstore.errors import RequestError
-from frictionstore.extract.conduit.constants import ConduitConstants
+from frictionstore.extract.conduit.constants import LARGEST_EXACT_N, ConduitConstants
 from frictionstore.extract.conduit.repeats import SEED as REPEATS_SEED
 from frictionstore.extract.recipe import DEFAULT_RECIPE, GRAMS, read_recipe
 from frictionstore.format import schema
 from frictionstore.format.fingerprint import leaves
-from frictionstore.text import printable
+from frictionstore.progress import Report
+from frictionstore.text import listed, printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.data.base import Dataset
@@ -90,6 +91,26 @@ class EncoderIdentity:
 
     config: Mapping[str, Any]
     weights_sha256: str
+
+
+def possible(job: Job, identity: EncoderIdentity, report: Report) -> Job:
+    """The job; where its default maps are not made for this encoder, without those."""
+    from frictionstore.extract.encoder.config import SVAEConfig
+
+    modes = SVAEConfig.from_mapping(identity.config, job.encoder).D
+    exact = [name for name in job.maps if "_exact" in name]
+    if modes <= LARGEST_EXACT_N or not exact:
+        return job
+    left = tuple(name for name in job.maps if name not in exact)
+    why = (
+        f"{listed(exact)} are made for encoders up to D = {LARGEST_EXACT_N}, and "
+        f"{printable(job.encoder)} has D = {modes}"
+    )
+    if job.maps != schema.DEFAULT_MAPS:
+        others = ",".join(left or ("S", "friction", "settle"))
+        raise RequestError(f"{why}: leave them out, with --maps {others}")
+    report(f"{why}: they are left out")
+    return replace(job, maps=left)
 
 
 def build_request(

@@ -16,7 +16,7 @@ import os
 import socket
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ _NOT_HERE = (FileNotFoundError, NotADirectoryError)
 
 
 @contextmanager
-def claimed(target: Path) -> Iterator[Path]:
-    """Hold the right to write `target`, in a folder that is made where it is missing.
+def claimed(target: Path, *, alone: bool = True) -> Iterator[Path]:
+    """Hold the right to write `target`, `alone` or not, in a folder made where it is missing.
 
     Yields
     ------
@@ -66,7 +66,7 @@ def claimed(target: Path) -> Iterator[Path]:
             real = _resolved(target)
             refuse_inside_store(real)
             real.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(exclusive(real))
+            stack.enter_context(exclusive(real) if alone else nullcontext())
         yield real
 
 

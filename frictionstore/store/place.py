@@ -8,24 +8,36 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import parse_json, read_json
-from frictionstore.format.header import parse_manifest
+from frictionstore.format.fingerprint import differences, fingerprint, parse_json, read_json
+from frictionstore.format.header import parse_manifest, read_header
 from frictionstore.format.own_maps import own_maps
 from frictionstore.io import owned
 from frictionstore.io.base import SMALL_FILE_BYTES
 from frictionstore.io.durable import fsync_path
+from frictionstore.text import printable
 
 PLAN_FILE = "plan.json"
 JOURNAL = "journal"
+KIND = f"{JOURNAL}/kind.json"  # of the devices of runs that share the work
 TRANSFER_FILE = "transfer.json"  # the request of a store that is on its way here
 REPLACED = "replaced"  # what the mark in such a folder says it is
 
-_TOP = {"zarr.json", schema.MANIFEST, schema.PROVENANCE, PLAN_FILE, TRANSFER_FILE, f"{JOURNAL}/"}
-_RECORD = re.compile(rf"{JOURNAL}/unit-\d+\.json")
+_TOP = {
+    "zarr.json",
+    schema.MANIFEST,
+    schema.PROVENANCE,
+    PLAN_FILE,
+    TRANSFER_FILE,
+    f"{JOURNAL}/",
+    KIND,
+}
+_RECORD = re.compile(rf"{JOURNAL}/unit-\d+\.(json|claim)")
 _IN_ARRAY = re.compile(r"(zarr\.json|c/|c(/\d+)+/?)")
 _UNFINISHED = re.compile(r"(.*/)?(?:\.([^/]+)\.[0-9a-f]+\.tmp|(\d+)\.(?:part|[0-9a-f]+\.partial))")
 CARD_START = b"---\ntags:\n- frictionstore\n"
@@ -47,6 +59,43 @@ def is_store(path: Path) -> bool:
         return isinstance(attributes[schema.ATTRIBUTES_KEY], dict)
     except (OSError, StoreError, ValueError, KeyError, TypeError):
         return False
+
+
+def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
+    """Whether `target` already is the complete store that `request` asks for.
+
+    Reads metadata and file sizes only; imports neither zarr nor torch.
+
+    Returns
+    -------
+    bool
+        False where there is nothing at `target`.
+
+    Raises
+    ------
+    StoreError
+        `target` is something else, and the message says what.
+    """
+    if not target.exists() and not target.is_symlink():
+        return False
+    shown = printable(target)
+    if not target.is_dir() or not (target / "zarr.json").exists():
+        if target.is_dir() and not any(target.iterdir()):
+            raise StoreError(
+                f"{shown} is an empty folder, not a store: remove it or choose another target"
+            )
+        raise StoreError(f"{shown} exists and is not a store: choose another target")
+    header = read_header(str(target))
+    if header.fingerprint != fingerprint(dict(request)):
+        found = differences(header.request, dict(request))
+        raise StoreError(
+            f"{shown} holds another store ({'; '.join(found[:3])}"
+            f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}): "
+            "choose another target, or replace it with",
+            option="overwrite=True",
+        )
+    header.check_files()
+    return True
 
 
 def belongs(folder: Path) -> owned.Ours:

@@ -8,9 +8,8 @@ name, so whatever has that name is complete. The layout of the files is in `form
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from frictionstore.errors import StoreError
 from frictionstore.format import schema
-from frictionstore.format.fingerprint import differences, fingerprint, read_json
+from frictionstore.format.fingerprint import differences, read_json
 from frictionstore.format.header import check_readable
 from frictionstore.format.plan import (
     Shard,
@@ -33,8 +32,9 @@ from frictionstore.format.plan import (
 from frictionstore.io.base import TOKEN
 from frictionstore.io.durable import explain_os_errors, fsync_path, link_or_copy, write_atomic
 from frictionstore.io.local import LocalLocation
+from frictionstore.io.once import place_new
 from frictionstore.io.owned import claimed, drop, prune, unmark
-from frictionstore.io.regular import open_regular, sha256_of
+from frictionstore.io.regular import sha256_of
 from frictionstore.store.place import (
     JOURNAL,
     PLAN_FILE,
@@ -47,50 +47,21 @@ from frictionstore.store.place import (
     publish,
     restore_replaced,
     take,
+    up_to_date,
+)
+from frictionstore.store.unit import (
+    any_claim,
+    enter_record,
+    flush_folders,
+    record_name,
+    write_shards,
 )
 from frictionstore.text import listed, printable
 
 UNFINISHED = "unfinished store"  # what the mark in a folder of ours says it is
+TRIES = 5  # where others prepare or finalise the same store at the same time
+PAUSE = 0.3  # seconds between them
 KEPT = "what is complete is kept, run the same command again"
-
-
-def up_to_date(target: Path, request: Mapping[str, Any]) -> bool:
-    """Whether `target` already is the complete store that `request` asks for.
-
-    Reads metadata and file sizes only; imports neither zarr nor torch.
-
-    Returns
-    -------
-    bool
-        False where there is nothing at `target`.
-
-    Raises
-    ------
-    StoreError
-        `target` is something else, and the message says what.
-    """
-    from frictionstore.format.header import read_header
-
-    if not target.exists() and not target.is_symlink():
-        return False
-    shown = printable(target)
-    if not target.is_dir() or not (target / "zarr.json").exists():
-        if target.is_dir() and not any(target.iterdir()):
-            raise StoreError(
-                f"{shown} is an empty folder, not a store: remove it or choose another target"
-            )
-        raise StoreError(f"{shown} exists and is not a store: choose another target")
-    header = read_header(str(target))
-    if header.fingerprint != fingerprint(dict(request)):
-        found = differences(header.request, dict(request))
-        raise StoreError(
-            f"{shown} holds another store ({'; '.join(found[:3])}"
-            f"{f'; and {len(found) - 3} more' if len(found) > 3 else ''}): "
-            "choose another target, or replace it with",
-            option="overwrite=True",
-        )
-    header.check_files()
-    return True
 
 
 @dataclass(frozen=True)
@@ -150,6 +121,8 @@ class StoreWriter:
         self.overwrite = overwrite
         self.repair = repair
         self.partial = partial_path(target)
+        self.shared = False  # other runs write units of this store too
+        self.written_elsewhere = False  # other machines write its shards
         self.recorded: dict[int, dict[str, Any]] = {}
         self.already_complete = False
         self._stack: Any = None
@@ -192,21 +165,61 @@ class StoreWriter:
         finally:
             self._stack.close()
 
+    def _insist(self, step: Callable[[], None]) -> None:
+        """Again where another run has taken a file away meanwhile, or has given the store its name.
+
+        Raises
+        ------
+        StoreError
+            The last time as well.
+        """
+        for left in reversed(range(TRIES)):
+            try:
+                with explain_os_errors(str(self.target), KEPT):
+                    step()
+                return
+            except StoreError:
+                if self.taken_over():
+                    return
+                if not left:
+                    raise
+            time.sleep(PAUSE)
+
+    def taken_over(self) -> bool:
+        """Whether another run has finished the store while this one was at work on it."""
+        return (self.shared or not self.partial.exists()) and self.is_done()
+
+    def is_done(self) -> bool:
+        """Whether the target is the store that is asked for."""
+        try:
+            self.already_complete = self.already_complete or (
+                up_to_date(self.target, self.plan.request)
+            )
+        except StoreError:
+            return False
+        return self.already_complete
+
     def _prepare(self) -> None:
         found = take(self.target, UNFINISHED)
         if found is not None and not self._resumable(found):
             discard(self.partial)
             take(self.target, UNFINISHED)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Plan and metadata where they are missing: others may be at work with what is there."""
         if (self.partial / schema.MANIFEST).exists():
             return  # everything but the rename was done
         (self.partial / JOURNAL).mkdir(exist_ok=True)
-        write_atomic(self.partial / PLAN_FILE, document_bytes(self.plan.as_json()))
-        write_atomic(
+        place_new(self.partial / PLAN_FILE, document_bytes(self.plan.as_json()))
+        place_new(
             self.partial / "zarr.json", document_bytes(group_document(self.plan, shards=None))
         )
         for name, array in self.plan.arrays.items():
             (self.partial / name).mkdir(exist_ok=True)
-            write_atomic(self.partial / name / "zarr.json", document_bytes(array_document(array)))
+            document = document_bytes(array_document(array))
+            if not place_new(self.partial / name / "zarr.json", document):
+                write_atomic(self.partial / name / "zarr.json", document)
         self._read_journal()
 
     def _resumable(self, found: str) -> bool:
@@ -260,14 +273,14 @@ class StoreWriter:
         ]
         journal = self.partial / JOURNAL
         recorded = journal.is_dir() and any(journal.glob("unit-*.json"))
-        return not strange and not recorded
+        return not strange and not recorded and not any_claim(self.partial)
 
     def _read_journal(self) -> None:
         """Trust a record only while its files are what it says."""
         self.recorded = {}
         place = LocalLocation(self.partial)
         for number, rows in enumerate(self.plan.units):
-            record = _record(number)
+            record = record_name(number)
             try:
                 entry = read_json(self.partial, record)
                 good = entry["rows"] == [rows.start, rows.stop] and set(entry["files"]) == {
@@ -297,8 +310,9 @@ class StoreWriter:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 drop(self.partial, key)
                 link_or_copy(self.target / key, path)
-                self._flush(path)
-            write_atomic(self.partial / _record(number), document_bytes(entry))
+                fsync_path(path)
+                flush_folders(self.partial, key)
+            write_atomic(self.partial / record_name(number), document_bytes(entry))
             self.recorded[number] = entry
 
     # ---- units ------------------------------------------------------------------------------
@@ -306,6 +320,9 @@ class StoreWriter:
     @property
     def pending(self) -> list[int]:
         """Numbers of the units that are not recorded yet."""
+        return self._missing()
+
+    def _missing(self) -> list[int]:
         if self.already_complete or (self.partial / schema.MANIFEST).exists():
             return []
         return [n for n in range(len(self.plan.units)) if n not in self.recorded]
@@ -324,40 +341,14 @@ class StoreWriter:
         run : mapping
             Provenance of this unit: engine, device, versions.
         """
-        rows = self.plan.units[number]
-        plans = self.plan.arrays
-        if set(arrays) != set(plans):
-            raise ValueError(f"unit {number} has arrays {sorted(arrays)}, expected {sorted(plans)}")
-        files: dict[str, dict[str, Any]] = {}
         with explain_os_errors(f"unit {number} of {self.target}", KEPT):
-            for name, plan in plans.items():
-                key = plan.shard_key(number)
-                path = self.partial / key
-                drop(self.partial, key)  # an unrecorded rest is not worth reading
-                self._write_shard(plan, rows, np.asarray(arrays[name]))
-                self._flush(path)
-                files[key] = shard_record(self.partial, plan, number)
-            entry = {"unit": number, "rows": [rows.start, rows.stop], "files": files, "run": run}
-            write_atomic(self.partial / _record(number), document_bytes(entry))
-        self.recorded[number] = entry
+            self.record(write_shards(self.partial, self.plan, number, arrays, run))
 
-    def _flush(self, path: Path) -> None:
-        """A file and the folders it is in, to disk."""
-        fsync_path(path)
-        for folder in path.parents:
-            fsync_path(folder)
-            if folder == self.partial:
-                break
-
-    def _write_shard(self, plan: schema.ArrayPlan, rows: range, values: np.ndarray) -> None:
-        import zarr
-
-        expected = (len(rows), *plan.shape[1:])
-        if values.shape != expected:
-            raise ValueError(f"{plan.spec.name} has shape {values.shape}, expected {expected}")
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            array = zarr.open_array(str(self.partial / plan.spec.name), mode="r+")
-            array[rows.start : rows.stop] = values
+    def record(self, entry: dict[str, Any]) -> None:
+        """Record a unit whose shards are in place, as `unit.write_shards` has described it."""
+        number = entry["unit"]
+        with explain_os_errors(f"unit {number} of {self.target}", KEPT):
+            self.recorded[number] = enter_record(self.partial, entry)
 
     # ---- finalise ---------------------------------------------------------------------------
 
@@ -371,7 +362,16 @@ class StoreWriter:
         """
         if self.already_complete:
             return
-        gaps = self.pending
+        beside_others = self.shared or any_claim(self.partial) or not self.partial.exists()
+        if beside_others or self.written_elsewhere:
+            self._insist(lambda: self._finalise(provenance, shared=True))
+        else:
+            self._finalise(provenance, shared=False)
+
+    def _finalise(self, provenance: Mapping[str, Any], *, shared: bool) -> None:
+        if shared and not (self.partial / schema.MANIFEST).exists():
+            self._read_journal()  # others have written as well: what they recorded is what is there
+        gaps = self._missing()
         if gaps:
             images = [f"{self.plan.units[n].start}..{self.plan.units[n].stop - 1}" for n in gaps]
             raise StoreError(
@@ -384,6 +384,8 @@ class StoreWriter:
             prune(self.partial, lambda key: key.startswith((JOURNAL, PLAN_FILE)) and ours(key))
             fsync_path(self.partial)
             publish(self.target)
+            if shared:  # a run that was late had begun a file
+                prune(self.target, lambda key: key.endswith(".tmp") and ours(key))
 
     def _complete(self, provenance: Mapping[str, Any]) -> None:
         shards, digests = {}, {}
@@ -403,27 +405,14 @@ class StoreWriter:
         for key in sorted(metadata):
             digests[key] = str(sha256_of(self.partial, key))
         runs: list[dict[str, Any]] = []
+        of_unit = []
         for number in sorted(self.recorded):
             run = self.recorded[number]["run"]
             if run and run not in runs:
                 runs.append(run)
-        write_atomic(self.partial / schema.PROVENANCE, document_bytes({**provenance, "runs": runs}))
+            of_unit.append(runs.index(run) if run else None)
+        said = {**provenance, "runs": runs}
+        if len(runs) > 1:
+            said["run_of_unit"] = of_unit
+        write_atomic(self.partial / schema.PROVENANCE, document_bytes(said))
         write_atomic(self.partial / schema.MANIFEST, manifest_bytes(digests))
-
-
-def _record(number: int) -> str:
-    return f"{JOURNAL}/unit-{number:06d}.json"
-
-
-def shard_record(folder: Path, plan: schema.ArrayPlan, unit: int) -> dict[str, Any]:
-    """What the journal keeps of one shard file."""
-    from frictionstore.format.shards import checksums
-
-    with os.fdopen(open_regular(folder, plan.shard_key(unit)), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        row = checksums(
-            lambda start, count: os.pread(file.fileno(), count, start),
-            size, plan.shard_chunks, plan.unit_chunks(unit),
-        )  # fmt: skip
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": size, "sha256": digest, "crc32c": row}

@@ -31,7 +31,7 @@ OPTIONAL = {
 }
 ASKING = ("import_module", "find_spec", "importorskip", "remote_module")
 FOLDERS = {  # the first prefix that fits: which extras its imports may rest on
-    "frictionstore/extract/": ("extract", "geolip"),
+    "frictionstore/extract/": ("extract", "geolip", "cluster"),
     "frictionstore/extract/job.py": ("extract",),
     "frictionstore/share/hub.py": ("remote",),
     "frictionstore/share/export.py": ("export",),

@@ -259,7 +259,7 @@ def test_full_disk_keeps_finished_units(tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError(errno.ENOSPC, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(StoreWriter, "_write_shard", full)
+            patch.setattr("frictionstore.store.unit._encoded", full)
             with pytest.raises(StoreError, match="no space left .* unit 1 .* run the same command"):
                 writer.write_unit(1, rows_of(the_plan.units[1]), {})
     with StoreWriter(tmp_path / "a.zarr", the_plan) as writer:

@@ -1,6 +1,6 @@
 """What the children of the torture bench do: write a small store, run a command, copy a store.
 
-    python -m tests.torture.writing TARGET SEED N_IMAGES PAUSE [--overwrite] [--repair]
+    python -m tests.torture.writing TARGET SEED N_IMAGES PAUSE [--overwrite] [--repair] [--part I/N]
 
 The first writes what `tests.making` makes, with a pause between units so that a kill can fall
 anywhere. Errors end it as they end the command line: one sentence, status 2.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from frictionstore.check.repair import what_to_keep
 from frictionstore.errors import FrictionstoreError
+from frictionstore.store.part import PartWriter, parse_part
 from frictionstore.store.writer import StoreWriter
 from tests import making
 
@@ -24,11 +25,22 @@ def write(arguments: list[str]) -> int:
     plan = making.plan(int(seed), int(n_images))
     overwrite = "--overwrite" in arguments[4:]
     repair = what_to_keep if "--repair" in arguments[4:] else None
+    writer: StoreWriter
+    if "--part" in arguments:
+        writer = PartWriter(Path(target), plan, parse_part(arguments[-1]))
+    else:
+        writer = StoreWriter(Path(target), plan, overwrite=overwrite, repair=repair)
     try:
-        with StoreWriter(Path(target), plan, overwrite=overwrite, repair=repair) as writer:
-            for number in writer.pending:
-                writer.write_unit(number, making.unit_arrays(plan, number), {"engine": "test"})
-                time.sleep(float(pause))
+        with writer:
+            try:
+                for number in writer.pending:
+                    writer.write_unit(number, making.unit_arrays(plan, number), {"engine": "test"})
+                    time.sleep(float(pause))
+            except FrictionstoreError:
+                if not writer.taken_over():
+                    raise
+            if isinstance(writer, PartWriter) and writer.recorded_by_all < len(plan.units):
+                return 0
             writer.finalise({"command": "torture"})
     except FrictionstoreError as error:
         print(f"Error: {error}", file=sys.stderr)
