@@ -109,8 +109,9 @@ def executed(notebook: Path, folder: Path) -> Any:
 
     content = nbformat.read(notebook, as_version=4)
     NotebookClient(
-        content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    ).execute()
+        content, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    ).execute()  # fmt: skip
     return content
 
 
@@ -146,7 +147,7 @@ def api(text: str) -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add pages of files outside docs/, of notebooks, and of the sources that are linked."""
-    from mkdocs.structure.files import File
+    from mkdocs.structure.files import File, InclusionLevel
 
     for name, page in OUTSIDE.items():
         text = linked((ROOT / name).read_text(encoding="utf-8"), name, page)
@@ -158,7 +159,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for found in sources_linked((ROOT / name).read_text(encoding="utf-8"), name)
     }
     for name in sorted(wanted):
-        files.append(File.generated(config, f"source/{name}.md", content=shown(name)))
+        files.append(
+            File.generated(
+                config, f"source/{name}.md", content=shown(name),
+                inclusion=InclusionLevel.NOT_IN_NAV,
+            )
+        )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         small_store(Path(folder, "data", "digits-speckle.zarr"))
         for notebook in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
