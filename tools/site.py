@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTSIDE = {"README.md": "index.md", "CHANGELOG.md": "changes.md", "CONTRIBUTING.md": "contributing.md"}
+OUTSIDE = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changes.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 """Files outside docs/ that are pages, and the pages' names."""
 IMAGES = 240
 LINK = re.compile(r"(\]\()([^()\s]+)(\))")
@@ -89,7 +93,8 @@ def shown(name: str) -> str:
     language = {".py": "python", ".json": "json", ".cff": "yaml", ".toml": "toml"}
     text = (ROOT / name).read_text(encoding="utf-8")
     kind = language.get(Path(name).suffix, "text")
-    return f"---\ntitle: {name}\nsearch: {{exclude: true}}\n---\n# {name}\n\n~~~~{kind}\n{text}\n~~~~\n"
+    head = f"---\ntitle: {name}\nsearch: {{exclude: true}}\nhide: [toc]\n---\n# {name}\n\n"
+    return f"{head}~~~~{kind}\n{text}\n~~~~\n"
 
 
 def small_store(path: Path) -> None:
@@ -152,7 +157,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, page in OUTSIDE.items():
         text = linked((ROOT / name).read_text(encoding="utf-8"), name, page)
         files.append(File.generated(config, page, content=text))
-    pages = [*OUTSIDE, *(f"docs/{f.src_uri}" for f in files if f.src_uri.endswith(".md") and not f.generated_by)]
+    own = (file.src_uri for file in files if not file.generated_by)
+    pages = [*OUTSIDE, *(f"docs/{name}" for name in own if name.endswith((".md", ".ipynb")))]
     wanted = {
         found
         for name in pages
@@ -179,13 +185,14 @@ def as_pages(notebook: Path, folder: Path) -> Iterator[tuple[str, str | bytes]]:
 
     title = f"{notebook.stem}_files"
     text, resources = MarkdownExporter().from_notebook_node(
-        executed(notebook, folder), resources={"output_files_dir": title, "unique_key": notebook.stem}
+        executed(notebook, folder),
+        resources={"output_files_dir": title, "unique_key": notebook.stem},
     )
-    yield (
-        f"notebooks/{notebook.stem}.md",
-        f"{linked(text, f'docs/notebooks/{notebook.name}', f'notebooks/{notebook.stem}.md')}\n\n"
-        f"Run on the first {IMAGES} digits when this site was built. [The notebook]({notebook.name})\n",
+    page = f"notebooks/{notebook.stem}.md"
+    end = (
+        f"Run on the first {IMAGES} digits when the site was made: [the notebook]({notebook.name})."
     )
+    yield page, f"{linked(text, f'docs/notebooks/{notebook.name}', page)}\n\n{end}\n"
     for name, data in resources["outputs"].items():
         yield f"notebooks/{name}", data
 
@@ -241,9 +248,12 @@ def wrong_addresses(site: Path) -> list[str]:
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
                 wrong.append(f"{name}: {link} leads nowhere")
-            elif target in pages and address.fragment:
-                if unquote(address.fragment) not in pages[target].anchors:
-                    wrong.append(f"{name}: {link} has no such anchor")
+            elif (
+                address.fragment
+                and target in pages
+                and unquote(address.fragment) not in pages[target].anchors
+            ):
+                wrong.append(f"{name}: {link} has no such anchor")
     for path in sorted(site.rglob("*.css")):
         for found in re.findall(r"(?:url\(|@import)\s*[\"']?(https?:[^\"')\s]+)", path.read_text()):
             wrong.append(f"{path.relative_to(site).as_posix()} loads {found} from elsewhere")

@@ -36,6 +36,7 @@ FOLDERS = {  # the first prefix that fits: which extras its imports may rest on
     "frictionstore/io/remote.py": ("remote",),
     "frictionstore/": (),
     "analyses/": (),
+    "tools/site.py": ("extract", "docs"),
     "tools/": ("extract", "dev"),
     "tests/": ("extract", "remote", "dev"),
     "benchmarks/": ("extract", "remote", "dev", "bench"),
