@@ -128,11 +128,11 @@ def public_names() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     def where(package: ModuleType, prefix: str) -> list[tuple[str, str]]:
         found = []
         for name in package.__all__:
-            value = getattr(package, name)
-            if isinstance(value, ModuleType):
-                value = getattr(value, name, None)  # the module of an analysis has its function
-            if callable(value):
-                found.append((f"{prefix}.{name}", f"{value.__module__}.{value.__qualname__}"))
+            value, place = getattr(package, name), f"{package.__name__}.{name}"
+            if isinstance(value, ModuleType) and hasattr(value, name):
+                value, place = getattr(value, name), f"{place}.{name}"  # an analysis
+            if callable(value) and not isinstance(value, ModuleType):
+                found.append((f"{prefix}.{name}", place))
         return found
 
     yield "Stores: `import frictionstore as fs`", where(frictionstore, "fs")
