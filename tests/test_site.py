@@ -122,9 +122,17 @@ def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
 
 @pytest.mark.filterwarnings("default")  # of the client; cells are asked about theirs below
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(notebook: Path, folder: Path) -> None:
+def test_a_notebook_runs_and_is_shown(
+    notebook: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("nbclient")
     made = site.executed(notebook, folder)
+    monkeypatch.setattr(site, "executed", lambda *_: made)
+    pages = dict(site.as_pages(notebook, folder))
+    text = str(pages.pop(f"notebooks/{notebook.stem}.md"))
+    assert {f"notebooks/{name}" for name in re.findall(r"!\[.*?\]\((.*?)\)", text)} == set(pages)
+    assert {picture[:4] for picture in pages.values()} <= {b"\x89PNG"}
+    assert "<table" in text
     errors = [
         output.text for cell in made.cells for output in cell.get("outputs", [])
         if output.get("name") == "stderr"
@@ -133,8 +141,7 @@ def test_a_notebook_runs(notebook: Path, folder: Path) -> None:
     if notebook.stem == "nine-sections":
         check_the_nine_sections(cells(made)[1:])
     else:
-        pictures = [o for cell in made.cells for o in cell.get("outputs", []) if "data" in o]
-        assert sum("image/png" in output["data"] for output in pictures) == 3
+        assert len(pages) == 3
 
 
 def check_the_nine_sections(sections: list[str]) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import tempfile
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -181,20 +182,27 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def as_pages(notebook: Path, folder: Path) -> Iterator[tuple[str, str | bytes]]:
     """The page of an executed notebook, and its pictures."""
-    from nbconvert import MarkdownExporter
-
-    title = f"{notebook.stem}_files"
-    text, resources = MarkdownExporter().from_notebook_node(
-        executed(notebook, folder),
-        resources={"output_files_dir": title, "unique_key": notebook.stem},
-    )
     page = f"notebooks/{notebook.stem}.md"
-    end = (
-        f"Run on the first {IMAGES} digits when the site was made: [the notebook]({notebook.name})."
+    parts = []
+    for cell in executed(notebook, folder).cells:
+        if cell.cell_type == "markdown":
+            parts.append(linked(cell.source, f"docs/notebooks/{notebook.name}", page))
+            continue
+        parts.append(f"```python\n{cell.source}\n```")
+        for output in cell.outputs:
+            data = output.get("data", {"text/plain": output.get("text", "")})
+            if "text/html" in data:
+                parts.append(data["text/html"])
+            elif "image/png" in data:
+                picture = f"{notebook.stem}-{len(parts)}.png"
+                yield f"notebooks/{picture}", b64decode(data["image/png"])
+                parts.append(f"![What this cell draws.]({picture})")
+            else:
+                parts.append(f"```text\n{data['text/plain'].rstrip()}\n```")
+    parts.append(
+        f"Run on the first {IMAGES} digits for this site: [the notebook]({notebook.name})."
     )
-    yield page, f"{linked(text, f'docs/notebooks/{notebook.name}', page)}\n\n{end}\n"
-    for name, data in resources["outputs"].items():
-        yield f"notebooks/{name}", data
+    yield page, "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
