@@ -88,7 +88,7 @@ $(VENV)/docs: $(VENV)/dev
 	@touch $@
 
 docs: $(VENV)/docs ## the documentation site, in site/: pages, API, notebooks; any warning is an error
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "site at site/index.html (search needs a server: $(BIN)/python -m http.server -d site)"
 
 torture: $(VENV)/dev ## the whole torture bench (minutes)
