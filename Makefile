@@ -15,6 +15,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  RECIPE=NAME chooses the extraction job (now $(RECIPE)); EXTRACT_FLAGS adds options to it."
+	@echo "  ANALYZE_FLAGS=--overwrite replaces results of an earlier store."
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,7 +39,7 @@ extract: $(VENV)/extract ## run the encoder over a data set and write the store
 
 analyze: $(VENV)/extract ## all analyses of the store, extracted if it is not there, and the report
 	@case '$(STORE)' in *://*) ;; *) test -e '$(STORE)' || $(MAKE) --no-print-directory extract ;; esac
-	@$(BIN)/frictionstore analyze all $(STORE) --out $(RESULTS)
+	@$(BIN)/frictionstore analyze all $(STORE) --out $(RESULTS) $(ANALYZE_FLAGS)
 	@printf 'report at '; $(BIN)/frictionstore report $(STORE) --results $(RESULTS)
 
 page: $(VENV)/made ## the explorer page (Node 20 or newer with npm)

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from frictionstore.analyses.content import content
     from frictionstore.analyses.conv_probe import conv_probe
     from frictionstore.analyses.core.errors import AnalysisError
+    from frictionstore.analyses.core.memory_store import MemoryStore
     from frictionstore.analyses.core.moments import Moments
     from frictionstore.analyses.core.results import Result
-    from frictionstore.analyses.core.source import MemoryStore
     from frictionstore.analyses.everything import analyze_all
     from frictionstore.analyses.f_statistic import f_statistic
     from frictionstore.analyses.image_summary import image_summary
@@ -108,7 +108,7 @@ REGISTRY: Mapping[str, Registered] = _Registry()
 _MODULES = {name.replace("-", "_") for name in _BUILT_IN}
 _NAMES = {
     "AnalysisError": "core.errors",
-    "MemoryStore": "core.source",
+    "MemoryStore": "core.memory_store",
     "Moments": "core.moments",
     "Result": "core.results",
     "analyze_all": "everything",

@@ -91,7 +91,7 @@ class CenterEdge:
         self._store: MapStore = store
         rows, cols = require_grid(store, NAME)
         self._n_modes = require_feature(store, feature)
-        self._classes: Classes = require_classes(store, NAME)
+        self._classes: Classes = require_classes(store, NAME, differences=False)
         self._central = central_block(rows, cols, self._asked.border)
         self._moments = class_moments(passes, feature, self._n_modes)
         self._regions = passes.share(
@@ -101,22 +101,23 @@ class CenterEdge:
 
     def result(self) -> Result:
         regions, classes, feature = self._regions, self._classes, self._asked.feature
-        varying, constant = (
-            np.flatnonzero(which) for which in (~regions.constant, regions.constant)
-        )
+        varying, constant = np.flatnonzero(~regions.constant), np.flatnonzero(regions.constant)
         # The first column is the mean over all modes, constant ones included: the notebook's.
         centre, edge, log_centre, log_edge = (
             np.column_stack([means.mean(axis=1), means[:, varying]])
             for means in (regions.centre, regions.edge, regions.log_centre, regions.log_edge)
         )
         geometric = logarithm_of(feature) is not None and feature not in self._store.maps
+        labels = classes.labels
 
         def compared(rows: NDArray[np.bool_]) -> Comparison:
             logarithms = log_centre[rows], log_edge[rows]
-            return compare(centre[rows], edge[rows], logarithms, geometric=geometric)
+            return compare(
+                centre[rows], edge[rows], logarithms,
+                geometric=geometric, groups=classes.of_group(rows),
+            )  # fmt: skip
 
-        by_class = [compared(classes.labels == c) for c in range(classes.n)]
-        pooled = compared(classes.labels >= 0)
+        *by_class, pooled = map(compared, [*(labels == c for c in range(classes.n)), labels >= 0])
         found = Found(
             names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
             constant=[mode_name(int(m), self._n_modes) for m in constant],

@@ -134,7 +134,9 @@ class ClassDistance:
             ),
             claimed=False,
         )
-        folds, n_folds = class_folds(self._classes.labels, np.random.default_rng(asked.seed))
+        folds, n_folds = class_folds(
+            self._classes.labels, np.random.default_rng(asked.seed), self._classes.groups
+        )
         self._unbiased = passes.share(
             ("crossnobis", asked.feature, asked.seed),
             lambda: Crossnobis(
@@ -144,17 +146,18 @@ class ClassDistance:
             claimed=False,
         )  # fmt: skip
         self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
-        self._null = np.full((4, asked.permutations), np.nan)
+        self._null = np.full((5, asked.permutations), np.nan)
         if asked.permutations:
-            sums = label_sums.permuted_class_sums(
+            self._sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, n_features, asked.permutations, asked.seed,
                 asked.memory,
             )  # fmt: skip
-            sums.reducers.append(self._reduce)
+            self._sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
-        distance, cosine, f, of_means = self._null
-        means = sums * label_sums.class_weights(self._classes.counts)
+        distance, cosine, f, of_means, unequal = self._null
+        counts = self._sums.counts(which)
+        means = sums * label_sums.class_weights(counts)
         square = label_sums.squared_distances(means)
         distance[which] = np.sqrt(label_sums.off_diagonal(square)).mean(axis=1)
         # Cosines need the maps themselves: the Gram matrix of means plus shift.
@@ -165,15 +168,15 @@ class ClassDistance:
         product = norm[:, :, None] * norm[:, None, :]
         cosines = np.divide(gram, product, out=np.full_like(gram, np.nan), where=product > 0)
         cosine[which] = label_sums.off_diagonal(cosines).min(axis=1)
-        f[which] = self._pseudo_f(sums)
-        counts = self._classes.counts
+        f[which] = self._pseudo_f(sums, counts)
+        unequal[which] = dispersion.unequal_from_sums(sums, squares[..., -1:], counts)
         of_means[which] = welch_from_sums(sums, squares[..., -1:], counts, pooled=True).f[..., 0]
 
-    def _pseudo_f(self, sums: Floats) -> Floats | float:
+    def _pseudo_f(self, sums: Floats, counts: NDArray[np.int64]) -> Floats | float:
         total = float(self._collected.labelled.m2.sum())
         if total <= 0:
             return np.nan
-        return label_sums.f_from_sums(sums, self._classes.counts, total, pooled=True)
+        return label_sums.f_from_sums(sums, counts, total, pooled=True)
 
     def result(self) -> Result:
         moments, classes = self._collected.by_class, self._classes
@@ -189,17 +192,23 @@ class ClassDistance:
             halves=np.sqrt(np.square(halves.first - halves.second).sum(axis=2)),
             crossnobis=self._unbiased.distances,
             within=within,
-            pseudo_f=float(self._pseudo_f(centred)),
+            pseudo_f=float(self._pseudo_f(centred, classes.counts)),
             null_distance=self._null[0],
             null_cosine=self._null[1],
             null_f=self._null[2],
             welch_f=float(welch(means, variance, classes.counts, pooled=True).f[0]),
             null_welch=self._null[3],
-            spread=self._distances.test(self._asked.permutations, self._asked.seed),
+            spread=dispersion.and_by_labels(
+                self._distances.test(self._asked.permutations, self._asked.seed),
+                dispersion.unequal(variance[:, 0], classes.counts),
+                self._null[4],
+                grouped=classes.groups is not None,
+            ),
         )
         constant = self._collected.labelled.constant()[0].all(axis=(0, 1))
         said = [
-            *classes.caveats(),
+            *classes.caveats(permuted=self._asked.permutations > 0),
+            *dispersion.caveats(classes),
             *caveats.smallest_p(self._asked.permutations),
             *(
                 f"{mode_name(int(mode), len(constant))} is constant over all images: it adds "

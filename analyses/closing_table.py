@@ -89,6 +89,8 @@ def _spatial_lines(v: Facts, old: Facts) -> Iterator[Line]:
             figure="mean_moran_queen",
         )  # fmt: skip
         interval = wilson_interval(v["n_significant_queen"], v["n_tested_queen"])
+        if "share_queen_low" in v:  # images belong together in groups
+            interval = (v["share_queen_low"], v["share_queen_high"])
         share = v["share_significant_queen"]
         yield Line("", None, "share of maps with Moran's I, q <= 0.05", share, *interval)
 

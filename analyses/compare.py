@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
 from typing import Any
 
 import click
@@ -15,30 +15,28 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.pairing import Common, common_images
+from frictionstore.analyses.core.groups import count_by_class, parts_of_groups
+from frictionstore.analyses.core.pairing import Common, Pair, chosen_pairs, common_images
 from frictionstore.analyses.core.passes import Passes, noise_caveat, recorded
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
     MapStore,
     is_repeated,
-    maps_over_patches,
     mode_name,
     require_feature,
-    require_grid,
 )
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
-from frictionstore.analyses.probe.predict import predict
-from frictionstore.analyses.probe.ridge import compare_paired, stratified_folds
-from frictionstore.analyses.probe.split import Split
+from frictionstore.analyses.probe.predict import predict_common
+from frictionstore.analyses.probe.ridge import compare_paired
 from frictionstore.analyses.stats import similarity
 from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds
+from frictionstore.analyses.stats.folds import folds_of
 from frictionstore.analyses.stats.paired_maps import GROUPS, Gather, Gathered, mode_rows
 from frictionstore.text import listed, printable
 
 Floats = NDArray[np.float64]
 NAME = "compare"
 QUESTION = "Do two stores, or two maps, say the same about the same images?"
-DEFAULT_FEATURES = ("S", "friction", "settle")
 HELD_IMAGES = 2000
 """Images whose maps are held for CKA and for correlations over patches."""
 MEMORY = 128 << 20
@@ -71,20 +69,6 @@ class CompareParameters(parameters.Parameters):
 
 
 @dataclass
-class Pair:
-    """Two features to compare: each of a store, by its number."""
-
-    name: str
-    first: tuple[int, str]
-    second: tuple[int, str]
-
-    @property
-    def sides(self) -> tuple[tuple[int, str], tuple[int, str]]:
-        """Both."""
-        return self.first, self.second
-
-
-@dataclass
 class Comparison:
     """All that is compared: stores, their common images, and what was gathered of them."""
 
@@ -96,40 +80,25 @@ class Comparison:
     gathered: dict[tuple[int, str], Gathered] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
+    @functools.cached_property
+    def parts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What a jackknife leaves out together, of the images held and of all: whole groups."""
+        if self.common.groups is None:
+            order = self.rng(3).permutation(self.common.n)
+            return np.arange(len(self.held)) % GROUPS, order % GROUPS
+        of_all, _ = parts_of_groups(self.common.groups, GROUPS, self.rng(3), NAME)
+        return of_all[self.held], of_all
+
     def rng(self, what: int) -> np.random.Generator:
         """Return the random numbers of one use: no figure depends on which others are asked for."""
         return np.random.default_rng([self.asked.seed, what])
-
-
-def _chosen(stores: Sequence[MapStore], asked: CompareParameters) -> list[Pair]:
-    """Return the pairs of features that are asked for, or those that there are."""
-    features: Sequence[str] = tuple(dict.fromkeys(asked.feature))
-    if not features:
-        usable = [name for name in maps_over_patches(stores[0])
-                  if all(name in maps_over_patches(store) for store in stores[1:])]  # fmt: skip
-        features = [name for name in DEFAULT_FEATURES if name in usable] or usable[:1]
-        if not features:
-            names = [f"{printable(s.name)}: {listed(maps_over_patches(s), 8)}" for s in stores]
-            raise AnalysisError(f"{NAME} needs a map that both stores hold; {'; '.join(names)}")
-    for store in stores:
-        require_grid(store, NAME)
-        for feature in features:
-            require_feature(store, feature)
-    if len(stores) > 1:
-        return [Pair(feature, (0, feature), (1, feature)) for feature in features]
-    if len(features) < 2:
-        raise AnalysisError(
-            f"{NAME} needs something to compare {printable(features[0])} with: name another store, "
-            "or another map with --feature"
-        )
-    return [Pair(f"{a} and {b}", (0, a), (0, b)) for a, b in combinations(features, 2)]
 
 
 def _gather(this: Comparison, *, show_progress: bool) -> None:
     """Read every store once: held images, means, distances of classes."""
     labels, n_classes = this.common.labels, len(this.common.classes)
     enough = n_classes >= similarity.FEWEST
-    folds, n_folds = class_folds(labels, this.rng(0)) if enough else (labels, 0)
+    folds, n_folds = class_folds(labels, this.rng(0), this.common.groups) if enough else (labels, 0)
     for number_of, store in enumerate(this.stores):
         place = this.common.places[number_of]
         of_rows, folds_of_rows = (this.common.of_rows(number_of, one) for one in (labels, folds))
@@ -162,10 +131,12 @@ def _map_row(this: Comparison, pair: Pair) -> dict[str, Any]:
     rows = [one.held.reshape(len(one.held), -1).astype(np.float64) for one in sides]
     asked, few = this.asked, min(this.asked.images, len(this.held))
     rsa = partial(similarity.rsa, permutations=asked.permutations, resamples=asked.resamples)
+    # Images of one group change places with none of another, nor are they drawn alone.
+    of_images = rsa if this.common.groups is None else partial(rsa, permutations=0, resamples=0)
     distances = [similarity.distances(one[:few]) for one in rows]
     found = {
-        "rsa": rsa(distances[0], distances[1], rng=this.rng(1)),
-        "cka": similarity.linear_cka(rows[0], rows[1], np.arange(len(rows[0])) % GROUPS),
+        "rsa": of_images(distances[0], distances[1], rng=this.rng(1)),
+        "cka": similarity.linear_cka(rows[0], rows[1], this.parts[0]),
         "class_rsa": similarity.Estimate(np.nan),
     }
     of_classes = [one.distances for one in sides]
@@ -187,42 +158,41 @@ def _probe_rows(this: Comparison, *, show_progress: bool) -> list[dict[str, Any]
         why = f"{n_classes} classes of 2 common images or more" if n_classes < 2 else f"{n} labels"
         this.said.append(f"no probe: there are {why}")
         return []
-    fold = stratified_folds(labels, folds, this.rng(4))
+    groups = this.common.groups
+    if groups is not None:
+        fewest = int(count_by_class(labels, groups, n_classes).min())
+        if fewest < folds:
+            this.said.append(
+                f"no probe: some class has {fewest} groups of images for {folds} folds"
+            )
+            return []
+    fold = folds_of(labels, groups, folds, this.rng(4))
     predicted: dict[tuple[int, str], NDArray[np.int64]] = {}
     rows = []
     for pair in this.pairs:
         try:
             for key in pair.sides:
                 if key not in predicted:
-                    predicted[key] = _predicted(this, key, fold, show_progress)
+                    predicted[key] = predict_common(
+                        this.stores[key[0]], key[1], this.common, key[0], fold,
+                        show_progress=show_progress,
+                    )  # fmt: skip
         except AnalysisError as error:
             this.said.append(f"no probe of {pair.name}: {error}")
             continue
         tested = labels >= 0
         right = [(predicted[key] == labels)[tested] for key in pair.sides]
-        paired = compare_paired(*right, this.asked.folds)
+        of_tested = None if groups is None else groups[tested]
+        paired = compare_paired(right[0], right[1], folds, groups=of_tested)
         rows.append(
             {"feature": pair.name, "first_accuracy": float(right[0].mean()),
              "second_accuracy": float(right[1].mean()), "difference": paired.difference,
              "difference_low": paired.low, "difference_high": paired.high,
              "mcnemar_p": paired.mcnemar_p, "only_first": paired.only_first,
              "only_second": paired.only_second, "images": n}
+            | ({} if groups is None else {"p": paired.p})
         )  # fmt: skip
     return rows
-
-
-def _predicted(
-    this: Comparison, key: tuple[int, str], fold: NDArray[np.int64], show_progress: bool
-) -> NDArray[np.int64]:
-    """Return the class predicted of every common image by one feature of one store."""
-    side, feature = key
-    labels, folds = (this.common.of_rows(side, one) for one in (this.common.labels, fold))
-    split = Split(labels, folds, this.asked.folds, len(this.common.classes))
-    of_rows = predict(this.stores[side], feature, split, show_progress=show_progress)
-    place = this.common.places[side]
-    found = np.full(this.common.n, -1, np.int64)
-    found[place[place >= 0]] = of_rows[place >= 0]
-    return found
 
 
 def compare(
@@ -280,7 +250,7 @@ def compare(
         seed=seed,
     )  # fmt: skip
     stores = [first] if second is None else [first, second]
-    pairs = _chosen(stores, asked)
+    pairs = chosen_pairs(stores, asked.feature, NAME)
     common = common_images(stores, NAME, at_least=similarity.FEWEST)
     bytes_per_image = max(
         4 * store.grid[0] * store.grid[1] * store.n_modes * len({p.sides[k][1] for p in pairs})
@@ -289,15 +259,22 @@ def compare(
     most = max(similarity.FEWEST, min(HELD_IMAGES, MEMORY // bytes_per_image))
     held = np.random.default_rng([seed, 5]).permutation(common.n)[:most]
     this = Comparison(asked, stores, common, pairs, held)
+    return _result(this, _tables(this, show_progress=show_progress))
+
+
+def _tables(this: Comparison, *, show_progress: bool) -> dict[str, Any]:
+    """Read the stores and return all tables."""
+    pairs, stores, common = this.pairs, this.stores, this.common
     _gather(this, show_progress=show_progress)
-    order = this.rng(3).permutation(common.n)
     tables: dict[str, Any] = {
         "maps": by_column([_map_row(this, pair) for pair in pairs]),
         "modes": by_column(
             [
                 {"feature": pair.name, **row}
                 for pair in pairs
-                for row in mode_rows(this.gathered[pair.first], this.gathered[pair.second], order)
+                for row in mode_rows(
+                    this.gathered[pair.first], this.gathered[pair.second], this.parts
+                )
             ]
         ),
     }
@@ -317,7 +294,7 @@ def compare(
             ],
             "image_id": [one for ids in common.only for one in ids],
         }
-    return _result(this, tables)
+    return tables
 
 
 def _result(this: Comparison, tables: dict[str, Any]) -> Result:
@@ -371,20 +348,22 @@ def _sentences(this: Comparison, tables: dict[str, Any]) -> list[str]:
         else:
             p = "" if np.isnan(row["rsa_p"]) else f"; {p_text(row['rsa_p'])}"
             none = "no evidence that " if row["rsa_p"] > LEVEL else ""
+            agree = "agree" if this.common.groups is None else "are not tested"
             ends = interval_text(row["rsa_low"], row["rsa_high"])
             said.append(
-                f"{none}distances between images agree (rank correlation {number(row['rsa'])}, 95% "
-                f"interval {ends}{p})"
+                f"{none}distances between images {agree} (rank correlation {number(row['rsa'])}, "
+                f"95% interval {ends}{p})"
             )
         said.append(f"CKA {number(row['cka'])}")
         if not np.isnan(row["class_rsa"]):
             said.append(f"distances between classes correlate by {number(row['class_rsa'])}")
         if pair.name in probes:
             one = {key: values[probes[pair.name]] for key, values in tables["probes"].items()}
-            differ = "" if one["mcnemar_p"] <= LEVEL else "no evidence of a difference, "
+            test, p = ("McNemar's ", one["mcnemar_p"]) if "p" not in one else ("", one["p"])
+            differ = "" if p <= LEVEL else "no evidence of a difference, "
             said.append(
                 f"probes classify {one['first_accuracy']:.1%} and {one['second_accuracy']:.1%} "
-                f"({differ}McNemar's {p_text(one['mcnemar_p'])})"
+                f"({differ}{test}{p_text(p)})"
             )
         sentences.append(f"{pair.name}, {this.common.n} images: {'; '.join(said)}.")
     return sentences
@@ -400,6 +379,11 @@ def _caveats(this: Comparison) -> list[str]:
                 f"left out: {listed(ids, 8)}"
             )
     said += [*common.said, *this.said]
+    if common.groups is not None:
+        said.append(
+            "distances between images have no interval and no p: images of one group are not "
+            "independent"
+        )
     few = min(asked.images, len(this.held))
     said.append(
         f"distances between images are of {few}, CKA and correlations over patches of "

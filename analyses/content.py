@@ -12,12 +12,13 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Arrays, Passes, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import mean_interval
+from frictionstore.analyses.stats.intervals import mean_covariance, mean_interval
 from frictionstore.analyses.stats.torus import naive_p, standard_ranks, torus_correlations
 from frictionstore.text import printable
 
@@ -210,7 +211,7 @@ class Content:
     def result(self) -> Result:
         asked, found, n_modes = self._asked, self._collected, self._modes
         names = [mode_name(mode, n_modes) for mode in range(n_modes)]
-        table = _table(found, names, asked.alpha, self._patches)
+        table = _table(found, names, asked.alpha, groups_of(self._store))
         if not any(table["images"]):
             raise AnalysisError(
                 f"{NAME} needs maps and images that vary and in no image of "
@@ -272,7 +273,12 @@ def told(table: dict[str, list[Any]]) -> set[str]:
     return {content for content, n in zip(table["content"], table["images"], strict=True) if n}
 
 
-def _table(found: Collected, names: list[str], alpha: float, patches: int) -> dict[str, list[Any]]:
+def _table(
+    found: Collected,
+    names: list[str],
+    alpha: float,
+    groups: NDArray[np.int64] | None,
+) -> dict[str, list[Any]]:
     """Return a row per mode and content: means over images with t intervals, shares, p."""
     columns: dict[str, list[Any]] = {
         key: []
@@ -285,21 +291,23 @@ def _table(found: Collected, names: list[str], alpha: float, patches: int) -> di
     for c, content in enumerate(CONTENTS):
         for m, mode in enumerate(names):
             known = np.isfinite(found.others[:, m, c]) & np.isfinite(found.of_others[:, m, c])
+            of = None if groups is None else groups[known]
             rho = found.rho[known, m, c]
             # The mean over all pairs of different images; each image is in it twice.
             others = found.others[known, m, c]
             twice = others + found.of_others[known, m, c]
             excess = float((rho - others).mean()) if len(rho) else np.nan
-            _, low, high = mean_interval(rho - twice)
+            _, low, high = mean_interval(rho - twice, groups=of)
             off = float((rho - twice).mean()) - excess if len(rho) else np.nan
             null = np.abs(found.shifted[:, m, c])
             row = [
-                mode, content, *mean_interval(rho), float(others.mean()) if len(rho) else np.nan,
+                mode, content, *mean_interval(rho, groups=of),
+                float(others.mean()) if len(rho) else np.nan,
                 *(
                     float((one[known, m, c] <= alpha).mean()) if len(rho) else np.nan
                     for one in (found.p_torus, found.p_donors, found.p_naive)
                 ),
-                excess, low - off, high - off, _t_p(rho - twice - off),
+                excess, low - off, high - off, _t_p(rho - twice - off, of),
                 float((null >= permutation.distance_bound(null[0], 0.0)).mean())
                 if len(rho) else np.nan,
                 len(rho),
@@ -310,16 +318,22 @@ def _table(found: Collected, names: list[str], alpha: float, patches: int) -> di
     return columns
 
 
-def _t_p(values: Floats) -> float:
-    """Return the two-sided p of Student's t for a mean of 0."""
+def _t_p(values: Floats, groups: NDArray[np.int64] | None = None) -> float:
+    """Return the two-sided p of Student's t for a mean of 0, over images or groups of them."""
     from scipy.special import stdtr
 
     n = len(values)
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
     if not spread > 0:
         return np.nan
-    t = abs(float(values.mean())) * np.sqrt(n) / spread
-    return float(2.0 * stdtr(n - 1, -t))
+    mean = float(values.mean())
+    error, count = spread / np.sqrt(n), n
+    if groups is not None:
+        variance, count = mean_covariance(values - mean, values - mean, groups)
+        error = float(np.sqrt(variance))
+        if count < 2 or not error > 0:
+            return np.nan
+    return float(2.0 * stdtr(count - 1, -abs(mean) / error))
 
 
 def _rows(table: dict[str, list[Any]], content: str) -> list[dict[str, Any]]:

@@ -16,10 +16,15 @@ from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.passes import Passes, noise_caveat, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
-from frictionstore.analyses.core.source import MapStore, require_classes, require_feature, require_grid
+from frictionstore.analyses.core.source import (
+    MapStore,
+    require_classes,
+    require_feature,
+    require_grid,
+)
 from frictionstore.analyses.information import SHUFFLED, available
 from frictionstore.analyses.probe import patches, readout
-from frictionstore.analyses.probe.chosen import ChosenImages, choose_images, most_images
+from frictionstore.analyses.probe.chosen import ChosenImages, caveats, choose_images, most_images
 from frictionstore.analyses.probe.held import shuffled_within
 from frictionstore.analyses.probe.ridge import compare_paired
 from frictionstore.analyses.ridge_probe import feature_sets
@@ -37,7 +42,7 @@ class ConvProbeParameters(parameters.Parameters):
     features: str | Sequence[str] | None = parameters.parameter(
         None,
         "Feature sets to compare, separated by commas; + joins maps, log_NAME is a logarithm.  "
-        "[default: S, the logarithm of friction, settle and all of them; exact maps where there are "
+        "[default: S, the logarithm of friction, settle and all of them; exact maps where they are "
         "any]",
         flags=("--features", "--feature"),
         several=True,
@@ -64,7 +69,7 @@ class ConvProbe:
         for name in maps:
             require_feature(self.store, name)
         choose_images(
-            passes, self.classes, maps, self.asked.images, self.asked.folds, self.asked.seed,
+            NAME, passes, self.classes, maps, self.asked.images, self.asked.folds, self.asked.seed,
             self._read,
         )  # fmt: skip
 
@@ -113,7 +118,7 @@ class ConvProbe:
     def _control(
         self, maps: Mapping[str, NDArray[np.float32]], problem: readout.Problem
     ) -> readout.Problem:
-        """Return the task whose labels were drawn for types of images, alike but for their class."""
+        """Return the task whose labels were drawn for types of images, whatever their class."""
         rng = np.random.default_rng([self.asked.seed, 0xC0])
         columns = np.concatenate([x.reshape(len(x), -1) for x in maps.values()], axis=1)
         z = columns - columns.mean(axis=0, dtype=np.float64)
@@ -123,8 +128,9 @@ class ConvProbe:
         types = (0.5 * np.square(centres).sum(axis=1) - z @ centres.T).argmin(axis=1)
         labels = rng.permutation(np.arange(len(centres)) % problem.n_classes)[types]
         return readout.Problem(
-            labels, problem.folds, problem.n_classes, problem.n_folds, problem.sampled
-        )
+            labels, problem.folds, problem.n_classes, problem.n_folds, problem.sampled,
+            problem.groups,
+        )  # fmt: skip
 
     def result(self) -> Result:
         rows = [self._set_row(k, name) for k, name in enumerate(self.sets)]
@@ -133,7 +139,9 @@ class ConvProbe:
         tables = {"sets": by_column(rows)}
         tables |= {"comparisons": by_column(pairs)} if pairs else {}
         tables |= {"lifts": by_column(lifts)} if lifts else {}
-        accuracies = [[row[k] for row in rows] for k in ("accuracy", "accuracy_low", "accuracy_high")]
+        accuracies = [
+            [row[k] for row in rows] for k in ("accuracy", "accuracy_low", "accuracy_high")
+        ]
         title = "conv-probe: accuracy, corrected 95% interval"
         chance = 1.0 / self.problem.n_classes
         figure = drawn(
@@ -185,7 +193,7 @@ class ConvProbe:
         right = [of.prediction == self.problem.labels for of in (one, other)]
         row: dict[str, Any] = {"first": first, "second": second}
         row |= readout.compared(one, other, self.problem)
-        return row | {"mcnemar_p": compare_paired(*right).mcnemar_p}
+        return row | {"mcnemar_p": compare_paired(*right, groups=self.problem.groups).mcnemar_p}
 
     def _lift(self, name: str, alone: str) -> list[dict[str, Any]]:
         base = self.readings[self.sets[alone]]
@@ -208,7 +216,8 @@ class ConvProbe:
             f"{f', the best of {len(rows)} feature sets here,' if len(rows) > 1 else ''} "
             f"{best['accuracy']:.1%} of images are classified correctly (95% interval "
             f"{best['accuracy_low']:.1%} to {best['accuracy_high']:.1%}; chance "
-            f"{1 / self.problem.n_classes:.1%}; selectivity {best['selectivity'] * 100:+.1f} points)."
+            f"{1 / self.problem.n_classes:.1%}; selectivity {best['selectivity'] * 100:+.1f} "
+            "points)."
         ]
         for row, other in zip(lifts[::2], lifts[1::2], strict=True):
             lift, floor = (
@@ -223,7 +232,7 @@ class ConvProbe:
         return said
 
     def _caveats(self) -> list[str]:
-        said = self.classes.caveats()
+        said = self.classes.caveats() + caveats(self.classes)
         n, all_of_them = len(self.problem.labels), self.classes.n_labelled
         if n < all_of_them:
             said.append(f"{n:,} of {all_of_them:,} labelled images, drawn at random (--images)")

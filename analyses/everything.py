@@ -11,6 +11,7 @@ import click
 
 from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.leading import default_features, probe_sets
 from frictionstore.analyses.core.passes import Passes, Plan, run
 from frictionstore.analyses.core.results import Result
 from frictionstore.analyses.core.saved import RELIABILITY
@@ -18,7 +19,6 @@ from frictionstore.analyses.core.source import (
     MapStore,
     WithoutSmallClasses,
     class_labels,
-    maps_over_patches,
     measured_map,
     require_feature,
 )
@@ -29,11 +29,8 @@ from frictionstore.analyses.reliability import (
 )
 from frictionstore.analyses.ridge_probe import RidgeProbeParameters
 from frictionstore.analyses.summary import (
-    FRICTION,
     SummaryParameters,
-    default_features,
     plans,
-    probe_sets,
     summary,
 )
 from frictionstore.text import did_you_mean, listed, printable
@@ -72,12 +69,6 @@ class _Attempt:
     make: Callable[[], Plan]
     result: Result | None = None
     reason: str | None = None
-
-
-def default_feature(store: MapStore) -> str:
-    """Return the map that is analysed if none is named: friction, or the first there is."""
-    maps = maps_over_patches(store)
-    return FRICTION if FRICTION in maps or not maps else maps[0]
 
 
 def analyze_all(

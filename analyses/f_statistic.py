@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.groups import require_permutations
 from frictionstore.analyses.core.passes import ClassMoments, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -26,12 +27,11 @@ from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import dispersion, label_sums, permutation
 from frictionstore.analyses.stats.anova import Anova, Welch, anova, f_at, welch, welch_from_sums
 from frictionstore.analyses.stats.clusters import FORMING_P, Clusters, ClusterTest
-from frictionstore.analyses.stats.notebook_sums import NotebookSums
+from frictionstore.analyses.stats.notebook_sums import NotebookSums, largest, notebook_figures
 
 Floats = NDArray[np.float64]
 NAME = "f-statistic"
 QUESTION = "Does the map differ between classes at single positions of the grid?"
-NOTEBOOK_THRESHOLD = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ class Found:
     single: Floats
     maxima: Floats
     mean: Welch
+    mean_p: Floats
     mean_family_wise: Floats
     spread: dispersion.Dispersion
     clusters: Clusters | None
@@ -77,6 +78,7 @@ class FStatistic:
         rows, cols = require_grid(store, NAME)
         n_modes = require_feature(store, asked.feature)
         self._classes: Classes = require_classes(store, NAME)
+        require_permutations(NAME, self._classes.groups, asked.permutations)
         self._store: MapStore = store
         self._collected: ClassMoments = class_moments(passes, asked.feature, n_modes)
         self._notebook = passes.share(
@@ -85,7 +87,7 @@ class FStatistic:
             claimed=False,
         )
         self._distances = dispersion.class_distances(passes, asked.feature, self._classes, n_modes)
-        self._maxima, self._mean_maxima = np.full((2, asked.permutations), -np.inf)
+        self._maxima, self._mean_maxima, self._unequal = np.full((3, asked.permutations), -np.inf)
         self._extreme = np.zeros((rows, cols, n_modes), np.int64)
         self._clusters: ClusterTest | None = None
         self._beside = False
@@ -93,16 +95,16 @@ class FStatistic:
             if not passes.claims_only:
                 freedom = self._classes.n - 1, self._classes.n_labelled - self._classes.n
                 self._clusters = ClusterTest(asked.permutations, f_at(FORMING_P, *freedom))
-            sums = label_sums.permuted_class_sums(
+            self._sums = label_sums.permuted_class_sums(
                 passes, asked.feature, self._classes, self._extreme.size, asked.permutations,
                 asked.seed, asked.memory,
             )  # fmt: skip
             # No claim that repeats are compared by rests on Welch's F or clusters.
-            self._beside = sums.squares = not passes.claims_only
-            sums.reducers.append(self._reduce)
+            self._beside = self._sums.squares = not passes.claims_only
+            self._sums.reducers.append(self._reduce)
 
     def _reduce(self, which: slice, sums: Floats, squares: Floats, shift: Floats) -> None:
-        moments, counts = self._collected, self._classes.counts
+        moments, counts = self._collected, self._sums.counts(which)
         observed = anova(moments.by_class).f.reshape(-1)
         usable = np.flatnonzero(np.isfinite(observed))
         if not usable.size:
@@ -112,6 +114,7 @@ class FStatistic:
         self._maxima[which] = f.max(axis=1)
         extreme = permutation.at_least(f, observed[usable], "greater").sum(axis=0)
         self._extreme.reshape(-1)[usable] += extreme
+        self._unequal[which] = dispersion.unequal_from_sums(sums, squares[..., -1:], counts)
         if self._clusters is not None:
             maps = np.full((len(f), *self._extreme.shape), np.nan)
             maps.reshape(len(f), -1)[:, usable] = f
@@ -139,33 +142,35 @@ class FStatistic:
         n = self._asked.permutations
         single = permutation.p_from_counts(self._extreme, n, exact.f) if n else undefined
         mean = self._welch()
+        grouped = self._classes.groups is not None  # the F distribution takes none as related
         found = Found(
-            exact=exact,
+            exact=replace(exact, p=undefined) if grouped else exact,
             q=permutation.benjamini_hochberg(single if n else exact.p),
             ratio=self._notebook.ratio(),
             family_wise=permutation.family_wise_p(exact.f, self._maxima) if n else undefined,
             single=single,
             maxima=self._maxima,
             mean=mean,
+            mean_p=undefined if grouped else mean.p,
             mean_family_wise=(
                 permutation.family_wise_p(mean.z, self._mean_maxima) if n else undefined
             ),
-            spread=self._distances.test(n, self._asked.seed),
+            spread=dispersion.and_by_labels(
+                self._distances.test(n, self._asked.seed),
+                dispersion.unequal(self._collected.variances(), self._classes.counts),
+                self._unequal,
+                grouped=grouped,
+            ),
             clusters=None if self._clusters is None else self._clusters.result(exact.f),
         )
         said = [
-            *self._classes.caveats(),
+            *self._classes.caveats(permuted=n > 0),
+            *dispersion.caveats(self._classes),
             *_caveats(self._asked, found),
             *caveats.heavy_tail(self._asked.feature, self._collected.everything),
             *caveats.features(self._asked.feature),
         ]
         return _result(self._asked, found, said, self._store)
-
-
-def _best(values: Floats) -> tuple[int, ...]:
-    """Return the index of the largest value, NaN ignored; the first of all if all are NaN."""
-    filled = np.where(np.isnan(values), -np.inf, values)
-    return tuple(int(i) for i in np.unravel_index(int(filled.argmax()), values.shape))
 
 
 def _least(p: Floats) -> float:
@@ -182,7 +187,7 @@ def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
         usable = np.isfinite(f)
         if not usable.any():
             continue
-        best = _best(f)
+        best = largest(f)
         row: dict[str, Any] = {
             "mode": mode_name(mode, n_modes), "best_row": best[0], "best_col": best[1], "f": f[best]
         }  # fmt: skip
@@ -207,31 +212,6 @@ def _mode_table(asked: FStatisticParameters, found: Found) -> Columns:
     return by_column(rows)
 
 
-def _notebook_figures(ratio: NDArray[np.float32], constant: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return what the notebook printed; its averages over modes count a constant mode as 0."""
-    n_modes = ratio.shape[2]
-    overall = np.where(constant, 0.0, ratio.astype(np.float64)).mean(axis=2)
-    verdict = overall.max() > NOTEBOOK_THRESHOLD
-    return {
-        "overall_mean_f": float(overall.mean()),
-        "overall_max_f": float(overall.max()),
-        "overall_best_position": list(_best(overall)),
-        "verdict": "POSITIONALLY DISCRIMINATIVE" if verdict else "NOT DISCRIMINATIVE",
-        "per_mode": [
-            {
-                "mode": mode_name(mode, n_modes),
-                "mean": float(of_mode.mean()),
-                "max": float(of_mode.max()),
-                "q95": float(np.quantile(of_mode, 0.95)),
-                "best_position": list(_best(of_mode)),
-            }
-            for mode in range(n_modes)
-            if not constant[mode]
-            for of_mode in [ratio[..., mode].astype(np.float64)]
-        ],
-    }
-
-
 def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
     exact = found.exact
     usable = np.isfinite(exact.f)
@@ -245,7 +225,7 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
     }
     if not n_usable:
         return values
-    best = _best(exact.f)
+    best = largest(exact.f)
     varying = exact.ratio[..., ~exact.constant_modes()]
     n_q = int((found.q[usable] <= asked.alpha).sum())
     values |= {
@@ -257,7 +237,7 @@ def _values(asked: FStatisticParameters, found: Found) -> dict[str, Any]:
         "max_f_p": float(exact.p[best]),
         "max_eta_squared": float(np.nanmax(exact.eta_squared)),
         "mean_eta_squared": float(np.nanmean(exact.eta_squared)),
-        "max_welch_f": float(found.mean.f[_best(found.mean.z)]),
+        "max_welch_f": float(found.mean.f[largest(found.mean.z)]),
         "dispersion_f": found.spread.f,
         "dispersion_p": found.spread.p,
         "n_q_significant": n_q,
@@ -350,11 +330,11 @@ def _result(asked: FStatisticParameters, found: Found, said: list[str], store: M
     exact = found.exact
     columns = _mode_table(asked, found)
     values = _values(asked, found)
-    notebook = _notebook_figures(found.ratio, exact.constant_modes())
+    notebook = notebook_figures(found.ratio, exact.constant_modes())
     arrays: dict[str, NDArray[Any]] = {
         "f": exact.f, "p": exact.p, "q": found.q, "eta_squared": exact.eta_squared,
         "notebook_f_ratio": exact.ratio, "notebook_f_ratio_float32": found.ratio,
-        "constant": exact.constant, "welch_f": found.mean.f, "p_welch": found.mean.p,
+        "constant": exact.constant, "welch_f": found.mean.f, "p_welch": found.mean_p,
     }  # fmt: skip
     if asked.permutations:
         arrays["p_family_wise"] = found.family_wise

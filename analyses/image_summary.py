@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
@@ -131,14 +132,27 @@ class ImageSummary:
         return _result(feature, rows.figures, rows.constant, tails, self._store)
 
 
-def _class_table(figures: Figures, labels: NDArray[Any], names: Sequence[str]) -> Columns:
+def _mean(
+    values: NDArray[Any], chosen: NDArray[np.bool_], groups: NDArray[np.int64] | None
+) -> tuple[float, float, float]:
+    """Return mean and interval of the chosen images, of groups where images belong together."""
+    of = values[chosen].astype(np.float64)
+    return mean_interval(of, groups=None if groups is None else groups[chosen])
+
+
+def _class_table(
+    figures: Figures,
+    labels: NDArray[Any],
+    names: Sequence[str],
+    groups: NDArray[np.int64] | None,
+) -> Columns:
     rows = []
     for c, name in enumerate(names):
         member = labels == c
         row: dict[str, Any] = {"class": name, "images": int(member.sum())}
         for figure in FIGURES:
-            values = figures[figure][member].astype(np.float64)
-            mean, low, high = mean_interval(values[np.isfinite(values)])
+            values = figures[figure]
+            mean, low, high = _mean(values, member & np.isfinite(values), groups)
             row |= {figure: mean, f"{figure}_low": low, f"{figure}_high": high}
         rows.append(row)
     return by_column(rows)
@@ -151,11 +165,11 @@ def _first_of_each(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
     return np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(n_classes)])
 
 
-def _values(figures: Figures) -> dict[str, Any]:
+def _values(figures: Figures, groups: NDArray[np.int64] | None) -> dict[str, Any]:
     entropy, hot = figures["entropy"], figures["hot_spots"]
-    mean, low, high = mean_interval(figures["mean"])
-    e_mean, e_low, e_high = mean_interval(entropy[np.isfinite(entropy)])
-    geometric = np.power(10.0, mean_interval(figures["log_mean"]))
+    mean, low, high = mean_interval(figures["mean"], groups=groups)
+    e_mean, e_low, e_high = _mean(entropy, np.isfinite(entropy), groups)
+    geometric = np.power(10.0, mean_interval(figures["log_mean"], groups=groups))
     return {
         "n_images": len(hot),
         "mean": mean,
@@ -215,7 +229,7 @@ def _answer(feature: str, values: dict[str, Any], undefined: int) -> str:
 def _result(
     feature: str, figures: Figures, constant: NDArray[np.bool_], tails: list[str], store: MapStore
 ) -> Result:
-    labels, names = np.asarray(store.labels), class_labels(store)
+    labels, names, groups = np.asarray(store.labels), class_labels(store), groups_of(store)
     columns: dict[str, Any] = {
         "image": np.arange(store.n_images),
         "image_id": [str(name) for name in store.image_ids],
@@ -229,10 +243,10 @@ def _result(
 
     tables: dict[str, Columns] = {"images": columns, "sample": sample(labels)}
     if names:
-        tables["classes"] = _class_table(figures, labels, names)
+        tables["classes"] = _class_table(figures, labels, names, groups)
     printed = sample(labels[:NOTEBOOK_IMAGES])
     printed["index"] = printed["image"]
-    values = _values(figures)
+    values = _values(figures, groups)
     undefined = int(np.isnan(figures["entropy"]).sum())
     said = [
         f"{mode_name(int(m), len(constant))} is constant over all images: it adds the same to "

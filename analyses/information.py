@@ -15,9 +15,14 @@ from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.passes import Passes, noise_caveat, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
-from frictionstore.analyses.core.source import MapStore, require_classes, require_feature, require_grid
+from frictionstore.analyses.core.source import (
+    MapStore,
+    require_classes,
+    require_feature,
+    require_grid,
+)
 from frictionstore.analyses.probe import readout
-from frictionstore.analyses.probe.chosen import ChosenImages, choose_images, most_images
+from frictionstore.analyses.probe.chosen import ChosenImages, caveats, choose_images, most_images
 from frictionstore.analyses.probe.held import shuffled_within
 from frictionstore.text import listed, printable
 
@@ -108,8 +113,8 @@ class Information:
         for name in self.maps:
             require_feature(self.store, name)
         choose_images(
-            passes, self.classes, self.maps, self.asked.images, self.asked.folds, self.asked.seed,
-            self._read,
+            NAME, passes, self.classes, self.maps, self.asked.images, self.asked.folds,
+            self.asked.seed, self._read,
         )  # fmt: skip
 
     def _read(self, chosen: ChosenImages) -> None:
@@ -241,7 +246,7 @@ class Information:
         )
 
     def _caveats(self) -> list[str]:
-        said = self.classes.caveats()
+        said = self.classes.caveats() + caveats(self.classes)
         n, all_of_them = len(self.problem.labels), self.classes.n_labelled
         if n < all_of_them:
             said.append(f"{n:,} of {all_of_them:,} labelled images, drawn at random (--images)")

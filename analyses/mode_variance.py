@@ -16,6 +16,7 @@ from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import groups_of, parts_of_groups
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_row, drawn, provenance
@@ -25,6 +26,7 @@ from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.position_effects import (
     FEWEST_GROUPS,
     PositionEffects,
+    effects_of_groups,
     position_effects,
 )
 from frictionstore.text import printable
@@ -81,7 +83,8 @@ class GroupedSums:
     How much the groups' mean maps differ is how well the variance of the mean map is known.
 
     Images are dealt to the groups a round at a time in random order, so that sizes differ by at
-    most one and the order of the images does not matter.
+    most one and the order of the images does not matter. Of images that belong together whole
+    groups (`belonging`) are dealt.
 
     Attributes
     ----------
@@ -95,15 +98,24 @@ class GroupedSums:
     """
 
     def __init__(
-        self, feature: str, n_images: int, grid: tuple[int, int], n_modes: int, seed: int
+        self,
+        feature: str,
+        n_images: int,
+        grid: tuple[int, int],
+        n_modes: int,
+        seed: int,
+        belonging: NDArray[np.int64] | None = None,
     ) -> None:
         self.features = (feature,)
         self._feature = feature
         groups = min(GROUPS, n_images)
         rounds = -(-n_images // groups)
         rng = np.random.default_rng(seed)
-        dealt = np.tile(np.arange(groups, dtype=np.int8), (rounds, 1))
-        self._groups = rng.permuted(dealt, axis=1).reshape(-1)[:n_images]
+        if belonging is None:
+            dealt = np.tile(np.arange(groups, dtype=np.int8), (rounds, 1))
+            self._groups = rng.permuted(dealt, axis=1).reshape(-1)[:n_images]
+        else:
+            self._groups, groups = parts_of_groups(belonging, GROUPS, rng, NAME)
         self.counts = np.bincount(self._groups, minlength=groups)
         self.sums = np.zeros((groups, grid[0] * grid[1], n_modes))
         self.image_means = Moments(1, (n_modes,))
@@ -154,7 +166,9 @@ class ModeVariance:
         self._collected = class_moments(passes, asked.feature, self._n_modes)
         self._grouped = passes.share(
             ("grouped sums", asked.feature, asked.seed),
-            lambda: GroupedSums(asked.feature, store.n_images, grid, self._n_modes, asked.seed),
+            lambda: GroupedSums(
+                asked.feature, store.n_images, grid, self._n_modes, asked.seed, groups_of(store)
+            ),
         )
 
     def result(self) -> Result:
@@ -166,12 +180,16 @@ class ModeVariance:
             != everything.maximum[0].reshape(flat).max(axis=0)
         )
         image_square = self._grouped.image_means.m2[0]
-        n = self._store.n_images
+        n, means = self._store.n_images, self._grouped.means()[..., varying]
         lies = shares(everything.m2[0].reshape(flat), mean_map, image_square, n)
-        found = position_effects(
-            lies.positions[varying], lies.rest[varying], n, self._grouped.means()[..., varying]
+        rest = lies.rest[varying]
+        if groups_of(self._store) is None:
+            found = position_effects(lies.positions[varying], rest, n, means)
+        else:
+            found = effects_of_groups(means, rest / ((n - 1) * (len(mean_map) - 1)))
+        return _result(
+            self._asked, found, lies, varying, everything, self._store, len(self._grouped.counts)
         )
-        return _result(self._asked, found, lies, varying, everything, self._store)
 
 
 def _table(
@@ -285,9 +303,9 @@ def _result(
     varying: NDArray[Any],
     everything: Moments,
     store: MapStore,
+    groups: int,
 ) -> Result:
     feature, n, n_modes = asked.feature, store.n_images, len(lies.total)
-    groups = min(GROUPS, n)
     constant = ~np.isin(np.arange(n_modes), varying)
     names = [mode_name(int(m), n_modes) for m in varying]
     mean_map = everything.mean[0]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core import options, parameters
-from frictionstore.analyses.core.agreement import Agreement, RankAgreement, logarithm, raw
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import RELIABLE
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.passes import Arrays, Passes, measured, noise_caveat, run
-from frictionstore.analyses.core.results import Result, provenance
+from frictionstore.analyses.core.groups import groups_of
+from frictionstore.analyses.core.passes import Passes, measured, noise_caveat, run
+from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.saved import RELIABILITY
 from frictionstore.analyses.core.source import (
     EXACT,
@@ -28,156 +27,17 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, interval_text, number
+from frictionstore.analyses.stats.log_correlation import LogCorrelation
+from frictionstore.check.agreement import CHANGED, SCALES, Agreement, RankAgreement, on_scale
+from frictionstore.check.changes import Differences
 from frictionstore.text import printable
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Floats = NDArray[np.float64]
 NAME = RELIABILITY
 QUESTION = "How much of a map would be the same if the same images were measured again?"
-SCALES = ("raw", "logarithm", "rank")
-CHANGED = 0.1
-"""A relative change that counts as one."""
 WITHIN = 0.01
 """A relative rounding error that is small."""
-
-_DROPPED = 14
-"""Bits of a float32 that its place in a histogram does without: places are 0.2% wide."""
-
-
-def relative_difference(values: NDArray[Any], reference: NDArray[Any]) -> NDArray[np.float32]:
-    """Return |values - reference| / |reference| in float32; infinity where only that is 0."""
-    reference = reference.astype(np.float64)
-    apart = np.abs(values - reference)
-    out = np.where(apart == 0, 0.0, np.inf)
-    np.divide(apart, np.abs(reference), out=out, where=reference != 0)
-    # What float32 cannot hold is infinite there.
-    with np.errstate(over="ignore"):
-        return out.astype(np.float32)
-
-
-class Differences:
-    """Relative differences of maps from a reference, over images, patches and these maps.
-
-    Parameters
-    ----------
-    reference, others
-        Names of maps.
-    labels, n_classes
-        Of the images, -1 for none.
-    threshold
-        Differences above it are counted.
-
-    Attributes
-    ----------
-    share
-        Share above the threshold, float64 of shape (row, col, mode).
-    share_by_class
-        The same, shape (class, mode); NaN for a class without images.
-    """
-
-    def __init__(
-        self,
-        reference: str,
-        others: Sequence[str],
-        labels: NDArray[np.integer[Any]],
-        n_classes: int,
-        threshold: float,
-    ) -> None:
-        self.features = (reference, *others)
-        self._labels = labels
-        self._threshold = threshold
-        self._n = 0
-        self._by_class = np.zeros(n_classes, np.int64)
-        self._above: Any = 0
-        self._above_by_class: Any = 0
-        self._counts: list[NDArray[np.int64]] = []
-
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        reference = arrays[self.features[0]]
-        labels = self._labels[rows]
-        labelled = labels >= 0
-        member = np.eye(len(self._by_class), dtype=np.int64)[labels[labelled]]
-        for name in self.features[1:]:
-            difference = relative_difference(arrays[name], reference)
-            above = difference > self._threshold
-            self._above = self._above + above.sum(axis=0)
-            of_image = above.sum(axis=(1, 2))[labelled]
-            self._above_by_class = self._above_by_class + member.T @ of_image
-            self._n += len(difference)
-            self._by_class += member.sum(axis=0)
-            place = difference.view(np.int32) >> _DROPPED
-            for mode in range(place.shape[-1]):
-                counts = np.bincount(place[..., mode].reshape(-1))
-                if mode == len(self._counts):
-                    self._counts.append(np.zeros(0, np.int64))
-                held = self._counts[mode]
-                longer = np.zeros(max(len(held), len(counts)), np.int64)
-                longer[: len(held)] += held
-                longer[: len(counts)] += counts
-                self._counts[mode] = longer
-
-    def end_pass(self) -> bool:
-        self.share: Floats = self._above / self._n
-        patches = self.share.shape[0] * self.share.shape[1]
-        of_class = np.maximum(self._by_class, 1)[:, None] * patches
-        self.share_by_class: Floats = np.where(
-            self._by_class[:, None] > 0, self._above_by_class / of_class, np.nan
-        )
-        return False
-
-    def quantile(self, q: float) -> Floats:
-        """Return a quantile by mode, of shape (n_modes,), to 0.2%."""
-        found = []
-        for counts in self._counts:
-            reached = np.cumsum(counts)
-            place = int(np.searchsorted(reached, q * reached[-1]))
-            middle = np.int32((place << _DROPPED) + (1 << (_DROPPED - 1)))
-            value = float(middle.view(np.float32))
-            # The first place holds 0, the one of infinity has no middle.
-            found.append(0.0 if place == 0 else np.inf if np.isnan(value) else value)
-        return np.array(found)
-
-
-class LogCorrelation:
-    """Correlation of the logarithms of two maps over images and patches, by mode.
-
-    Attributes
-    ----------
-    correlation
-        float64 of shape (n_modes,); NaN where one of them is constant or has a value of 0 or less.
-    """
-
-    def __init__(self, first: str, second: str) -> None:
-        self.features = (first, second)
-        self._n = 0
-        self._mean: Any = 0.0
-        self._products: Any = 0.0
-
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        pair = np.stack([logarithm(arrays[name]) for name in self.features])
-        pair = pair.reshape(2, -1, pair.shape[-1])
-        n = pair.shape[1]
-        mean = pair.mean(axis=1)
-        pair -= mean[:, None]
-        apart = mean - self._mean
-        weight = self._n * n / (self._n + n)
-        self._products = (
-            self._products
-            + np.einsum("apm,bpm->abm", pair, pair)
-            + np.einsum("am,bm->abm", apart, apart) * weight
-        )
-        self._mean = self._mean + apart * (n / (self._n + n))
-        self._n += n
-
-    def end_pass(self) -> bool:
-        xx, yy, xy = self._products[0, 0], self._products[1, 1], self._products[0, 1]
-        size = np.sqrt(xx * yy)
-        self.correlation: Floats = np.divide(
-            xy, size, out=np.full(size.shape, np.nan), where=size > 0
-        )
-        return False
+NOISE = 0.05
+"""Share of changed values from which on a map is what rounding makes of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +96,16 @@ class Reliability:
             self.agreement[name] = {
                 scale: passes.share(
                     (NAME, name, scale, self.samples, self.seed),
-                    partial(self._agreement, scale, maps, rows * cols * self.n_modes * 4),
+                    partial(
+                        on_scale,
+                        scale,
+                        maps,
+                        rows * cols * self.n_modes * 4,
+                        store.n_images,
+                        samples=self.samples,
+                        seed=self.seed,
+                        groups=groups_of(store),
+                    ),
                 )
                 for scale in SCALES
             }
@@ -253,136 +122,121 @@ class Reliability:
             self.correlation = passes.share((NAME, *pair), lambda: LogCorrelation(*pair))
         self.repeats = len(passes.repeats) if repeated else 0
 
-    def _agreement(
-        self, scale: str, maps: Sequence[str], bytes_per_image: int
-    ) -> Agreement | RankAgreement:
-        if scale == "rank":
-            return RankAgreement(
-                maps, bytes_per_image, self.store.n_images, samples=self.samples, seed=self.seed
-            )
-        function = logarithm if scale == "logarithm" else raw
-        return Agreement(maps, scale=function, samples=self.samples, seed=self.seed)
-
     def result(self) -> Result:
-        modes = [mode_name(mode, self.n_modes) for mode in range(self.n_modes)]
-        found = {
-            name: {
-                scale: one.found if isinstance(one, RankAgreement) else one
-                for scale, one in scales.items()
-            }
-            for name, scales in self.agreement.items()
-        }
-        columns: dict[str, Columns] = {}
-        arrays: dict[str, NDArray[Any]] = {}
-        values: dict[str, Any] = {"n_repeats": self.repeats}
-        sentences: list[str] = []
-        caveats: list[str] = []
-        by_class: dict[str, Any] = {
+        self.modes = [mode_name(mode, self.n_modes) for mode in range(self.n_modes)]
+        labels = np.asarray(self.store.labels)
+        self.columns: dict[str, Columns] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
+        self.values: dict[str, Any] = {"n_repeats": self.repeats}
+        self.sentences: list[str] = []
+        self.caveats: list[str] = []
+        self.by_class: dict[str, Any] = {
             "class": self.names,
-            "images": np.bincount(
-                np.asarray(self.store.labels)[np.asarray(self.store.labels) >= 0],
-                minlength=len(self.names),
-            ),
+            "images": np.bincount(labels[labels >= 0], minlength=len(self.names)),
         }
-        if found:
-            columns["reliability"] = _agreement_table(found, modes)
-            columns["change"] = _change_table(self.changes, modes)
-            for name, scales in found.items():
-                said, of_map = _agreement_answer(name, scales, modes)
-                change = self.changes[name]
-                of_map |= {
-                    "share_changed": float(change.share.mean()),
-                    "largest_median_change": float(change.quantile(0.5).max()),
-                    "largest_change_99": float(change.quantile(0.99).max()),
-                }
-                share = 100 * of_map["share_changed"]
-                sentences.append(
-                    f"{said}; {share:.2g}% of the values change by more than {CHANGED:.0%} when a "
-                    "matrix changes by one unit in the last place."
-                )
-                mark = "" if name == self.feature else f" {name}"
-                values |= {f"{key}{mark}": value for key, value in of_map.items()}
-                by_class[f"share_changed{mark.replace(' ', '_')}"] = change.share_by_class.mean(
-                    axis=1
-                )
-                arrays[f"share_changed{mark.replace(' ', '_')}"] = change.share
-                for scale, one in scales.items():
-                    arrays[f"reliability_{scale}{mark.replace(' ', '_')}"] = one.reliability
-                caveats += _agreement_caveats(name, scales, modes)
-            caveats.append(
-                f"the measurement and its {self.repeats} repeats count alike; a repeat changes the "
-                "matrix by at most one unit in the last place: what the encoder rounds before it "
-                "is not in it"
-            )
-            ranks = self.agreement[next(iter(found))]["rank"]
-            if isinstance(ranks, RankAgreement) and ranks.stride > 1:
-                caveats.append(f"ranks are places among the values of every {ranks.stride}. image")
+        if self.agreement:
+            self._say_repeats()
         else:
-            sentences.append(
+            self.sentences.append(
                 f"measurement noise of {self.feature} is not known: this store has no repeats."
             )
         if self.exact is not None:
-            rounding = self.rounding
-            columns["rounding"] = {
-                "mode": modes,
-                "median_error": rounding.quantile(0.5),
-                "error_99": rounding.quantile(0.99),
-                "share_within": 1.0 - rounding.share.mean(axis=(0, 1)),
-                "log_correlation": self.correlation.correlation,
-            }
-            arrays["share_within"] = 1.0 - rounding.share
-            by_class["share_within"] = 1.0 - rounding.share_by_class.mean(axis=1)
-            worst = int(rounding.share.mean(axis=(0, 1)).argmax())
-            values |= {
-                "rounding_share_within": float(1.0 - rounding.share.mean()),
-                "rounding_largest_median": float(rounding.quantile(0.5).max()),
-                "rounding_least_log_correlation": float(
-                    np.fmin.reduce(self.correlation.correlation, initial=np.nan)
-                ),
-            }
-            table = columns["rounding"]
-            sentences.append(
-                f"rounding error of {self.feature} against {self.exact}: "
-                f"{values['rounding_share_within']:.1%} of the values are within {WITHIN:.0%}; "
-                f"least in {modes[worst]}, {table['share_within'][worst]:.1%} with a median error "
-                f"of {number(table['median_error'][worst])} and a correlation of logarithms of "
-                f"{number(table['log_correlation'][worst])}."
-            )
+            self._say_rounding(self.exact)
         if self.names:
-            columns["classes"] = by_class
-
-        def share_map(what: str, title: str) -> Any:
-            def draw() -> Figure:
-                from frictionstore.analyses.core import figures
-
-                return figures.mode_maps(arrays[what], title, "share of the values")
-
-            return draw
-
-        drawn = {
-            "share_changed": share_map(
-                "share_changed",
-                f"{self.feature}: share of values that a repeat changes by more than {CHANGED:.0%}",
-            ),
-            "share_within": share_map(
-                "share_within", f"{self.feature}: share of values within {WITHIN:.0%} of exact"
-            ),
+            self.columns["classes"] = self.by_class
+        titles = {
+            "share_changed": f"{self.feature}: share of values that a repeat changes by more than "
+            f"{CHANGED:.0%}",
+            "share_within": f"{self.feature}: share of values within {WITHIN:.0%} of exact",
         }
+        shown = ("reliability", "change", "rounding")
         return Result(
             analysis=NAME,
             feature=self.feature,
             question=QUESTION,
-            columns=columns,
-            arrays=arrays,
-            values=values,
+            columns=self.columns,
+            arrays=self.arrays,
+            values=self.values,
             notebook={},
             parameters={"samples": self.samples, "changed": CHANGED, "within": WITHIN},
             seed=self.seed,
-            sentences=sentences,
-            caveats=caveats,
+            sentences=self.sentences,
+            caveats=self.caveats,
             provenance=provenance(self.store),
-            figures={name: draw for name, draw in drawn.items() if name in arrays},
-            shown=tuple(name for name in ("reliability", "change", "rounding") if name in columns),
+            figures={
+                name: drawn("mode_maps", self.arrays[name], title, "share of the values")
+                for name, title in titles.items()
+                if name in self.arrays
+            },
+            shown=tuple(name for name in shown if name in self.columns),
+        )
+
+    def _say_repeats(self) -> None:
+        """What the repeats say of the map, and of its exact counterpart where that has some."""
+        found = {
+            name: {scale: one.found for scale, one in scales.items()}
+            for name, scales in self.agreement.items()
+        }
+        self.columns["reliability"] = _agreement_table(found, self.modes)
+        self.columns["change"] = _change_table(self.changes, self.modes)
+        for name, scales in found.items():
+            said, of_map = _agreement_answer(name, scales, self.modes)
+            change = self.changes[name]
+            of_map |= {
+                "share_changed": float(change.share.mean()),
+                "largest_median_change": float(change.quantile(0.5).max()),
+                "largest_change_99": float(change.quantile(0.99).max()),
+            }
+            share = 100 * of_map["share_changed"]
+            lead = f"rounding decides {name}: " if share > 100 * NOISE else ""
+            self.sentences.append(
+                f"{lead}{said}; {share:.2g}% of the values change by more than {CHANGED:.0%} when "
+                "a matrix changes by one unit in the last place."
+            )
+            mark = "" if name == self.feature else f" {name}"
+            self.values |= {f"{key}{mark}": value for key, value in of_map.items()}
+            mark = mark.replace(" ", "_")
+            self.by_class[f"share_changed{mark}"] = change.share_by_class.mean(axis=1)
+            self.arrays[f"share_changed{mark}"] = change.share
+            for scale, one in scales.items():
+                self.arrays[f"reliability_{scale}{mark}"] = one.reliability
+            self.caveats += _agreement_caveats(name, scales, self.modes)
+        self.caveats.append(
+            f"the measurement and its {self.repeats} repeats count alike; a repeat changes the "
+            "matrix by at most one unit in the last place: what the encoder rounds before it "
+            "is not in it"
+        )
+        ranks = self.agreement[next(iter(found))]["rank"]
+        if isinstance(ranks, RankAgreement) and ranks.stride > 1:
+            self.caveats.append(f"ranks are places among the values of every {ranks.stride}. image")
+
+    def _say_rounding(self, exact: str) -> None:
+        """How far the map is from what it is without rounding."""
+        rounding = self.rounding
+        table: dict[str, Any] = {
+            "mode": self.modes,
+            "median_error": rounding.quantile(0.5),
+            "error_99": rounding.quantile(0.99),
+            "share_within": 1.0 - rounding.share.mean(axis=(0, 1)),
+            "log_correlation": self.correlation.correlation,
+        }
+        self.columns["rounding"] = table
+        self.arrays["share_within"] = 1.0 - rounding.share
+        self.by_class["share_within"] = 1.0 - rounding.share_by_class.mean(axis=1)
+        worst = int(rounding.share.mean(axis=(0, 1)).argmax())
+        self.values |= {
+            "rounding_share_within": float(1.0 - rounding.share.mean()),
+            "rounding_largest_median": float(rounding.quantile(0.5).max()),
+            "rounding_least_log_correlation": float(
+                np.fmin.reduce(self.correlation.correlation, initial=np.nan)
+            ),
+        }
+        self.sentences.append(
+            f"rounding error of {self.feature} against {exact}: "
+            f"{self.values['rounding_share_within']:.1%} of the values are within {WITHIN:.0%}; "
+            f"least in {self.modes[worst]}, {table['share_within'][worst]:.1%} with a median error "
+            f"of {number(table['median_error'][worst])} and a correlation of logarithms of "
+            f"{number(table['log_correlation'][worst])}."
         )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import require_several
 from frictionstore.analyses.core.passes import THREADS, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result
 from frictionstore.analyses.core.source import (
@@ -25,10 +26,11 @@ from frictionstore.analyses.core.source import (
 from frictionstore.analyses.probe.held import FloorProbe, HeldProbe
 from frictionstore.analyses.probe.lifts import lifts_of, to_fit
 from frictionstore.analyses.probe.notebook import NotebookProbe
-from frictionstore.analyses.probe.results import NAME, default_result, notebook_result
-from frictionstore.analyses.probe.ridge import stratified_folds
+from frictionstore.analyses.probe.notebook_results import NAME, notebook_result
+from frictionstore.analyses.probe.results import default_result
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.probe.streamed import StreamedProbe
+from frictionstore.analyses.stats.folds import folds_of
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -213,8 +215,13 @@ class RidgeProbe:
                 f"{printable(self.store.name)} has {n_labelled}: use fewer folds"
             )
         rng = np.random.default_rng(self.seed)
-        folds = stratified_folds(labels, self.folds, rng)
-        return Split(labels, folds, self.folds, self.classes.n)
+        groups = self.classes.groups
+        if groups is not None:
+            require_several(
+                self.store, NAME, self.classes.names, labels, groups, at_least=self.folds
+            )
+        folds = folds_of(labels, groups, self.folds, rng)
+        return Split(labels, folds, self.folds, self.classes.n, groups)
 
     def _some_images(self) -> Split:
         """Return the split of as many images as floors are measured on."""
@@ -223,7 +230,7 @@ class RidgeProbe:
         chosen = rng.permutation(taking)[:FLOOR_IMAGES]
         folds = np.full(len(self.split.folds), -1, np.int64)
         folds[chosen] = self.split.folds[chosen]
-        return Split(self.split.labels, folds, self.folds, self.classes.n)
+        return Split(self.split.labels, folds, self.folds, self.classes.n, self.classes.groups)
 
     def _draw_notebook(self) -> Split:
         """Return the notebook's split: 0 for what it tests, 1 for what it trains on."""
@@ -276,7 +283,7 @@ def ridge_probe(
     features
         Feature sets: maps, or maps joined with "+", as a list or separated by commas.
     folds
-        Number of stratified folds, at least 2.
+        Number of stratified folds, at least 2; of whole groups where images belong together.
     permutations
         Shufflings of the labels within folds, refitted each time, for the baseline; 0 for none.
     seed

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -26,7 +27,7 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import mean_interval
+from frictionstore.analyses.stats.intervals import mean_interval, share_interval
 from frictionstore.analyses.stats.joint_moran import JOINT_SHUFFLES, MANY, JointResult
 from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weights
 from frictionstore.analyses.stats.moran import FEW, MoranTest
@@ -58,6 +59,13 @@ class Found:
     correlogram: Correlogram | None
     q: dict[Contiguity, Floats]
     constant: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
+
+    def interval(self, of_images: Floats) -> tuple[float, float, float]:
+        """Return the mean over images and its interval, where it is finite."""
+        there = np.isfinite(of_images)
+        groups = None if self.groups is None else self.groups[there]
+        return mean_interval(of_images[there], groups=groups)
 
     @property
     def varying(self) -> NDArray[np.int64]:
@@ -69,15 +77,15 @@ class Found:
         return [mode_name(int(mode), len(self.constant)) for mode in modes]
 
 
-def found_in(rows: SpatialRows) -> Found:
-    """Return what follows from the rows of all images."""
+def found_in(rows: SpatialRows, groups: NDArray[np.int64] | None = None) -> Found:
+    """Return what follows from the rows of all images, which may belong together in groups."""
     std = np.sqrt(rows.variance)
     cv = np.divide(std, rows.mean, out=np.full(std.shape, np.nan), where=rows.mean != 0)
     cv[std == 0] = 0.0
     q = {n: permutation.benjamini_hochberg(one["p"], axis=0) for n, one in rows.moran.items()}
     return Found(
         rows.mean, rows.variance, cv, rows.moran, rows.joint, rows.own, rows.local,
-        rows.correlogram, q, rows.constant,
+        rows.correlogram, q, rows.constant, groups,
     )  # fmt: skip
 
 
@@ -117,7 +125,8 @@ class SpatialCV:
 
     def result(self) -> Result:
         tails = caveats.heavy_tail(self._asked.feature, self._moments.everything)
-        return _result(self._asked, found_in(self._rows), tails, self._store)
+        found = found_in(self._rows, groups_of(self._store))
+        return _result(self._asked, found, tails, self._store)
 
 
 def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
@@ -127,7 +136,7 @@ def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
         for name in CONTIGUITIES:
             of_maps = found.moran[name]
             i = of_maps["i"][:, m]
-            mean, low, high = mean_interval(i[np.isfinite(i)])
+            mean, low, high = found.interval(i)
             row |= {f"moran_{name}": mean, f"moran_{name}_low": low, f"moran_{name}_high": high}
             if found.joint:
                 joint = found.joint[name]
@@ -141,7 +150,7 @@ def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
             row[f"share_significant_{name}"] = _share(found.q[name][:, m], asked.alpha)
             row[f"z_{name}"] = _mean(of_maps["z"][:, m])
         cv = found.cv[:, m][np.isfinite(found.cv[:, m])]
-        mean, low, high = mean_interval(cv)
+        mean, low, high = found.interval(found.cv[:, m])
         row |= {"cv": mean, "cv_low": low, "cv_high": high}
         row["cv_std"] = float(cv.std(ddof=1)) if cv.size > 1 else np.nan
         row["cv_median"] = float(np.median(cv)) if cv.size else np.nan
@@ -207,7 +216,7 @@ def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dic
     # Over all modes, 0 for a map that does not vary: a mode that was constant but for one patch
     # then counts as it did.
     per_image = found.cv.mean(axis=1)
-    mean, low, high = mean_interval(per_image[np.isfinite(per_image)])
+    mean, low, high = found.interval(per_image)
     shuffles = JOINT_SHUFFLES if asked.permutations else 0
     values: dict[str, Any] = {
         "mean_cv": mean,
@@ -225,6 +234,11 @@ def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dic
         values[f"n_tested_{name}"] = int(np.isfinite(tested).sum())
         values[f"n_significant_{name}"] = int((tested <= asked.alpha).sum())
         values[f"share_significant_{name}"] = _share(tested, asked.alpha)
+        if found.groups is not None:
+            there = np.isfinite(tested)
+            of_maps = np.broadcast_to(found.groups[:, None], tested.shape)[there]
+            ends = share_interval(tested[there] <= asked.alpha, of_maps)
+            values |= dict(zip((f"share_{name}_low", f"share_{name}_high"), ends, strict=True))
         if found.joint:
             values[f"p_mean_moran_{name}"] = found.joint[name].overall_p
         if found.own:

@@ -33,20 +33,17 @@ from frictionstore.analyses.closing_table import (
 )
 from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
-from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE, RELIABLE
+from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import require_same
+from frictionstore.analyses.core.leading import FRICTION, default_features, leading, probe_sets
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.saved import RELIABILITY, is_about, read_saved
 from frictionstore.analyses.core.saved_files import reading
 from frictionstore.analyses.core.source import (
-    EXACT,
-    LOG,
     NOTEBOOK_IMAGES,
     MapStore,
-    is_repeated,
-    logarithm_of,
-    maps_over_patches,
     measured_map,
 )
 from frictionstore.analyses.core.terminal import interval_text, number, p_text
@@ -64,80 +61,9 @@ from frictionstore.analyses.stats import permutation
 from frictionstore.text import printable
 
 NAME = "summary"
-FRICTION = "friction"
 QUESTION = "What did the notebook conclude, and how sure is each number?"
 LEVEL = 0.05
 """Level of the summary's claims, after Holm's procedure over all its p-values."""
-
-
-def default_features(store: MapStore) -> list[str]:
-    """Return the maps that are analysed if none is named, the one to lead with first.
-
-    That is friction without its rounding where the store has it, else friction as it was measured;
-    or its logarithm, where repeats say that the raw values are not reliable. A matrix whose
-    eigenvalues nearly repeat has values that no arithmetic makes stable. The other is friction as
-    it was measured.
-    """
-    maps = maps_over_patches(store)
-    if FRICTION not in maps:
-        return maps[:1]
-    form = f"{FRICTION}{EXACT}" if f"{FRICTION}{EXACT}" in maps else FRICTION
-    # Where only friction itself was repeated, that says which values nearly repeat.
-    known = next((name for name in (form, FRICTION) if is_repeated(store, name)), None)
-    if known is not None and _least_reliability(store, known) < RELIABLE:
-        form = f"{LOG}{form}"
-    return list(dict.fromkeys([form, FRICTION]))
-
-
-def _least_reliability(store: MapStore, name: str) -> float:
-    """Return the reliability of raw values, the smallest of the modes; NaN if there is none."""
-    passes = Passes(store)
-    agreement = passes.agreement(name)
-    try:
-        passes.run()
-    except AnalysisError:
-        return math.nan  # each analysis meets it again, and says so
-    return agreement.least
-
-
-def _leading(facts: Sequence[Facts]) -> str:
-    """Return the default feature to lead with among those that there are results about."""
-    there = {fact["feature"] for fact in facts}
-    exact = f"{FRICTION}{EXACT}"
-    form = exact if {exact, f"{LOG}{exact}"} & there else FRICTION
-    measured: Facts = next(
-        (
-            fact["values"]
-            for fact in facts
-            if fact["analysis"] == RELIABILITY and fact["feature"] == FRICTION
-        ),
-        {},
-    )
-    raw = "least_reliability_raw"
-    least = measured.get(f"{raw} {form}", measured.get(raw))
-    if least is not None and least < RELIABLE and f"{LOG}{form}" in there:
-        return f"{LOG}{form}"
-    return form if form in there else FRICTION
-
-
-def probe_sets(store: MapStore, feature: str) -> tuple[str, ...]:
-    """Return the feature sets that the probe compares in a summary of a feature.
-
-    S, friction and settle as far as the store has them, the feature if it is none of these, and
-    all joined. Where the feature is the logarithm of one of them it takes that one's place, and
-    where it is one without rounding the others are taken without it too.
-    """
-    base = feature if feature in store.maps else logarithm_of(feature) or feature
-    exact = EXACT if base.endswith(EXACT) else ""
-    forms = [
-        f"{name}{exact}" if f"{name}{exact}" in store.maps else name
-        for name in ("S", "friction", "settle")
-        if name in store.maps
-    ]
-    names = [feature if name == base else name for name in forms]
-    if feature not in names:
-        names.append(feature)
-    return (*names, "+".join(names)) if len(names) > 1 else tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,7 +368,7 @@ def summary(
         facts: list[dict[str, Any]] = read_saved(folder)
         facts = [fact for fact in facts if fact["parameters"].get("classes") == selected]
         if feature is None:
-            feature = _leading(facts)
+            feature = leading(facts)
         facts = read_saved(folder, feature=feature, classes=selected) + [
             fact
             for fact in facts
@@ -462,10 +388,11 @@ def summary(
             f"{where} are of a store with digest {sorted(digests - {store.digest})[0][:12]} and "
             f"{printable(store.name)} has {store.digest[:12]}: analyse this store first"
         )
+    require_same(store, (fact["parameters"].get("image_groups") for fact in facts), where)
     # Figures that a changed file lacks, or that are none; those of results in memory are there.
     with reading(folder) if folder else nullcontext():
         if feature is None:
-            feature = _leading(facts)
+            feature = leading(facts)
         raw = _raw(facts, feature)
         made = summarise(_about(facts, feature), store, seeds[0] if seeds else seed, feature, raw)
     return recorded(made, store)

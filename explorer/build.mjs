@@ -12,7 +12,7 @@ const flag = process.argv.indexOf("--out");
 const out =
   flag > 0 ? resolve(process.argv[flag + 1]) : join(here, "..", "frictionstore", "explorer_page");
 
-/** zarrita's compressors would add a megabyte and need eval; src/store.ts registers its own. */
+/** zarrita's compressors would add a megabyte and need eval; src/codecs.ts registers its own. */
 const withoutUnusedCodecs = {
   name: "without-unused-codecs",
   setup(bundle) {

@@ -48,10 +48,13 @@ ALLOWED = {
     "frictionstore.cores": "how many threads share the work",
     "frictionstore.version": "who made a report",
     "frictionstore.format.schema": "which maps there are",
+    "frictionstore.format.groups": "which images belong together, from a CSV file",
     "frictionstore.format.fingerprint": "a request's leaves, for the report's facts",
     "frictionstore.io.aside": "a folder of results gets its place when it is whole",
     "frictionstore.io.durable": "a report is written as a store is: whole or not at all",
     "frictionstore.io.locate": "no result is written into a store",
+    "frictionstore.check.agreement": "reliability, which diff computes of two stores",
+    "frictionstore.check.changes": "how far values moved, likewise",
     "frictionstore.cli.group": "the commands explain errors as the others do",
     "frictionstore.cli.options": "the commands take the options that the others take",
 }

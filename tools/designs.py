@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,21 +51,8 @@ def classes_store(
 
 def tests_of_classes(seed: int, sizes: Sequence[int], **design: float) -> Counts:
     """Return which tests call the classes of a store different at 5%."""
-    store = classes_store(seed, sizes, **design)
-    asked: dict[str, Any] = {"feature": "S", "permutations": PERMUTATIONS, "seed": seed}
-    f = analyses.f_statistic(store, **asked)
-    d = analyses.class_distance(store, splits=2, **asked)
+    f, d, p = _tests(classes_store(seed, sizes, **design), seed)
     old = false_discovery_control(f.p.reshape(-1))
-    p = {
-        "family-wise, F": f.values["family_wise_p"],
-        "family-wise, Welch's F": f.values["welch_family_wise_p"],
-        "family-wise, TFCE": f.values["tfce_family_wise_p"],
-        "family-wise, cluster mass": f.values["mass_family_wise_p"],
-        "mean distance": d.values["p_mean_distance"],
-        "PERMANOVA": d.values["p_pseudo_f"],
-        "PERMANOVA, Welch's": d.values["p_welch_f"],
-        "PERMDISP": d.values["p_dispersion"],
-    }
     return {
         "any q <= 0.05, p of the F distribution (before)": bool((old <= 0.05).any()),
         "any q <= 0.05, permutation p": bool((f.q <= 0.05).any()),
@@ -74,6 +62,64 @@ def tests_of_classes(seed: int, sizes: Sequence[int], **design: float) -> Counts
             for one in (f, d)
         ),
     }
+
+
+def _tests(
+    store: analyses.MemoryStore, seed: int
+) -> tuple[analyses.Result, analyses.Result, dict[str, float]]:
+    """Return what f-statistic and class-distance find, and the p of their tests."""
+    asked: dict[str, Any] = {"feature": "S", "permutations": PERMUTATIONS, "seed": seed}
+    f = analyses.f_statistic(store, **asked)
+    d = analyses.class_distance(store, splits=2, **asked)
+    return f, d, {
+        "family-wise, F": f.values["family_wise_p"],
+        "family-wise, Welch's F": f.values["welch_family_wise_p"],
+        "family-wise, TFCE": f.values["tfce_family_wise_p"],
+        "family-wise, cluster mass": f.values["mass_family_wise_p"],
+        "mean distance": d.values["p_mean_distance"],
+        "PERMANOVA": d.values["p_pseudo_f"],
+        "PERMANOVA, Welch's": d.values["p_welch_f"],
+        "PERMDISP": d.values["p_dispersion"],
+    }  # fmt: skip
+
+
+def photographs_store(
+    seed: int, photographs: int, crops: int | None, *, groups: bool = True, effect: float = 0.0
+) -> analyses.MemoryStore:
+    """Return crops of photographs, so many of each of two classes, `effect` apart everywhere.
+
+    The class is the photograph's. Crops of one photograph correlate by 0.1 at every position.
+    Without a number of `crops` photographs have 5 to 40, at random.
+    """
+    rng = np.random.default_rng(seed)
+    count = 2 * photographs
+    sizes = rng.integers(5, 41, count) if crops is None else np.full(count, crops)
+    photograph = rng.permutation(np.repeat(np.arange(count), sizes))
+    shape = (6, 6, 2)
+    common = rng.normal(size=(count, *shape))[photograph]
+    own = rng.normal(size=(len(photograph), *shape))
+    values = 5.0 + np.sqrt(0.1) * common + np.sqrt(0.9) * own
+    values += effect * (photograph % 2)[:, None, None, None]
+    return analyses.MemoryStore(
+        {"S": values}, labels=photograph % 2, class_names=["a", "b"],
+        groups=photograph if groups else None,
+    )  # fmt: skip
+
+
+def tests_of_photographs(seed: int, *design: Any, **options: Any) -> Counts:
+    """Return which tests call classes of photographs different at 5%; or that all refuse."""
+    store = photographs_store(seed, *design, **options)
+    asked: dict[str, Any] = {"permutations": PERMUTATIONS, "seed": seed}
+    try:
+        _, d, p = _tests(store, seed)
+    except analyses.AnalysisError:
+        with suppress(analyses.AnalysisError):
+            analyses.ridge_probe(store, features=["S"], **asked)
+            return {}
+        return {"refused": True}
+    p["ridge-probe"] = analyses.ridge_probe(store, features=["S"], **asked).table["p"][0]
+    counts = {name: bool(one <= 0.05) for name, one in p.items()}
+    return counts | {"mean crossnobis distance above 0": d.values["mean_crossnobis"] > 0}
 
 
 def no_position_effect(seed: int, smooth: float = 0.0) -> Counts:
@@ -197,6 +243,10 @@ def _classes(sizes: Sequence[int], **design: float) -> Callable[[int], Counts]:
     return lambda seed: tests_of_classes(seed, sizes, **design)
 
 
+def _photographs(*design: Any, **options: Any) -> Callable[[int], Counts]:
+    return lambda seed: tests_of_photographs(seed, *design, **options)
+
+
 VERDICTS = f"notebook verdicts: {DESIGN}"
 DESIGNS: dict[str, Callable[[int], Counts]] = {
     "3 classes of 20, normal": _classes((20, 20, 20)),
@@ -209,6 +259,11 @@ DESIGNS: dict[str, Callable[[int], Counts]] = {
     "images share a smooth map": common_map,
     "means of heavy tails (log sd 2.5)": heavy_means,
     "accuracy of the model fitted to all of 100 images": probe,
+    "2 photographs of 60 crops, groups not said": _photographs(1, 60, groups=False),
+    "2 photographs of 60 crops": _photographs(1, 60),
+    "12 photographs of 20 crops, groups not said": _photographs(6, 20, groups=False),
+    "12 photographs of 20 crops": _photographs(6, 20),
+    "12 photographs of 5 to 40 crops": _photographs(6, None),
     VERDICTS: verdicts,
 }
 

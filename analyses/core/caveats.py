@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,6 +73,19 @@ def notebook(n_images: int) -> list[str]:
     return [
         f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: figures that are "
         f"called the notebook's are of these, all others of the {n_images} images"
+    ]
+
+
+def independence(n_images: int, groups: Mapping[str, Any] | None) -> list[str]:
+    """Return the sentence that says which images are taken as independent of each other."""
+    if groups is None:
+        return [
+            "images are taken as independent of each other: if some belong together (crops of one "
+            "photograph, several of one subject), say so with --groups"
+        ]
+    return [
+        f"images of one group are not taken as independent ({n_images} images in "
+        f"{groups['count']} groups): tests, folds and intervals are by whole groups"
     ]
 
 

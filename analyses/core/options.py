@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from click.core import ParameterSource
@@ -31,6 +31,8 @@ class Target:
     as_json: bool
     draw: bool
     verify: bool = False
+    overwrite: bool = False
+    groups: Path | None = None
 
     @functools.cached_property
     def opened(self) -> MapStore:
@@ -38,6 +40,11 @@ class Target:
         from frictionstore.analyses.core.source import SelectedClasses
 
         store: MapStore = opened(self.store, self.verify)
+        if self.groups is not None:
+            from frictionstore.analyses.core.groups import WithGroups
+            from frictionstore.format.groups import read_groups
+
+            store = cast("MapStore", WithGroups(store, read_groups(self.groups)))
         return store if self.classes is None else SelectedClasses(store, self.classes)
 
     def open(self) -> MapStore:
@@ -56,7 +63,7 @@ class Target:
         if self.out is not None:
             from frictionstore.analyses.core.saved import check_folder
 
-            check_folder(self.out, self.opened.digest)
+            check_folder(self.out, None if self.overwrite else self.opened.digest)
 
     def emit(self, results: Sequence[Result], *, brief: bool = False) -> None:
         """Print results and save them where that was asked for.
@@ -80,7 +87,7 @@ class Target:
             show("\n\n".join(text(result) for result in results))
         if self.out is not None:
             count = earlier_results(self.out, results)
-            folder = save_all(results, self.out, figures=self.draw)
+            folder = save_all(results, self.out, figures=self.draw, overwrite=self.overwrite)
             instead = f" instead of {count} earlier of the same analysis and map" if count else ""
             show(f"saved in {printable(folder)}{instead}", err=self.as_json)
 
@@ -130,10 +137,17 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Use only images of these classes.",
     )
     @click.option(
+        "--groups",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.csv",
+        help="Which images belong together (columns id and group), instead of the store's groups.",
+    )
+    @click.option(
         "--out",
         type=click.Path(path_type=Path, file_okay=False),
         help="Save tables, arrays and figures in this folder.",
     )
+    @click.option("--overwrite", is_flag=True, help="Replace results of another store in --out.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
     @verify_option
     @click.option("--figures/--no-figures", "draw", default=True, help="Draw figures with --out.")
@@ -141,13 +155,16 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
     def command(
         store: str,
         classes: tuple[str, ...] | None,
+        groups: Path | None,
         out: Path | None,
         as_json: bool,
         draw: bool,
         verify: bool,
+        overwrite: bool,
         **kwargs: Any,
     ) -> Any:
-        return function(target=Target(store, classes, out, as_json, draw, verify), **kwargs)
+        target = Target(store, classes, out, as_json, draw, verify, overwrite, groups)
+        return function(target=target, **kwargs)
 
     return command
 

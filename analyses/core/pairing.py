@@ -4,13 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.source import MapStore, class_labels
+from frictionstore.analyses.core.groups import groups_of
+from frictionstore.analyses.core.source import (
+    MapStore,
+    class_labels,
+    maps_over_patches,
+    require_feature,
+    require_grid,
+)
 from frictionstore.text import listed, printable
+
+DEFAULT_FEATURES = ("S", "friction", "settle")
+
+
+@dataclass
+class Pair:
+    """Two features to compare: each of a store, by its number."""
+
+    name: str
+    first: tuple[int, str]
+    second: tuple[int, str]
+
+    @property
+    def sides(self) -> tuple[tuple[int, str], tuple[int, str]]:
+        """Both."""
+        return self.first, self.second
 
 
 @dataclass(frozen=True)
@@ -29,6 +53,8 @@ class Common:
         Names of classes with 2 common images or more, and the class of every common image or -1.
     said
         What has to be known of labels.
+    groups
+        Group of every common image in the first store that has groups, None if none has.
     """
 
     places: list[NDArray[np.int64]]
@@ -37,6 +63,7 @@ class Common:
     classes: list[str]
     labels: NDArray[np.int64]
     said: list[str]
+    groups: NDArray[np.int64] | None
 
     def of_rows(self, which: int, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what is known of common images for a store's rows, -1 for its other images."""
@@ -84,7 +111,19 @@ def common_images(stores: Sequence[MapStore], analysis: str, *, at_least: int) -
         place[[of[one] for one in paired]] = np.arange(len(paired))
         places.append(place)
     only = [[one for one in of if one not in shared] for of in rows]
-    return Common(places, only, paired, *_classes(stores, places))
+    return Common(places, only, paired, *_classes(stores, places), _groups(stores, places))
+
+
+def _groups(
+    stores: Sequence[MapStore], places: Sequence[NDArray[np.int64]]
+) -> NDArray[np.int64] | None:
+    for store, place in zip(stores, places, strict=True):
+        groups = groups_of(store)
+        if groups is not None:
+            of_image = np.empty(int(place.max()) + 1, np.int64)
+            of_image[place[place >= 0]] = groups[place >= 0]
+            return of_image
+    return None
 
 
 def _classes(
@@ -112,3 +151,27 @@ def _classes(
         said.append(f"classes with one common image count as unlabelled: {listed(small, 8)}")
     number_of = {name: c for c, name in enumerate(classes)}
     return classes, np.array([number_of.get(one, -1) for one in named[0]], np.int64), said
+
+
+def chosen_pairs(stores: Sequence[MapStore], features: Sequence[str], analysis: str) -> list[Pair]:
+    """Return the pairs of features that are asked for, or those that there are."""
+    features = tuple(dict.fromkeys(features))
+    if not features:
+        usable = [name for name in maps_over_patches(stores[0])
+                  if all(name in maps_over_patches(store) for store in stores[1:])]  # fmt: skip
+        features = [name for name in DEFAULT_FEATURES if name in usable] or usable[:1]
+        if not features:
+            names = [f"{printable(s.name)}: {listed(maps_over_patches(s), 8)}" for s in stores]
+            raise AnalysisError(f"{analysis} needs a map that both stores hold; {'; '.join(names)}")
+    for store in stores:
+        require_grid(store, analysis)
+        for feature in features:
+            require_feature(store, feature)
+    if len(stores) > 1:
+        return [Pair(feature, (0, feature), (1, feature)) for feature in features]
+    if len(features) < 2:
+        raise AnalysisError(
+            f"{analysis} needs something to compare {printable(features[0])} with: name another "
+            "store, or another map with --feature"
+        )
+    return [Pair(f"{a} and {b}", (0, a), (0, b)) for a, b in combinations(features, 2)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core.agreement import Agreement
+from frictionstore.analyses.core import caveats, groups
 from frictionstore.analyses.core.derived import AT, NOISY, Derived, n_repeats, repeat_of
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
@@ -25,6 +25,7 @@ from frictionstore.analyses.core.source import (
     is_repeated,
     stored_maps,
 )
+from frictionstore.check.agreement import Agreement
 from frictionstore.cores import cores
 from frictionstore.progress import progress_bar
 from frictionstore.text import listed, printable
@@ -275,7 +276,11 @@ def recorded(result: Result, store: MapStore) -> Result:
     selected = getattr(store, "selected_classes", None)
     if selected is not None:
         result.parameters["classes"] = list(selected)
+    found = groups.described(store)
+    if found is not None:
+        result.parameters["image_groups"] = found
     result.caveats[:0] = getattr(store, "caveats", list)()
+    result.caveats += caveats.independence(store.n_images, found)
     return result
 
 
@@ -344,6 +349,11 @@ class ClassMoments:
         labels = self._labels[rows]
         groups = np.where(labels < 0, self._n_classes, labels)
         self._moments.update(arrays[self._feature], groups)
+
+    def variances(self) -> NDArray[np.float64]:
+        """Return the variance of each class, summed over positions and modes."""
+        of = self.by_class
+        return np.asarray(of.m2.reshape(of.n_groups, -1).sum(axis=1) / (of.count - 1.0))
 
     def end_pass(self) -> bool:
         all_groups = self._moments.as_arrays()

@@ -24,6 +24,7 @@ from frictionstore.io.aside import (
     put_instead,
     remove_seen,
     seen,
+    take_away,
 )
 from frictionstore.io.durable import write_atomic
 from frictionstore.io.locate import refuse_inside_store
@@ -108,12 +109,14 @@ def save_all(
     folder: str | os.PathLike[str],
     *,
     figures: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Write several results into one folder, a sub-folder each, and an index of their answers.
 
     What else lies in the folder stays: results of other analyses, maps and classes, a report, files
-    of any kind. An earlier result of the same analysis and map is replaced. The same result given
-    twice is saved once; different ones of one analysis and map get a sub-folder each.
+    of any kind. An earlier result of the same analysis and map is replaced; with `overwrite` all
+    results of other stores are. The same result given twice is saved once; different ones of one
+    analysis and map get a sub-folder each.
 
     Raises
     ------
@@ -134,12 +137,21 @@ def save_all(
             return folder
         known = {place: _keep_others(place, new / place.name) for place in places}
         earlier = _read_index(folder)
+        digest = results[0].provenance["digest"]
+        others = {
+            path: seen(path, _written(path))
+            for path, of in (_read_all(folder) if overwrite else ())
+            if of["provenance"]["digest"] != digest and path not in places
+        }
         for place in places:
             put_instead(new / place.name, place, known[place])
-        _write_index(folder, places, earlier)
+        gone = {path.name for path in others}
+        _write_index(folder, places, [one for one in earlier if one["folder"] not in gone])
+        for path, there in others.items():
+            take_away(path, there)
         if (folder / RESULT_FILE).is_file():  # a result alone in the folder
-            there = identity(_read_result(folder / RESULT_FILE))
-            if any(result.identity == there for result in results):
+            alone = identity(_read_result(folder / RESULT_FILE))
+            if any(result.identity == alone for result in results):
                 remove_seen(folder, seen(folder, _written(folder)))
     return folder
 
@@ -226,8 +238,8 @@ def check_folder(folder: Path, digest: str | None = None) -> None:
         if found is not None:
             raise AnalysisError(
                 f"{name} holds results of a store with digest {printable(found['digest'])[:12]} "
-                f"({printable(found['store'])}) and this one has {digest[:12]}: name another "
-                "folder, or delete that one"
+                f"({printable(found['store'])}) and this one has {digest[:12]}: replace them with "
+                "'frictionstore analyze all STORE --out FOLDER --overwrite', or name another folder"
             )
 
 

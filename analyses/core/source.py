@@ -5,15 +5,20 @@ The checks that every analysis makes on its input live here: labels, classes, gr
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import (
+    arrangements,
+    few_arrangements,
+    groups_of,
+    require_several,
+)
 from frictionstore.text import did_you_mean, listed, printable
 
 MAP_DIMS = {"image", "row", "col", "mode"}
@@ -64,67 +69,6 @@ class MapStore(Protocol):
     def iter_chunks(
         self, names: Sequence[str], batch: int | None = None, threads: int | None = None
     ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]: ...
-
-
-class MemoryStore:
-    """Maps in memory with a store's interface: for arrays that are not in a store, and for tests.
-
-    Parameters
-    ----------
-    maps
-        Map name to array of shape (image, row, col, mode) or (image, row, col); mode 0 the
-        largest.
-    labels
-        Integer array of shape (image,), -1 for none; None for no labels at all.
-    class_names, image_ids, name
-        As in a store.
-    batch
-        Images per chunk.
-    """
-
-    def __init__(
-        self,
-        maps: Mapping[str, ArrayLike],
-        *,
-        labels: ArrayLike | None = None,
-        class_names: Sequence[str] = (),
-        image_ids: Sequence[str] | None = None,
-        name: str = "memory",
-        batch: int = 256,
-    ) -> None:
-        self._maps = {key: np.asarray(value) for key, value in maps.items()}
-        first = next(iter(self._maps.values()))
-        n = len(first)
-        self.name = name
-        self.fingerprint = ""
-        self.class_names = list(class_names)
-        self.labels = np.full(n, -1, np.int32) if labels is None else np.asarray(labels, np.int32)
-        self.image_ids = np.asarray(
-            [str(i) for i in range(n)] if image_ids is None else list(image_ids)
-        )
-        self.n_images = n
-        self.grid = (int(first.shape[1]), int(first.shape[2]))
-        self.n_modes = max((a.shape[3] for a in self._maps.values() if a.ndim == 4), default=1)
-        self.maps = tuple(self._maps)
-        self._batch = batch
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the maps and labels."""
-        digest = hashlib.sha256(self.labels.tobytes())
-        for name in sorted(self._maps):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self._maps[name]).tobytes())
-        return digest.hexdigest()
-
-    def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """Yield slices of images, in order, with those maps."""
-        step = self._batch if batch is None else batch
-        for start in range(0, self.n_images, step):
-            rows = slice(start, min(start + step, self.n_images))
-            yield rows, {name: self._maps[name][rows] for name in names}
 
 
 def logarithm_of(feature: str) -> str | None:
@@ -198,6 +142,10 @@ class SelectedClasses:
                 f"{where} has no image of {listed(self.selected_classes)}: name another class"
             )
         self.image_ids = np.asarray(store.image_ids)[self._chosen]
+        groups = groups_of(store)
+        self.groups = None if groups is None else groups[self._chosen]
+        self.group_names = getattr(store, "group_names", [])
+        self.groups_sha256 = getattr(store, "groups_sha256", None)
         self.name, self.digest, self.fingerprint = store.name, store.digest, store.fingerprint
         self.grid, self.n_modes, self.maps = store.grid, store.n_modes, store.maps
 
@@ -287,11 +235,14 @@ class Classes:
         int64 array of shape (n_images,), -1 for images without a label.
     counts
         int64 array of shape (n_classes,): images of each class.
+    groups
+        int64 array of shape (n_images,), None where every image is taken as independent.
     """
 
     names: list[str]
     labels: NDArray[np.int64]
     counts: NDArray[np.int64]
+    groups: NDArray[np.int64] | None = None
 
     @property
     def n(self) -> int:
@@ -303,23 +254,38 @@ class Classes:
         """Number of images with a label."""
         return int(self.counts.sum())
 
-    def caveats(self) -> list[str]:
-        """Return what a reader must know about images left out."""
+    def of_group(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+        """Return the groups of some images; None where images are independent."""
+        return None if self.groups is None else self.groups[chosen]
+
+    def labelled(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return labels and groups of the images that have a label."""
+        there = self.labels >= 0
+        return self.labels[there], self.of_group(there)
+
+    def caveats(self, *, permuted: bool = False) -> list[str]:
+        """Return what to know about images left out and, of permuted labels, about groups."""
+        said = []
         missing = len(self.labels) - self.n_labelled
-        if not missing:
-            return []
-        verb = "has no label and is" if missing == 1 else "have no label and are"
-        return [f"{missing} of {len(self.labels)} images {verb} left out"]
+        if missing:
+            verb = "has no label and is" if missing == 1 else "have no label and are"
+            said.append(f"{missing} of {len(self.labels)} images {verb} left out")
+        if permuted and self.groups is not None:
+            said += few_arrangements(arrangements(self.labels, self.groups))
+        return said
 
 
-def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Classes:
+def require_classes(
+    store: MapStore, analysis: str, *, at_least: int = 2, differences: bool = True
+) -> Classes:
     """Return the classes of a store that can be compared.
 
     Raises
     ------
     AnalysisError
         If no image has a label, there are fewer than `at_least` classes, or a class has fewer
-        than 2 images.
+        than 2 images; where the question is of `differences` between classes, also if all
+        images of a class are of one group.
     """
     labels = np.asarray(store.labels).astype(np.int64)
     name = printable(store.name)
@@ -351,7 +317,10 @@ def require_classes(store: MapStore, analysis: str, *, at_least: int = 2) -> Cla
             f"{analysis} needs at least 2 images in every class and {small.size} {plural} fewer "
             f"in {name}: {which}; {remedy}"
         )
-    return Classes(names, labels, counts)
+    groups = groups_of(store)
+    if groups is not None and differences:
+        require_several(store, analysis, names, labels, groups)
+    return Classes(names, labels, counts, groups)
 
 
 def require_grid(store: MapStore, analysis: str) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Banded ridge: one penalty for each map of a set, chosen on training images alone.
 
-With K_b = Z_b Z_b' the products of images in the standardised columns of map b, ridge with a penalty
-lambda_b for the weights of each map is ridge with one penalty on
+With K_b = Z_b Z_b' the products of images in the standardised columns of map b, ridge with a
+penalty lambda_b for the weights of each map is ridge with one penalty on
 
     K = sum_b g_b K_b,      lambda_b = lambda / g_b
 
@@ -10,15 +10,15 @@ image i left out is predicted with the residual
 
     r_i = (A^-1 Y)_i / ((A^-1)_ii - 1 / n)
 
-exactly, the intercept fitted anew. Ratios are searched on at most `AT_MOST` training images, drawn at
-random: a penalty is the variance of the noise over that of the weights, which does not grow with the
-images. The path of lambda that follows, on all training images, is `ridge.choose_penalty`'s.
+exactly, the intercept fitted anew. Ratios are searched on at most `AT_MOST` training images, drawn
+at random: a penalty is the variance of the noise over that of the weights, which does not grow with
+the images.
 
 References
 ----------
 Nunez-Elizalde, Huth and Gallant (2019), Voxelwise encoding models with non-spherical multivariate
-normal priors, NeuroImage 197, 482-492. Dupre la Tour, Eickenberg, Nunez-Elizalde and Gallant (2022),
-Feature-space selection with banded ridge regression, NeuroImage 264, 119728.
+normal priors, NeuroImage 197, 482-492. Dupre la Tour, Eickenberg, Nunez-Elizalde and Gallant
+(2022), Feature-space selection with banded ridge regression, NeuroImage 264, 119728.
 """
 
 from __future__ import annotations
@@ -68,13 +68,15 @@ class Banded:
         return np.sqrt(self.penalties.min() / self.penalties)
 
 
-def least(value: Callable[[Point], float], axes: int, reach: int = REACH, step: int = STEP) -> Point:
+def least(
+    value: Callable[[Point], float], axes: int, reach: int = REACH, step: int = STEP
+) -> Point:
     """Return where `value` is least among whole numbers from -reach to reach.
 
     Points `step` apart are all looked at, and from each that is no higher than those around it the
-    search goes down to neighbours, along axes before diagonals. A valley that lies between the first
-    points and is seen from none of them is missed. Of equal values the one with the largest numbers
-    is taken: less weight.
+    search goes down to neighbours, along axes before diagonals. A valley that lies between the
+    first points and is seen from none of them is missed. Of equal values the one with the largest
+    numbers is taken: less weight.
     """
     seen: dict[Point, float] = {}
 

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core import parameters
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import require_several
 from frictionstore.analyses.core.passes import Arrays, Passes
 from frictionstore.analyses.core.source import Classes
 from frictionstore.analyses.probe import banded
 from frictionstore.analyses.probe.readout import Problem
-from frictionstore.analyses.probe.ridge import stratified_folds
+from frictionstore.analyses.stats.folds import folds_of
 from frictionstore.text import printable
 
 
@@ -50,10 +51,12 @@ class ChosenImages:
         self._index = np.sort(rng.permutation(labelled)[:most])
         labels = classes.labels[self._index]
         names, labels = np.unique(labels, return_inverse=True)
-        assigned = stratified_folds(labels.astype(np.int64), folds, rng)
+        labels = labels.astype(np.int64)
+        groups = None if classes.groups is None else classes.groups[self._index]
+        assigned = folds_of(labels, groups, folds, rng)
         sampled = np.zeros(len(labels), np.bool_)
         sampled[banded.sample(assigned, folds, seed)] = True
-        self.problem = Problem(labels.astype(np.int64), assigned, len(names), folds, sampled)
+        self.problem = Problem(labels, assigned, len(names), folds, sampled, groups)
         self._held: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features}
         self.maps: dict[str, NDArray[np.float32]] = {}
 
@@ -70,7 +73,18 @@ class ChosenImages:
         return False
 
 
+def caveats(classes: Classes) -> list[str]:
+    """Return what to know of groups of images."""
+    if classes.groups is None:
+        return []
+    return [
+        "penalties and the calibration are chosen by leaving out single images of the training "
+        "folds, not whole groups: probabilities may be too sure, and bits too few"
+    ]
+
+
 def choose_images(
+    analysis: str,
     passes: Passes,
     classes: Classes,
     features: tuple[str, ...],
@@ -84,8 +98,12 @@ def choose_images(
     Raises
     ------
     AnalysisError
-        If there are too few for the folds.
+        If there are too few for the folds, or a class has images of fewer groups than folds.
     """
+    if classes.groups is not None:
+        require_several(
+            passes.store, analysis, classes.names, classes.labels, classes.groups, at_least=folds
+        )
     if min(most, classes.n_labelled) < 2 * folds:
         raise AnalysisError(
             f"{folds} folds need {2 * folds} labelled images or more and "

@@ -16,11 +16,10 @@ from frictionstore.analyses.probe.ridge import (
     Primal,
     Scratch,
     Solved,
-    choose_penalty,
     one_hot,
 )
 from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split
-from frictionstore.analyses.stats.permutation import group_sums
+from frictionstore.analyses.stats.permutation import AnyShuffles, group_sums
 
 
 class HeldProbe(Probe):
@@ -47,7 +46,7 @@ class HeldProbe(Probe):
 
     def end_pass(self) -> bool:
         index, values = self._rows.take()
-        drawn = self._draw(index)
+        drawn, shuffles = self._draw(index)
         others = shuffled_within(self._split.folds[index], self._seed)
 
         def fit(one: SetFit, fold: int | None) -> None:
@@ -60,7 +59,7 @@ class HeldProbe(Probe):
                 assert self._notebook is not None
                 fit_notebook(one, self._notebook, index, columns)
             else:
-                self._fit(one, fold, index, columns, drawn)
+                self._fit(one, fold, index, columns, drawn, shuffles)
 
         # The largest first: no thread is left alone with them at the end.
         by_size = sorted(self._sets, key=lambda one: -one.n_columns)
@@ -72,17 +71,17 @@ class HeldProbe(Probe):
             list(pool.map(lambda task: fit(*task), tasks))
         return False
 
-    def _draw(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the labels of the rows in every permutation, (permutations, n)."""
+    def _draw(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[AnyShuffles]]:
+        """Return the rows' labels in every permutation, (permutations, n), and what drew them."""
         drawn = np.empty((self._permutations, len(index)), np.int64)
         if not self._permutations:
-            return drawn
+            return drawn, []
         groups = self._split.folds[index]
         shuffles = self._split.label_shuffles(self._permutations, self._seed)
         for group, shuffle in enumerate(shuffles):
             member = np.flatnonzero(groups == group)
             drawn[:, member] = shuffle.take(len(member))
-        return drawn
+        return drawn, shuffles
 
     def _fit(
         self,
@@ -91,6 +90,7 @@ class HeldProbe(Probe):
         index: NDArray[np.int64],
         columns: Floats,
         drawn: NDArray[np.int64],
+        shuffles: Sequence[AnyShuffles],
     ) -> None:
         split, scratch = self._split, self._scratch
         tested = split.folds[index] == fold
@@ -123,16 +123,15 @@ class HeldProbe(Probe):
         z_test /= scale
         z_test *= weights
         fitted = _Fitted(z, target, scratch)
-        choice = choose_penalty(fitted.problem)
-        one.note(fold, choice)
-        found = choice.solved
+        found = one.solved(fold, fitted.problem)
         scores = fitted.scores(found, z_test) + frequency
         one.prediction[index[test]] = scores.argmax(axis=1)
         if one.null_correct.shape[1]:
             hat = fitted.hat(found, z_test)
             sums = group_sums(hat, drawn[:, train], split.n_classes)
             # Centred targets: what the frequencies predict is taken off and put back.
-            sums += frequency[:, None] * (1.0 - hat.sum(axis=0))
+            expected = split.null_training(shuffles, fold) / n
+            sums += expected[..., None] * (1.0 - hat.sum(axis=0))
             right = sums.argmax(axis=1) == drawn[:, test]
             one.null_correct[fold] = right.sum(axis=1)
 

@@ -66,16 +66,18 @@ def _unfitted(one: SetFit) -> SetFit:
         ends=[""] * folds,
         used=np.zeros(folds, np.int64),
         balance={},
+        joint={},
     )
 
 
 def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[str, Any]]:
-    """Return the table: each lift and its floor, paired differences with corrected 95% intervals."""
+    """Return the table: lifts and their floors, paired differences with corrected intervals."""
 
     def paired(name: str, first: SetFit, second: SetFit, of: Split) -> dict[str, float]:
         tested = of.folds >= 0
+        groups = None if of.belonging is None else of.belonging[tested]
         right = [(one.prediction == of.labels)[tested].astype(float) for one in (first, second)]
-        mean, low, high = corrected_interval(right[0] - right[1], of.folds[tested])
+        mean, low, high = corrected_interval(right[0] - right[1], of.folds[tested], groups=groups)
         return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
     return [
@@ -100,7 +102,7 @@ def sentences(table: Sequence[dict[str, Any]]) -> list[str]:
             for k in ("lift", "floor")
         )
         said.append(
-            f"{row['set']}, each map with a penalty of its own, minus {row['beyond']}: {lift}; with "
-            f"the maps besides {row['beyond']} of shuffled images: {floor}."
+            f"{row['set']}, each map with a penalty of its own, minus {row['beyond']}: {lift}; "
+            f"with the maps besides {row['beyond']} of shuffled images: {floor}."
         )
     return said

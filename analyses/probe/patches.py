@@ -1,9 +1,9 @@
 """A dictionary of 3 x 3 patches of a map, and how much of each word there is in every quadrant.
 
-Patches, all modes together, are brought to mean 0 and variance 1 in every coordinate over the training
-images and whitened; words are k-means centres of them. A patch activates word k by
-max(0, mean over words of the distance - its distance to word k), so that words that are farther than
-most say nothing. Activations are averaged over each quadrant of the grid.
+Patches, all modes together, are brought to mean 0 and variance 1 in every coordinate over the
+training images and whitened; words are k-means centres of them. A patch activates word k by
+max(0, mean over words of the distance - its distance to word k), so that words that are farther
+than most say nothing. Activations are averaged over each quadrant of the grid.
 
 References
 ----------
@@ -60,7 +60,9 @@ class Dictionary:
             made = patches(values[first : first + AT_ONCE])
             made = made.reshape(len(made), -1, made.shape[-1])
             chosen = rng.integers(0, made.shape[1], (len(made), each))
-            some.append(np.take_along_axis(made, chosen[..., None], axis=1).reshape(-1, made.shape[-1]))
+            some.append(
+                np.take_along_axis(made, chosen[..., None], axis=1).reshape(-1, made.shape[-1])
+            )
         x = np.concatenate(some)
         self._mean = x.mean(axis=0)
         scale = x.std(axis=0)
@@ -82,7 +84,8 @@ class Dictionary:
             grid = active.reshape(*made.shape[:3], -1)
             # An odd row or column in the middle counts in both halves.
             halves = [
-                (slice(None, -(-extent // 2)), slice(extent // 2, None)) for extent in grid.shape[1:3]
+                (slice(None, -(-extent // 2)), slice(extent // 2, None))
+                for extent in grid.shape[1:3]
             ]
             quadrants = [grid[:, r, c].mean(axis=(1, 2)) for r in halves[0] for c in halves[1]]
             found.append(np.concatenate(quadrants, axis=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core.pairing import Common
 from frictionstore.analyses.core.passes import Passes
 from frictionstore.analyses.core.source import MapStore, require_feature
 from frictionstore.analyses.probe.held import HeldProbe
@@ -53,3 +54,24 @@ def predict(
     passes.share("probe", lambda: form({feature: width}, [one], split))
     passes.run(show_progress=show_progress)
     return one.prediction
+
+
+def predict_common(
+    store: MapStore,
+    feature: str,
+    common: Common,
+    side: int,
+    folds: NDArray[np.int64],
+    *,
+    show_progress: bool = False,
+) -> NDArray[np.int64]:
+    """Return `predict` of every common image, by one feature of the store that is this `side`."""
+    n_folds, n_classes = int(folds.max()) + 1, len(common.classes)
+    split = Split(
+        common.of_rows(side, common.labels), common.of_rows(side, folds), n_folds, n_classes
+    )
+    of_rows = predict(store, feature, split, show_progress=show_progress)
+    place = common.places[side]
+    found = np.full(common.n, -1, np.int64)
+    found[place[place >= 0]] = of_rows[place >= 0]
+    return found

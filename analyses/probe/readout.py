@@ -1,9 +1,9 @@
 """A calibrated linear readout of joined maps, from products of images: probabilities of classes.
 
 Banded ridge on one-hot classes gives scores; a multinomial logistic regression with one slope and a
-constant for each class, fitted to the scores of training images left out one by one, turns them into
-probabilities. Nothing of a tested image is seen before it is predicted, except that columns are scaled
-by their standard deviation over all images, in which labels have no part.
+constant for each class, fitted to the scores of training images left out one by one, turns them
+into probabilities. Nothing of a tested image is seen before it is predicted, except that columns
+are scaled by their standard deviation over all images, in which labels have no part.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Here, since passes hold only those BLAS libraries to one thread that are loaded before them.
+from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
 from frictionstore.analyses.core.passes import THREADS
 from frictionstore.analyses.probe import banded
@@ -53,6 +56,8 @@ class Problem:
         Numbers of them.
     sampled
         bool of shape (n,): images that penalties are chosen on, as far as they are trained on.
+    groups
+        int64 of shape (n,): what each belongs to, whole groups in a fold; None: independent.
     """
 
     labels: NDArray[np.int64]
@@ -60,6 +65,11 @@ class Problem:
     n_classes: int
     n_folds: int
     sampled: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
+
+    def interval(self, values: Floats) -> tuple[float, float, float]:
+        """Return the mean of what images give and its corrected 95% interval."""
+        return corrected_interval(values, self.folds, groups=self.groups)
 
 
 @dataclass
@@ -81,9 +91,7 @@ class Reading:
     penalties: Floats
 
 
-def read(
-    parts: Sequence[Sequence[str]], kernels: Kernels, problem: Problem
-) -> list[Reading]:
+def read(parts: Sequence[Sequence[str]], kernels: Kernels, problem: Problem) -> list[Reading]:
     """Return a reading for each set of maps.
 
     Parameters
@@ -172,8 +180,6 @@ def _read_fold(
 
 def _ridge(parts: list[_Part], penalties: Floats, target: Floats) -> tuple[Floats, Floats]:
     """Return scores of training images left out one by one, and of tested images."""
-    from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
-
     n = len(target)
     inner = parts[0].inner / penalties[0]
     cross = parts[0].cross / penalties[0]
@@ -230,7 +236,7 @@ def compared(first: Reading, second: Reading, problem: Problem) -> dict[str, flo
     right = [(one.prediction == problem.labels).astype(np.float64) for one in (first, second)]
     row: dict[str, Any] = {}
     for name, values in (("accuracy", right[0] - right[1]), ("bits", second.bits - first.bits)):
-        mean, low, high = corrected_interval(values, problem.folds)
+        mean, low, high = problem.interval(values)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -240,7 +246,7 @@ def measured(reading: Reading, problem: Problem) -> dict[str, float]:
     right = (reading.prediction == problem.labels).astype(np.float64)
     row: dict[str, Any] = {}
     for name, values in (("accuracy", right), ("bits", reading.bits)):
-        mean, low, high = corrected_interval(values, problem.folds)
+        mean, low, high = problem.interval(values)
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 

@@ -5,82 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core import caveats as known
 from frictionstore.analyses.core.claims import Claim
-from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import few_arrangements
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
-from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.core.terminal import p_text
 from frictionstore.analyses.probe import banded, lifts
+from frictionstore.analyses.probe.notebook_results import (
+    NAME,
+    QUESTION,
+    Asked,
+    baselines,
+    best_set,
+    column_caveats,
+    confusion,
+    feature_label,
+    notebook_accuracy,
+    notebook_caveats,
+    notebook_figures,
+    notebook_words,
+)
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import independent_images, wilson_interval
-from frictionstore.text import printable
+from frictionstore.analyses.stats.intervals import share_interval
 
-NAME = "ridge-probe"
-QUESTION = "How well do flattened maps classify images, and is one set of maps better?"
-NOTEBOOK_THRESHOLD = 0.15
 LEVEL = 0.05
 """Level at which an accuracy is called better than chance, and two of them different."""
-
-
-class Asked(Protocol):
-    """What is said here rests on this much of `ridge_probe.RidgeProbe`."""
-
-    features: tuple[str, ...]
-    folds: int
-    permutations: int
-    seed: int
-    order: NDArray[np.int64] | None
-    store: MapStore
-    classes: Classes
-    split: Split
-    notebook_split: Split
-    sets: list[SetFit]
-    lifts: list[lifts.Lift]
-    floor_split: Split
-
-    @property
-    def protocol(self) -> str:
-        """`default` or `notebook`."""
-
-
-def confusion(
-    labels: NDArray[np.int64], prediction: NDArray[np.int64], n_classes: int
-) -> NDArray[np.int64]:
-    """Return how many images of each true class (row) got each prediction (column).
-
-    Images with a label or prediction of -1 do not count.
-    """
-    tested = (labels >= 0) & (prediction >= 0)
-    table = np.zeros((n_classes, n_classes), np.int64)
-    np.add.at(table, (labels[tested], prediction[tested]), 1)
-    return table
-
-
-def _baselines(plan: Asked, split: Split) -> dict[str, float]:
-    counts = split.counts().sum(axis=0)
-    return {
-        "chance_level": 1.0 / plan.classes.n,
-        "majority_level": float(counts.max() / counts.sum()),
-    }
 
 
 @dataclass(frozen=True)
 class Accuracies:
     """How each feature set did on `n` images, and each two of them on the same ones.
 
-    `confusion` has shape (set, true, predicted); `null` counts correct predictions under permuted
-    labels, (set, permutations); `compared` is by the names of two sets, the larger first.
+    `right` has shape (set, tested image), `confusion` (set, true, predicted); `null` counts
+    correct predictions under permuted labels, (set, permutations); `compared` is by the names of
+    two sets, the larger first.
     """
 
     n: int
+    right: NDArray[np.bool_]
     confusion: NDArray[np.int64]
     null: NDArray[np.int64]
     compared: dict[tuple[str, str], Paired]
@@ -91,27 +59,26 @@ def accuracies_of(sets: Sequence[SetFit], split: Split, n_classes: int) -> Accur
     tested = split.folds >= 0
     right = {one.name: (one.prediction == split.labels)[tested] for one in sets}
     by_size = sorted(sets, key=lambda one: len(one.columns))
+    groups = None if split.belonging is None else split.belonging[tested]
     return Accuracies(
         n=int(tested.sum()),
+        right=np.stack(list(right.values())),
         confusion=np.stack([confusion(split.labels, one.prediction, n_classes) for one in sets]),
         null=np.stack([one.null_correct.sum(axis=0) for one in sets]),
         compared={
-            (first, second): compare_paired(right[first], right[second], split.n_folds)
+            (first, second): compare_paired(
+                right[first], right[second], split.n_folds, groups=groups
+            )
             for second, first in combinations([one.name for one in by_size], 2)
         },
     )
 
 
-def _interval(plan: Asked, correct: int, n: int) -> tuple[float, float]:
-    """Return Wilson's interval as of so many images as cross-validation is worth."""
-    worth = independent_images(n, plan.folds)
-    return wilson_interval(correct * worth / max(n, 1), worth)
-
-
 def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
     one, table, null = plan.sets[which], found.confusion[which], found.null[which]
     correct, n = int(table.trace()), found.n
-    low, high = _interval(plan, correct, n)
+    _, groups = plan.classes.labelled()
+    low, high = share_interval(found.right[which], groups, folds=plan.folds)
     row: dict[str, Any] = {
         "features": one.name,
         "columns": one.n_columns,
@@ -129,13 +96,16 @@ def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
         # Labels are shuffled alike for all sets, so the best of them is known each time.
         family = permutation.family_wise_p(correct, found.null.max(axis=0))
         row["p_family_wise"] = float(family)
-    return row | {"notebook_accuracy": _notebook_accuracy(plan, one)}
+    return row | {"notebook_accuracy": notebook_accuracy(plan, one)}
 
 
-def _class_rows(plan: Asked, name: str, table: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+def _class_rows(plan: Asked, name: str, of: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
+    labels, groups = plan.classes.labelled()
     for c, of_class in enumerate(plan.classes.names):
-        right, images = int(table[c, c]), int(plan.classes.counts[c])
-        low, high = _interval(plan, right, images)
+        member = labels == c
+        right, images = int(of[member].sum()), int(plan.classes.counts[c])
+        own = None if groups is None else groups[member]
+        low, high = share_interval(of[member], own, folds=plan.folds)
         yield {
             "features": name, "class": of_class, "images": images,
             "accuracy": right / images, "accuracy_low": low, "accuracy_high": high,
@@ -154,8 +124,8 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
         ],
         "classes": [
             row
-            for one, table in zip(plan.sets, found.confusion, strict=True)
-            for row in _class_rows(plan, one.name, table)
+            for one, right in zip(plan.sets, found.right, strict=True)
+            for row in _class_rows(plan, one.name, right)
         ],
         "penalties": [
             {"features": one.name, "fold": fold, "map": of_map, "lambda": float(penalty),
@@ -170,7 +140,7 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
 
 
 def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dict[str, Any]:
-    values: dict[str, Any] = {**_baselines(plan, plan.split), "n_images": n, "folds": plan.folds}
+    values: dict[str, Any] = {**baselines(plan, plan.split), "n_images": n, "folds": plan.folds}
     told: tuple[str, ...] = ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
     for one, row in zip(plan.sets, by_row(tables["sets"]), strict=True):
         values[f"accuracy {one.name}"] = {key: row[key] for key in told if key in row}
@@ -195,16 +165,16 @@ def _caveats(plan: Asked) -> list[str]:
     said += _penalty_caveats(plan)
     if any(len(one.columns) > 1 for one in plan.sets):
         said.append(
-            "joined maps have a lambda each: their ratios are those with the least squared error of "
-            f"images left out, one by one, among {banded.AT_MOST} training images at most of a fold, "
-            "in powers of ten; the lambda given is that of the map with the least, the table "
+            "joined maps have a lambda each: their ratios are those with the least squared error "
+            f"of images left out, one by one, among {banded.AT_MOST} training images at most of a "
+            "fold, in powers of ten; the lambda given is that of the map with the least, the table "
             "penalties has all. The notebook's one lambda for joined maps may suit none of them"
         )
     said.append(
-        f"the notebook's accuracy is from one {_notebook_words(plan)}, with lambda 1 and no choice "
+        f"the notebook's accuracy is from one {notebook_words(plan)}, with lambda 1 and no choice "
         "of lambda"
     )
-    said += _notebook_caveats(plan)
+    said += notebook_caveats(plan)
     if plan.permutations:
         said.append(
             f"permuted: labels shuffled within folds {plan.permutations} times with the lambda "
@@ -212,7 +182,14 @@ def _caveats(plan: Asked) -> list[str]:
             f"{permutation.smallest_p(plan.permutations):.2g}; p family wise is against the best "
             f"of the {len(plan.sets)} feature sets in each"
         )
-    said += _column_caveats(plan)
+        if plan.split.belonging is not None:
+            said += few_arrangements(plan.split.least_arrangements())
+    if plan.split.belonging is not None:
+        said.append(
+            "intervals, and p of differences, are over groups of images; McNemar's p takes images "
+            "as independent and is left out"
+        )
+    said += column_caveats(plan)
     small = int((plan.classes.counts < plan.folds).sum())
     return said + ([f"{small} classes have fewer images than there are folds"] if small else [])
 
@@ -245,12 +222,12 @@ def default_result(plan: Asked) -> Result:
     accuracies = dict(zip(plan.features, rows["notebook_accuracy"], strict=True))
     return Result(
         analysis=NAME,
-        feature=_feature_label(plan),
+        feature=feature_label(plan),
         question=QUESTION,
         columns=dict(tables),
         arrays=arrays,
         values=values,
-        notebook=_notebook_figures(accuracies),
+        notebook=notebook_figures(accuracies),
         parameters={
             "features": list(plan.features), "folds": plan.folds, "protocol": plan.protocol,
             "permutations": plan.permutations,
@@ -264,41 +241,6 @@ def default_result(plan: Asked) -> Result:
         shown=tuple(name for name in ("sets", "comparisons", "lifts") if name in tables),
         claims=_claims(plan, found.compared, values),
     )  # fmt: skip
-
-
-def _feature_label(plan: Asked) -> str:
-    return ",".join(plan.features) if len(plan.features) == 1 else ""
-
-
-def _notebook_accuracy(plan: Asked, one: SetFit, *, group: int = 0) -> float:
-    """Return the accuracy on the notebook's test (0) or training images (1); NaN if not fitted."""
-    if not one.notebook_used:
-        return float("nan")
-    right = one.notebook_prediction == plan.classes.labels
-    return float(right[plan.notebook_split.folds == group].mean())
-
-
-def _notebook_words(plan: Asked) -> str:
-    """Return what the notebook's split is of."""
-    n, total = int((plan.notebook_split.folds >= 0).sum()), plan.classes.n_labelled
-    which = f"the first {n:,} of {total:,} images" if n < total else f"the {n:,} images"
-    return f"80/20 split of {which}"
-
-
-def _notebook_caveats(plan: Asked) -> list[str]:
-    caveats = []
-    present = int((plan.notebook_split.counts().sum(axis=0) > 0).sum())
-    if present < plan.classes.n:
-        caveats.append(
-            f"the images of the notebook's split are of {present} of the {plan.classes.n} classes"
-        )
-    empty = [one.name for one in plan.sets if not one.notebook_used]
-    if empty:
-        caveats.append(
-            "the notebook's accuracy is not defined where no column varies in the images it "
-            f"trains on: {', '.join(empty)}"
-        )
-    return caveats
 
 
 def _penalty_caveats(plan: Asked) -> list[str]:
@@ -327,48 +269,10 @@ def _penalty_caveats(plan: Asked) -> list[str]:
     return caveats
 
 
-def _notebook_figures(accuracies: dict[str, float]) -> dict[str, Any]:
-    """Return the notebook's figures: test accuracies, verdicts and the lift of all over S."""
-    figures: dict[str, Any] = {}
-    for name, accuracy in accuracies.items():
-        figures[f"{name} test_accuracy"] = accuracy
-        verdict = "DISCRIMINATIVE" if accuracy > NOTEBOOK_THRESHOLD else "NOT DISCRIMINATIVE"
-        figures[f"{name} verdict"] = verdict if np.isfinite(accuracy) else "not defined"
-    combined = next((n for n in accuracies if set(n.split("+")) == {"S", "friction", "settle"}), "")
-    if combined and "S" in accuracies:
-        lift = (accuracies[combined] - accuracies["S"]) * 100
-        figures["combined_lift_over_eigenvalues_pp"] = lift
-    return figures
-
-
-def _column_caveats(plan: Asked) -> list[str]:
-    caveats = []
-    for one in plan.sets:
-        used = one.notebook_used if plan.protocol == "notebook" else int(one.used.min())
-        left = one.n_columns - used
-        if left and len(one.columns) == 1:
-            caveats.append(
-                f"{left} of {one.n_columns} columns of {one.name} are constant in the training "
-                "images of a fold and left out there"
-            )
-    parts = {part for one in plan.sets for part in one.columns}
-    return caveats + known.features(*parts)
-
-
-def _best(names: list[str], accuracies: list[float]) -> tuple[int, str]:
-    """Return which set is the best and its name, said to be chosen if there are others."""
-    best = int(np.argmax(accuracies))
-    if len(names) == 1:
-        return best, names[best]
-    equal = [name for name, one in zip(names, accuracies, strict=True) if one == accuracies[best]]
-    like = f" like {' and '.join(equal[1:])}" if len(equal) > 1 else ""
-    return best, f"{names[best]},{like} the best of {len(names)} feature sets here,"
-
-
 def _answers(
     rows: dict[str, list[Any]], compared: dict[tuple[str, str], Paired], values: dict[str, Any]
 ) -> list[str]:
-    best, name = _best(rows["features"], rows["accuracy"])
+    best, name = best_set(rows["features"], rows["accuracy"])
     test = ""
     if "p" in rows:
         against = f"the best of {len(rows['p'])} " if len(rows["p"]) > 1 else ""
@@ -439,70 +343,3 @@ def _difference(first: str, second: str, found: Paired) -> str:
         )
     better = f"{first} classifies {'more' if found.difference > 0 else 'fewer'} images correctly"
     return f"{better} than {second}: the first minus the second is {figures} on the same images."
-
-
-def _notebook_row(plan: Asked, one: SetFit, n_train: int, n_test: int) -> dict[str, Any]:
-    if not one.notebook_used:
-        raise AnalysisError(
-            f"no column of {printable(one.name)} varies in the {n_train} images that the "
-            "notebook's protocol trains on, so there is nothing to classify by: use other "
-            "features or more images"
-        )
-    accuracy = _notebook_accuracy(plan, one)
-    low, high = wilson_interval(accuracy * n_test, n_test)
-    return {
-        "features": one.name, "columns": one.n_columns, "varying": one.notebook_used,
-        "train_accuracy": _notebook_accuracy(plan, one, group=1), "accuracy": accuracy,
-        "accuracy_low": low, "accuracy_high": high,
-    }  # fmt: skip
-
-
-def notebook_result(plan: Asked) -> Result:
-    """Return the result of the notebook's protocol: one 80/20 split, lambda 1."""
-    labels, split = plan.classes.labels, plan.notebook_split
-    test = split.folds == 0
-    n_test, n_train = int(test.sum()), int((split.folds == 1).sum())
-    rows = by_column(_notebook_row(plan, one, n_train, n_test) for one in plan.sets)
-    accuracies = dict(zip(rows["features"], rows["accuracy"], strict=True))
-    notebook = _notebook_figures(accuracies)
-    for name, accuracy in zip(rows["features"], rows["train_accuracy"], strict=True):
-        notebook[f"{name} train_accuracy"] = accuracy
-    best, name = _best(rows["features"], rows["accuracy"])
-    sentence = (
-        f"With the notebook's protocol {name} classifies "
-        f"{rows['accuracy'][best]:.1%} of {n_test} test images correctly (95% interval "
-        f"{rows['accuracy_low'][best]:.1%} to {rows['accuracy_high'][best]:.1%}; trained on "
-        f"{n_train}; chance {1 / plan.classes.n:.1%})."
-    )
-    tables = [
-        confusion(np.where(test, labels, -1), one.notebook_prediction, plan.classes.n)
-        for one in plan.sets
-    ]
-    return Result(
-        analysis=NAME,
-        feature=_feature_label(plan),
-        question=QUESTION,
-        columns={"sets": dict(rows)},
-        arrays={
-            "prediction": np.where(test, [one.notebook_prediction for one in plan.sets], -1),
-            "fold": split.folds,
-            "confusion": np.stack(tables),
-        },
-        values={**_baselines(plan, split), "n_train": n_train, "n_test": n_test},
-        notebook=notebook,
-        parameters={
-            "features": list(plan.features), "protocol": plan.protocol, "lambda": 1.0,
-            "order": "given" if plan.order is not None else "drawn",
-        },
-        seed=plan.seed,
-        sentences=[sentence],
-        caveats=[
-            *plan.classes.caveats(),
-            f"one {_notebook_words(plan)} and a fixed lambda: the default protocol gives tighter "
-            "and paired figures",
-            *_notebook_caveats(plan),
-            *_column_caveats(plan),
-        ],
-        provenance=provenance(plan.store),
-        shown=("sets",),
-    )  # fmt: skip

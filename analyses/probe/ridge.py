@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.stats.intervals import independent_images
+from frictionstore.analyses.stats.intervals import independent_images, mean_covariance
 
 Floats = NDArray[np.float64]
 
@@ -34,34 +34,6 @@ _ROUNDING = float(np.finfo(np.float64).eps)
 
 _TIE = 1e-9
 """Criteria closer than this (relative) are equal up to rounding."""
-
-
-def stratified_folds(
-    labels: NDArray[np.int64], n_folds: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return a fold for every image, each class spread evenly over the folds.
-
-    Parameters
-    ----------
-    labels
-        int64 array of shape (n,); negative is no label.
-    n_folds
-        Number of folds, at least 2.
-    rng
-        Where the randomness comes from.
-
-    Returns
-    -------
-    int64 array of shape (n,) in 0..n_folds-1, -1 where there is no label. Sizes of folds differ
-    by at most one, as do the counts of each class.
-    """
-    folds = np.full(len(labels), -1, np.int64)
-    labelled = np.flatnonzero(labels >= 0)
-    shuffled = rng.permutation(labelled)
-    # Dealt out class after class without starting again at fold 0.
-    dealt = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    folds[dealt] = np.arange(len(dealt)) % n_folds
-    return folds
 
 
 @dataclass(frozen=True)
@@ -277,7 +249,7 @@ class Paired:
         Images that one classifies correctly and the other does not.
     p, mcnemar_p
         Two-sided p of the score test that the interval belongs to, and McNemar's exact one, of the
-        models that were fitted.
+        models that were fitted; NaN of groups of images.
     """
 
     difference: float
@@ -290,8 +262,9 @@ class Paired:
 
 
 def compare_paired(
-    first: NDArray[np.bool_], second: NDArray[np.bool_], folds: int = 0, level: float = 0.95
-) -> Paired:
+    first: NDArray[np.bool_], second: NDArray[np.bool_], folds: int = 0, level: float = 0.95,
+    *, groups: NDArray[np.int64] | None = None,
+) -> Paired:  # fmt: skip
     """Compare which images two classifiers get right.
 
     With b and c the images that only the first and only the second gets right, the interval holds
@@ -309,6 +282,8 @@ def compare_paired(
     folds
         Folds of the cross-validation that tested them, for `intervals.independent_images`; 0 where
         each was tested by one model.
+    groups
+        Group of each image, for `compare_grouped`; None where images are independent.
 
     References
     ----------
@@ -318,6 +293,8 @@ def compare_paired(
     """
     from scipy.special import bdtr, ndtr, ndtri
 
+    if groups is not None:
+        return compare_grouped(first, second, groups, folds, level)
     n = len(first)
     b, c = int((first & ~second).sum()), int((second & ~first).sum())
     z = float(ndtri(0.5 + level / 2))
@@ -329,6 +306,33 @@ def compare_paired(
     high = _boundary(lambda d: tango_score(*counts, d) >= -z, estimate, 1.0)
     score = 2.0 * float(ndtr(-abs(tango_score(*counts, 0.0))))
     return Paired(estimate, low, high, b, c, score, p)
+
+
+def compare_grouped(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], groups: NDArray[np.int64],
+    folds: int = 0, level: float = 0.95,
+) -> Paired:  # fmt: skip
+    """Compare as `compare_paired` does where images of one group may have anything in common.
+
+    Interval and p are t's, from the difference in each group; there is no McNemar's p. Where no
+    image tells the two apart the interval is that of as many images as there are groups.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    b, c = int((first & ~second).sum()), int((second & ~first).sum())
+    n, nan = len(first), float("nan")
+    if b + c == 0:
+        same = np.zeros(len(np.unique(groups)), bool)
+        return compare_paired(same, same, folds, level)
+    estimate = (b - c) / n
+    away = first.astype(np.float64) - second - estimate
+    variance, count = mean_covariance(away, away, groups)
+    error = float(np.sqrt(variance * (n / independent_images(n, folds) if folds else 1.0)))
+    if not error > 0:  # groups that all differ by the same say nothing of how much they vary
+        return Paired(estimate, nan, nan, b, c, nan, nan)
+    half = float(stdtrit(count - 1, 0.5 + level / 2)) * error
+    p = 2.0 * float(stdtr(count - 1, -abs(estimate) / error))
+    return Paired(estimate, max(estimate - half, -1.0), min(estimate + half, 1.0), b, c, p, nan)
 
 
 def tango_score(b: float, c: float, n: float, difference: float) -> float:

@@ -10,10 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.groups import arrangements
 from frictionstore.analyses.core.passes import Arrays
 from frictionstore.analyses.probe import banded
-from frictionstore.analyses.probe.ridge import Choice, Scaling, one_hot
-from frictionstore.analyses.stats.permutation import Shuffles
+from frictionstore.analyses.probe.ridge import (
+    Choice,
+    Dual,
+    Primal,
+    Scaling,
+    Solved,
+    choose_penalty,
+    one_hot,
+)
+from frictionstore.analyses.stats.permutation import AnyShuffles, GroupShuffles, Shuffles
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
@@ -32,12 +41,16 @@ class Split:
         ever trained on, -1 for images that take no part.
     n_folds, n_classes
         Numbers of test folds and classes.
+    belonging
+        int64 of shape (n,): the group of images that each belongs to, whole groups in one fold;
+        None where images are independent.
     """
 
     labels: NDArray[np.int64]
     folds: NDArray[np.int64]
     n_folds: int
     n_classes: int
+    belonging: NDArray[np.int64] | None = None
 
     @property
     def n_groups(self) -> int:
@@ -63,16 +76,40 @@ class Split:
         by_class = counts.sum(axis=0) - counts[fold]
         return by_class, int(by_class.sum())
 
-    def label_shuffles(self, permutations: int, seed: int) -> list[Shuffles]:
+    def label_shuffles(self, permutations: int, seed: int) -> list[AnyShuffles]:
         """Return arrangements of the labels within each group, one `Shuffles` per group.
 
-        Shuffling within folds keeps every fold as balanced as it is.
+        Shuffling within folds keeps every fold as balanced as it is. Of images that belong together
+        labels change places as wholes.
         """
-        children = np.random.SeedSequence(seed).spawn(self.n_groups)
+        rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(self.n_groups)]
+        if self.belonging is None:
+            return [
+                Shuffles(list(counts), permutations, rng)
+                for counts, rng in zip(self.counts(), rngs, strict=True)
+            ]
+        folds = [self.folds == fold for fold in range(self.n_groups)]
         return [
-            Shuffles(list(counts), permutations, np.random.default_rng(child))
-            for counts, child in zip(self.counts(), children, strict=True)
+            GroupShuffles(self.labels[one], self.belonging[one], self.n_classes, permutations, rng)
+            for one, rng in zip(folds, rngs, strict=True)
         ]
+
+    def null_training(self, shuffles: Sequence[AnyShuffles], fold: int) -> NDArray[np.int64]:
+        """Return the training images of a fold by class under permuted labels.
+
+        Shape (n_classes,), or (permutations, n_classes) where whole groups change places: classes
+        do not keep their sizes then.
+        """
+        counts = [one.counts for one in shuffles if isinstance(one, GroupShuffles)]
+        if not counts:
+            return self.training(fold)[0]
+        return np.asarray(sum(counts) - counts[fold])
+
+    def least_arrangements(self) -> float:
+        """Return the logarithm of how many arrangements of the labels there are within folds."""
+        assert self.belonging is not None
+        folds = [self.folds == fold for fold in range(self.n_groups)]
+        return sum(arrangements(self.labels[one], self.belonging[one]) for one in folds)
 
 
 @dataclass
@@ -101,6 +138,8 @@ class SetFit:
     balance
         By fold: what each map's standardised columns are multiplied by, so that one lambda suits
         all of them; nothing for a single map.
+    joint
+        By fold: lambda of balanced maps, chosen with the balance.
     keeps
         The map that stays with its images where the others are of shuffled images, "" for none.
     """
@@ -116,6 +155,7 @@ class SetFit:
     notebook_used: int = 0
     balance: dict[int, Floats] = field(default_factory=dict)
     keeps: str = ""
+    joint: dict[int, float] = field(default_factory=dict)
 
     @property
     def n_columns(self) -> int:
@@ -156,12 +196,15 @@ class SetFit:
         ends = np.cumsum([part.stop - part.start for part in self.columns.values()])
         widths = np.array([int(part.sum()) for part in np.split(used, ends[:-1])])
         weights = np.ones(len(widths))
+        self.joint.pop(fold, None)
         there = np.flatnonzero(widths)
         if len(there) > 1:
             stops = np.cumsum(widths)
             spans = [slice(int(stops[k] - widths[k]), int(stops[k])) for k in there]
             target = one_hot(labels, int(labels.max()) + 1)
-            weights[there] = banded.choose_columns(rows, spans, target).balance
+            chosen = banded.choose_columns(rows, spans, target)
+            weights[there] = chosen.balance
+            self.joint[fold] = float(chosen.penalties.min())
         if len(widths) > 1:
             self.balance[fold] = weights
         return np.repeat(weights, widths)
@@ -170,6 +213,18 @@ class SetFit:
         """Return lambda of each map for its standardised columns."""
         weights = self.balance.get(fold, np.ones(len(self.columns)))
         return np.asarray(self.penalties[fold] / np.square(weights))
+
+    def solved(self, fold: int, problem: Primal | Dual) -> Solved:
+        """Return the solution for a fold, and note its penalty.
+
+        Of joined maps it is the one that came with the balance; else it is chosen now.
+        """
+        if fold in self.joint:
+            choice = Choice(problem.at(self.joint[fold]), "")
+        else:
+            choice = choose_penalty(problem)
+        self.note(fold, choice)
+        return choice.solved
 
     def note(self, fold: int, choice: Choice) -> None:
         """Note the penalty chosen for a fold."""

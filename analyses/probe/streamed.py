@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.passes import THREADS, Arrays
-from frictionstore.analyses.probe.ridge import Primal, Scaling, choose_penalty, one_hot
+from frictionstore.analyses.probe.ridge import Primal, Scaling, one_hot
 from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split
 from frictionstore.analyses.stats.permutation import group_sums
 
@@ -218,10 +218,8 @@ class StreamedProbe(Probe):
         np.multiply(scaled, weights[:, None], out=scaled)
         np.multiply(scaled, weights, out=scaled)
         np.multiply(cross, weights[:, None], out=cross)
-        choice = choose_penalty(Primal(scaled, cross, square, n))
+        found = one.solved(fold, Primal(scaled, cross, square, n))
         del scaled
-        one.note(fold, choice)
-        found = choice.solved
         models: list[_Model] = [
             (one, fold, "default", _linear(found.coefficients, scaling, frequency, weights))
         ]
@@ -229,10 +227,12 @@ class StreamedProbe(Probe):
             null = one.select(others[0].null_sums)[..., used]
             for group in others[1:]:
                 null += one.select(group.null_sums)[..., used]
-            null -= by_class[:, None] * mean[used]
+            expected = self._split.null_training(self._shuffles, fold)
+            null -= expected[..., None] * mean[used]
             null *= weights / scale
             solved = found.solve(null.reshape(-1, len(used)).T)
-            intercept = np.tile(frequency, self._permutations)
+            shape = (self._permutations, len(frequency))
+            intercept = np.broadcast_to(expected / n, shape).reshape(-1)
             models.append((one, fold, "null", _linear(solved, scaling, intercept, weights)))
         return models
 

@@ -30,7 +30,7 @@ from frictionstore.text import listed, printable, show
     "features",
     multiple=True,
     help="Map to report on; may be given several times.  [default: those in the results' folder, "
-    "or friction, or the first map of the store]",
+    "or friction, and before it the form of it that is sound, or the first map of the store]",
 )
 @verify_option
 @quiet_option

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from frictionstore import Store
 from frictionstore.analyses.core.null_verdicts import beside
+from frictionstore.analyses.core.saved import RELIABILITY
 from frictionstore.analyses.core.terminal import number
 from frictionstore.analyses.report.html import (
     Budget,
@@ -64,22 +65,22 @@ def to_analyse(store: Store, folder: Path, features: Sequence[str] = ()) -> list
     folder : Path
         Where results are, and go.
     features : sequence of str, optional
-        The maps asked for; none takes what is in the folder, or friction, or the first map of the
-        store.
+        The maps asked for; none takes what is in the folder, or what `summary` leads with and
+        friction as it was measured, or the first map of the store.
 
     Raises
     ------
     frictionstore.errors.FrictionstoreError
         The folder holds something else, or results of another store.
     """
+    from frictionstore.analyses.core.leading import FRICTION, default_features
     from frictionstore.analyses.core.saved import check_folder
-    from frictionstore.analyses.everything import default_feature
 
     check_folder(folder, store.digest)
     if features:
         there = summarised(folder)
         return [name for name in features if name not in there]
-    return [] if holds_results(folder) else [default_feature(store)]
+    return [] if holds_results(folder) else default_features(store) or [FRICTION]
 
 
 def analyse(
@@ -211,7 +212,9 @@ def _summary(summary: list[Saved], others: list[Saved], budget: Budget) -> Marku
             "lines": _lines(rows, one, one.beside(others)),
             "table": table("summary", rows, data, f"{one.folder.name}/summary.csv", budget),
         })  # fmt: skip
-    return piece("summary", shown, others, template=SECTIONS)
+    # First of all how much of what follows would be the same, measured again.
+    reliability = [one for one in others if one.analysis == RELIABILITY]
+    return piece("summary", reliability, shown, others, template=SECTIONS)
 
 
 def _lines(rows: list[dict[str, Any]], summary: Saved, others: list[Saved]) -> list[dict[str, str]]:

@@ -147,7 +147,8 @@ def welch(
         Mean and variance (ddof 1) of each class, shape (..., n_classes, n_features); pooled, the
         variance is summed, shape (..., n_classes, 1).
     counts
-        Images per class, shape (n_classes,), each at least 2.
+        Images per class, shape (n_classes,), each at least 2; or (..., n_classes) where they
+        differ between means.
 
     References
     ----------
@@ -155,15 +156,15 @@ def welch(
     38, 330-336. Hamidi et al. (2019), W*_d-test: robust distance-based multivariate analysis of
     variance, Microbiome 7, 51.
     """
-    classes = len(counts)
+    classes, counts = counts.shape[-1], counts[..., None]
     still = (variance <= 0).any(axis=-2)
-    weight = counts[:, None] / np.where(variance > 0, variance, 1.0)
+    weight = counts / np.where(variance > 0, variance, 1.0)
     share = weight / weight.sum(axis=-2, keepdims=True)
     away = np.square(mean - (share * mean).sum(axis=-2, keepdims=True))
     if pooled:
         away = away.sum(axis=-1, keepdims=True)
     between = (weight * away).sum(axis=-2) / (classes - 1)
-    loss = (np.square(1.0 - share) / (counts[:, None] - 1.0)).sum(axis=-2)
+    loss = (np.square(1.0 - share) / (counts - 1.0)).sum(axis=-2)
     f = between / (1.0 + 2.0 * (classes - 2) * loss / (classes**2 - 1))
     return Welch(np.where(still, np.nan, f), classes - 1, (classes**2 - 1) / (3.0 * loss))
 
@@ -178,7 +179,7 @@ def welch_from_sums(
     sums, squares
         Shape (..., n_classes, n_features); pooled, squares are summed, (..., n_classes, 1).
     """
-    n = counts[:, None].astype(np.float64)
+    n = counts[..., None].astype(np.float64)
     mean = sums / n
     common = sums * mean
     left = squares - (common.sum(axis=-1, keepdims=True) if pooled else common)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.stats.intervals import group_sums
+
 
 def corrected_interval(
-    values: NDArray[np.float64], folds: NDArray[np.int64], level: float = 0.95
-) -> tuple[float, float, float]:
+    values: NDArray[np.float64], folds: NDArray[np.int64], level: float = 0.95,
+    *, groups: NDArray[np.int64] | None = None,
+) -> tuple[float, float, float]:  # fmt: skip
     """Return the mean of what tested images give, and its corrected interval.
 
-    With K folds, each tested by a readout that was trained on the others, fold means are correlated:
+    With K folds, each tested by a readout trained on the others, fold means are correlated:
     Nadeau and Bengio take the variance of the mean over folds to be
 
         (1 / K + n_test / n_train) s^2 = s^2 / K (1 + K / (K - 1))
 
     with s^2 the variance of one fold's mean. Here it is estimated from the images within folds,
-    which gives n - K degrees of freedom instead of K - 1.
+    which gives n - K degrees of freedom instead of K - 1; where images belong together, from the
+    sums of G groups within folds, which gives G - K.
 
     Parameters
     ----------
@@ -25,6 +29,8 @@ def corrected_interval(
         Of each tested image, shape (n,).
     folds
         The fold that tested it, shape (n,).
+    groups
+        The group that it belongs to, whole groups in one fold; None where images are independent.
 
     References
     ----------
@@ -35,10 +41,13 @@ def corrected_interval(
     n, mean = len(values), float(values.mean())
     names, member = np.unique(folds, return_inverse=True)
     k = len(names)
-    if k < 2 or n <= k:
+    count = n if groups is None else len(np.unique(groups))
+    if k < 2 or count <= k:
         return mean, np.nan, np.nan
     means = np.bincount(member, values) / np.bincount(member)
-    within = float(np.square(values - means[member]).sum()) / (n - k)
+    away = values - means[member]
+    away = away if groups is None else group_sums(away, groups)
+    within = float(np.square(away).sum()) * (count / n) / (count - k)
     error = np.sqrt(within / n * (1.0 + k / (k - 1)))
-    half = float(stdtrit(n - k, 0.5 + level / 2)) * error
+    half = float(stdtrit(count - k, 0.5 + level / 2)) * error
     return mean, mean - half, mean + half

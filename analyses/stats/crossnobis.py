@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays
+from frictionstore.analyses.stats.folds import grouped_folds
 
 Floats = NDArray[np.float64]
 MOST_FOLDS = 5
+
+_DRAWS = 20
+"""Draws of folds of whole groups before there are fewer of them."""
 
 
 def crossnobis(fold_means: Floats, precision: Floats) -> Floats:
@@ -57,14 +61,26 @@ def crossnobis(fold_means: Floats, precision: Floats) -> Floats:
 
 
 def class_folds(
-    labels: NDArray[np.int64], rng: np.random.Generator
+    labels: NDArray[np.int64],
+    rng: np.random.Generator,
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], int]:
     """Return a fold for every labelled image, -1 for others, and the number of folds.
 
     Every class is in every fold, with two images or more where it has enough: noise is what is
-    left within a class and fold.
+    left within a class and fold. Of images that belong together whole groups are in one fold, so
+    that folds are independent; folds are 0 where several draws leave some class out of one.
     """
-    counts = np.bincount(labels[labels >= 0])
+    known = labels >= 0
+    counts = np.bincount(labels[known])
+    if groups is not None:
+        in_groups = np.unique(np.stack([labels[known], groups[known]]), axis=1)[0]
+        most = int(np.clip(np.bincount(in_groups).min() // 2, 2, MOST_FOLDS))
+        for n_folds in [k for k in range(most, 1, -1) for _ in range(_DRAWS)]:
+            folds = grouped_folds(labels, groups, n_folds, rng)
+            if len(np.unique(folds[known] * len(counts) + labels[known])) == n_folds * len(counts):
+                return folds, n_folds
+        return np.full(len(labels), -1, np.int64), 0
     n_folds = int(np.clip(counts.min() // 2, 2, MOST_FOLDS))
     folds = np.full(len(labels), -1, np.int64)
     for c in range(len(counts)):
@@ -87,7 +103,7 @@ class Crossnobis:
     labels, folds
         int64 arrays of shape (n_images,), -1 for images that take no part.
     n_classes, n_folds
-        Numbers of them.
+        Numbers of them; without folds there are no distances.
     shape
         Shape of one image's map.
 
@@ -111,6 +127,9 @@ class Crossnobis:
 
     def end_pass(self) -> bool:
         moments = self._moments
+        if not self._n_folds:
+            self.distances = np.full((self._n_classes, self._n_classes), np.nan)
+            return False
         freedom = int(moments.count.sum()) - moments.n_groups
         within: Any = moments.m2.reshape(moments.n_groups, -1).sum(axis=0)
         precision = np.divide(freedom, within, out=np.zeros_like(within), where=within > 0)

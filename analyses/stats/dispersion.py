@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,46 @@ def permdisp(
     return Dispersion(mean, f, float(permutation.p_value(f, np.concatenate(null))))
 
 
+def unequal(variance: Floats, counts: NDArray[np.int64]) -> Floats:
+    """Return how unequal variances of classes are: the weighted sum of squares of their logarithms.
+
+    Parameters
+    ----------
+    variance
+        Summed over features, shape (..., n_classes). Where one is 0 the result is infinite.
+    counts
+        Images per class, shape (n_classes,) or (..., n_classes).
+    """
+    weight = counts - 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithm = np.log(variance)
+        mean = (logarithm * weight).sum(axis=-1) / weight.sum(axis=-1)
+        found = (np.square(logarithm - mean[..., None]) * weight).sum(axis=-1)
+    return np.where(np.isfinite(found), found, np.inf)
+
+
+def unequal_from_sums(sums: Floats, norms: Floats, counts: NDArray[np.int64]) -> Floats:
+    """Return `unequal` from class sums and the sums of squares of all features, (..., C, 1)."""
+    left = norms[..., 0] - np.square(sums).sum(axis=-1) / counts
+    return unequal(np.maximum(left, 0.0) / (counts - 1.0), counts)
+
+
+def and_by_labels(
+    found: Dispersion, observed: Floats, null: Floats, *, grouped: bool = False
+) -> Dispersion:
+    """Return the test with the larger of its p and that of `unequal` under permuted labels.
+
+    A value that decides its class's mean moves the distances of all images of the class alike:
+    under heavy tails permuted residuals alone find a difference in half of all null stores. Where
+    images are `grouped` p is that under permuted labels alone.
+    """
+    if grouped and len(null) and not np.isnan(found.f):
+        return replace(found, p=float(permutation.p_value(observed, null)))
+    if not len(null) or np.isnan(found.p):
+        return found
+    return replace(found, p=max(found.p, float(permutation.p_value(observed, null))))
+
+
 class ClassDistances:
     """Distance of each image from its class's mean map, in a second pass.
 
@@ -108,7 +148,13 @@ class ClassDistances:
         return first
 
     def test(self, permutations: int, seed: int) -> Dispersion:
-        """Return the test of the distances of the labelled images, done once."""
+        """Return the test of the distances of the labelled images, done once; no p of groups.
+
+        How far an image lies from a mean that others of its group are part of depends on how many
+        groups there are in its class: residuals of groups are no arrangement of each other.
+        """
+        if self._classes.groups is not None:
+            permutations = 0
         if (permutations, seed) not in self._tests:
             labelled = self._classes.labels >= 0
             self._tests[permutations, seed] = permdisp(
@@ -126,6 +172,16 @@ def class_distances(passes: Passes, feature: str, classes: Classes, n_modes: int
         lambda: ClassDistances(feature, classes, moments),
         claimed=False,
     )
+
+
+def caveats(classes: Classes) -> list[str]:
+    """Return the sentence that says what PERMDISP's p is of groups of images."""
+    if classes.groups is None:
+        return []
+    return [
+        "p of PERMDISP is that of the classes' variances under permuted labels of whole groups: "
+        "residuals of images that belong together are not permuted"
+    ]
 
 
 def in_words(found: Dispersion, alpha: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.stats.intervals import fieller, too_skewed
+from frictionstore.analyses.stats.intervals import fieller, mean_covariance, too_skewed
 
 Floats = NDArray[np.float64]
 
@@ -32,8 +32,8 @@ class Comparison:
     difference, difference_low, difference_high
         Mean of edge - centre over images, and its t interval.
     t, p
-        Paired t test of edge against centre, n - 1 degrees of freedom; NaN where the difference
-        is the same in every image.
+        Paired t test of edge against centre, n - 1 degrees of freedom, of groups their number
+        less one; NaN where the difference is the same in every image.
     """
 
     n: int
@@ -62,6 +62,7 @@ def compare(
     level: float = 0.95,
     *,
     geometric: bool = False,
+    groups: NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Compare edge and centre of the same images.
 
@@ -85,30 +86,33 @@ def compare(
         Coverage of the intervals, in (0, 1).
     geometric
         The values are decimal logarithms.
+    groups
+        Group of each image: t and the intervals are over groups then (see `mean_covariance`).
     """
     from scipy.special import stdtr, stdtrit
 
     n = len(centre)
     if logarithms is None:
         logarithms = np.full(centre.shape, np.nan), np.full(centre.shape, np.nan)
-    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
     c, e = centre.mean(axis=0), edge.mean(axis=0)
     # Variances and covariance of the two means.
     dc, de = centre - c, edge - e
-    vc, ve, cov = ((x * y).sum(axis=0) / (n * (n - 1)) for x, y in ((dc, dc), (de, de), (dc, de)))
+    pairs = ((dc, dc), (de, de), (dc, de))
+    (vc, count), (ve, _), (cov, _) = (mean_covariance(x, y, groups) for x, y in pairs)
+    quantile = float(stdtrit(count - 1, 0.5 + level / 2)) if count > 1 else np.nan
     difference = edge - centre
     d = difference.mean(axis=0)
     varies = difference.min(axis=0) != difference.max(axis=0)
-    error = np.sqrt(np.square(difference - d).sum(axis=0) / (n * (n - 1)))
+    error = np.sqrt(mean_covariance(difference - d, difference - d, groups)[0])
     t = np.divide(d, error, out=np.full(d.shape, np.nan), where=varies & (error > 0))
     if geometric:
         ends = (d, d - quantile * error, d + quantile * error)
         ratio, low, high = (np.power(10.0, x) for x in ends)
     else:
         ratio, low, high = fieller(c, e, vc, ve, cov, quantile)
-    skewed = too_skewed(difference)
+    skewed = too_skewed(difference, groups)
     if not geometric:
-        skewed |= too_skewed(centre) | too_skewed(edge)
+        skewed |= too_skewed(centre, groups) | too_skewed(edge, groups)
     error = np.where(skewed, np.nan, error)
     found = Comparison(
         n=n,
@@ -122,12 +126,12 @@ def compare(
         difference_low=d - quantile * error,
         difference_high=d + quantile * error,
         t=np.where(skewed, np.nan, t),
-        p=np.where(skewed, np.nan, 2.0 * stdtr(n - 1, -np.abs(t))),
+        p=np.where(skewed, np.nan, 2.0 * stdtr(count - 1, -np.abs(t))),
     )
     where = found.of_logarithms
     if where.any():
         log_centre, log_edge = (one[:, where] for one in logarithms)
-        again = compare(log_centre, log_edge, level=level, geometric=True)
+        again = compare(log_centre, log_edge, level=level, geometric=True, groups=groups)
         for name in ("ratio", "ratio_low", "ratio_high", "t", "p"):
             getattr(found, name)[where] = getattr(again, name)
     return found

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core.passes import THREADS, Arrays, Passes
 from frictionstore.analyses.core.source import Classes
 from frictionstore.analyses.stats.permutation import (
+    AnyShuffles,
+    GroupShuffles,
     Shuffles,
     group_sums,
     label_shuffles,
@@ -103,7 +105,12 @@ class PermutedClassSums:
         self._n_classes = classes.n
         self._n_features = n_features
         self._sizes = tile_sizes(permutations)
-        self._shuffles = label_shuffles(list(classes.counts), permutations, seed)
+        grouped = classes.groups is not None
+        labels, groups = classes.labelled() if grouped else (None, None)
+        self._shuffles = label_shuffles(list(classes.counts), permutations, seed, labels, groups)
+        self._counts = classes.counts
+        if grouped:
+            self._counts = np.concatenate([one.counts for one in self._shuffles])  # type: ignore[union-attr]
         self._memory = memory
         self._first = 0
         self._sums: list[Floats] = []
@@ -113,6 +120,10 @@ class PermutedClassSums:
         largest = max(self._sizes) * self._n_classes * width * 8
         block = self._sizes[self._first : self._first + max(1, self._memory // largest)]
         return [np.zeros((size, self._n_classes, width)) for size in block]
+
+    def counts(self, which: slice) -> NDArray[np.int64]:
+        """Return images of each class in some permutations: (n_classes,), or of each one's own."""
+        return self._counts if self._counts.ndim == 1 else self._counts[which]
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._buffer.add(rows, arrays) >= _ROWS:
@@ -173,7 +184,8 @@ class HalfSplits:
     ----------
     first, second
         After the pass, mean of each half minus a shift, float64 of shape
-        (splits, n_classes, n_features). A class of odd size has the larger half second.
+        (splits, n_classes, n_features). A class of odd size has the larger half second. Where
+        images belong together the halves are of whole groups.
     """
 
     def __init__(
@@ -184,10 +196,16 @@ class HalfSplits:
         self._buffer = Buffer(feature, classes.labels, n_features)
         self._half = classes.counts // 2
         children = np.random.SeedSequence(seed).spawn(classes.n)
-        self._shuffles = [
+        self._shuffles: list[AnyShuffles] = [
             Shuffles([int(count - half), int(half)], splits, np.random.default_rng(child))
             for count, half, child in zip(classes.counts, self._half, children, strict=True)
         ]
+        if classes.groups is not None:
+            self._shuffles = [
+                _halved_groups(classes.groups[classes.labels == c], splits, child)
+                for c, child in enumerate(np.random.SeedSequence(seed).spawn(classes.n))
+            ]
+            self._half = np.stack([one.counts[:, 1] for one in self._shuffles], axis=1)  # type: ignore[union-attr]
         self._splits = splits
         self._sums = np.zeros((splits, classes.n, n_features))
         self._total = np.zeros((classes.n, n_features))
@@ -206,12 +224,21 @@ class HalfSplits:
 
     def end_pass(self) -> bool:
         self._multiply()
-        half = self._half[:, None].astype(np.float64)
-        rest = (self._classes.counts - self._half)[:, None].astype(np.float64)
+        half = self._half[..., None].astype(np.float64)
+        rest = (self._classes.counts - self._half)[..., None].astype(np.float64)
         self.first = self._sums / half
         self.second = (self._total - self._sums) / rest
         del self._sums
         return False
+
+
+def _halved_groups(
+    groups: NDArray[np.int64], splits: int, seed: np.random.SeedSequence
+) -> GroupShuffles:
+    """Return random halves (1 the first, 0 the second) of the groups of one class's images."""
+    _, of = np.unique(groups, return_inverse=True)
+    first = (of < (of.max() + 1) // 2).astype(np.int64)
+    return GroupShuffles(first, groups, 2, splits, np.random.default_rng(seed))
 
 
 def squared_distances(means: Floats) -> Floats:
@@ -238,8 +265,8 @@ def off_diagonal(matrices: NDArray[Any]) -> NDArray[Any]:
 
 
 def class_weights(counts: Sequence[int] | NDArray[np.int64]) -> Floats:
-    """Return 1 / count as a column, shape (n_classes, 1)."""
-    return 1.0 / np.asarray(counts, np.float64)[:, None]
+    """Return 1 / count as a column, shape (..., n_classes, 1)."""
+    return 1.0 / np.asarray(counts, np.float64)[..., None]
 
 
 def f_from_sums(
@@ -258,7 +285,7 @@ def f_from_sums(
     sums
         Class sums, shape (..., n_classes, n_features), of values shifted by any constant map.
     counts
-        Images per class, shape (n_classes,).
+        Images per class, shape (n_classes,); or (..., n_classes) where they differ between sums.
     total_squares
         T, positive: of each feature, shape (n_features,), or of all, one number.
 
@@ -272,11 +299,13 @@ def f_from_sums(
     Anderson (2001), A new method for non-parametric multivariate analysis of variance, Austral
     Ecology 26, 32-46.
     """
-    n, classes = int(counts.sum()), len(counts)
-    weight = class_weights(counts)[:, 0]
+    classes = counts.shape[-1]
+    n = int(counts.reshape(-1, classes)[0].sum())
+    weight, of_class = class_weights(counts)[..., 0], "c" if counts.ndim == 1 else "...c"
     of_all = np.square(sums.sum(axis=-2))
     # Summed over features in the same product: maps may have millions of numbers.
-    between = np.einsum(f"...cf,...cf,c->...{'' if pooled else 'f'}", sums, sums, weight)
+    kept = "..." if pooled else "...f"
+    between = np.einsum(f"...cf,...cf,{of_class}->{kept}", sums, sums, weight)
     between -= (of_all.sum(axis=-1) if pooled else of_all) / n
     within = np.asarray(total_squares - between)
     # What is left of the total after rounding is no variance.

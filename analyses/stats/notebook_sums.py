@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.passes import Arrays
-from frictionstore.analyses.core.source import Classes
+from frictionstore.analyses.core.source import Classes, mode_name
+
+NOTEBOOK_THRESHOLD = 0.01
 
 
 class NotebookSums:
@@ -44,3 +48,34 @@ class NotebookSums:
         variance = self._square / count - np.square(mean)
         ratio = mean.var(axis=0, ddof=1) / (variance.mean(axis=0) + np.float32(1e-10))
         return np.asarray(ratio, np.float32)
+
+
+def largest(values: NDArray[np.float64]) -> tuple[int, ...]:
+    """Return the index of the largest value, NaN ignored; the first of all if all are NaN."""
+    filled = np.where(np.isnan(values), -np.inf, values)
+    return tuple(int(i) for i in np.unravel_index(int(filled.argmax()), values.shape))
+
+
+def notebook_figures(ratio: NDArray[np.float32], constant: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return what the notebook printed; its averages over modes count a constant mode as 0."""
+    n_modes = ratio.shape[2]
+    overall = np.where(constant, 0.0, ratio.astype(np.float64)).mean(axis=2)
+    verdict = overall.max() > NOTEBOOK_THRESHOLD
+    return {
+        "overall_mean_f": float(overall.mean()),
+        "overall_max_f": float(overall.max()),
+        "overall_best_position": list(largest(overall)),
+        "verdict": "POSITIONALLY DISCRIMINATIVE" if verdict else "NOT DISCRIMINATIVE",
+        "per_mode": [
+            {
+                "mode": mode_name(mode, n_modes),
+                "mean": float(of_mode.mean()),
+                "max": float(of_mode.max()),
+                "q95": float(np.quantile(of_mode, 0.95)),
+                "best_position": list(largest(of_mode)),
+            }
+            for mode in range(n_modes)
+            if not constant[mode]
+            for of_mode in [ratio[..., mode].astype(np.float64)]
+        ],
+    }

@@ -73,7 +73,9 @@ class Gather:
         return False
 
 
-def mode_rows(first: Gathered, second: Gathered, order: NDArray[np.int64]) -> list[dict[str, Any]]:
+def mode_rows(
+    first: Gathered, second: Gathered, parts: tuple[NDArray[np.int64], NDArray[np.int64]]
+) -> list[dict[str, Any]]:
     """Return how values correlate, mode by mode: over patches where grids agree, else of means.
 
     Where numbers of modes differ, means over all modes are compared.
@@ -81,9 +83,10 @@ def mode_rows(first: Gathered, second: Gathered, order: NDArray[np.int64]) -> li
     Parameters
     ----------
     first, second
-        Of the same images; those that are held are in random order.
-    order
-        int64 (n_common,): a random order of all, for the jackknife's groups.
+        Of the same images.
+    parts
+        What the jackknife leaves out together: int64 (n_held,) of the images that are held, and
+        (n_common,) of all.
     """
     patches = first.held.shape[1:3] == second.held.shape[1:3]
     modes = [one.held.shape[3] for one in (first, second)]
@@ -98,7 +101,7 @@ def mode_rows(first: Gathered, second: Gathered, order: NDArray[np.int64]) -> li
             else one.means[:, which].mean(axis=1, keepdims=True)
             for one in (first, second)
         )
-        groups = (np.arange(len(x)) if by_patch else order) % GROUPS
+        groups = parts[0] if by_patch else parts[1]
         found = similarity.image_correlation(x, y, groups)
         without = similarity.image_correlation(x - x.mean(axis=0), y - y.mean(axis=0), groups)
         rows.append(

@@ -225,16 +225,95 @@ class Shuffles:
         return self._rng.permuted(block, axis=1)
 
 
-def label_shuffles(counts: Sequence[int], permutations: int, seed: int) -> list[Shuffles]:
+class GroupShuffles:
+    """Random arrangements of labels over groups of images, handed out as `Shuffles` does.
+
+    Labels of groups of one class change places among these groups, as wholes; labels within any
+    other group change places within it. Both leave the data's distribution as it is if classes do
+    not differ, whatever images of one group have in common, and so do both together. Where groups
+    differ in size, classes do not keep theirs (`counts`). Memory is that of groups, and of images
+    in groups of several classes.
+
+    Parameters
+    ----------
+    labels, groups
+        Of each position, int64 arrays of shape (n,); labels in 0..n_classes-1.
+    n_classes
+        Number of classes.
+    rows
+        Number of independent arrangements.
+    rng
+        Where the randomness comes from.
+
+    References
+    ----------
+    Winkler, Webster, Vidaurre, Nichols and Smith (2015), Multi-level block permutation, NeuroImage
+    123, 253-268.
+    """
+
+    def __init__(
+        self,
+        labels: NDArray[np.int64],
+        groups: NDArray[np.int64],
+        n_classes: int,
+        rows: int,
+        rng: np.random.Generator,
+    ) -> None:
+        number, self._of = np.unique(groups, return_inverse=True)
+        lowest, highest = np.full(len(number), n_classes), np.full(len(number), -1)
+        np.minimum.at(lowest, self._of, labels)
+        np.maximum.at(highest, self._of, labels)
+        whole = lowest == highest
+        dtype = np.int8 if n_classes <= 127 else np.int32
+        size = np.bincount(self._of, minlength=len(number)) * whole
+        self._of_group = np.tile(lowest.astype(dtype), (rows, 1))
+        self._of_group[:, whole] = rng.permuted(self._of_group[:, whole], axis=1)
+        split = np.flatnonzero(~whole[self._of])
+        split = split[np.argsort(self._of[split], kind="stable")]
+        self._split = np.tile(labels[split].astype(dtype), (rows, 1))
+        ends = np.flatnonzero(np.diff(self._of[split])) + 1
+        for part in np.split(np.arange(len(split)), ends):
+            self._split[:, part] = rng.permuted(self._split[:, part], axis=1)
+        self._place = np.full(len(labels), -1)
+        self._place[split] = np.arange(len(split))
+        fixed = np.bincount(labels[split], minlength=n_classes)
+        by_class = [(self._of_group == c) @ size for c in range(n_classes)]
+        self.counts: NDArray[np.int64] = np.stack(by_class, axis=1) + fixed
+        """Images of each class in each arrangement, shape (rows, n_classes)."""
+        self._next = 0
+
+    def take(self, n: int) -> NDArray[Any]:
+        """Return the next `n` positions, integer array of shape (rows, n)."""
+        rows = slice(self._next, self._next + n)
+        self._next += n
+        drawn = self._of_group[:, self._of[rows]]
+        place = self._place[rows]
+        drawn[:, place >= 0] = self._split[:, place[place >= 0]]
+        return drawn
+
+
+AnyShuffles = Shuffles | GroupShuffles
+
+
+def label_shuffles(
+    counts: Sequence[int],
+    permutations: int,
+    seed: int,
+    labels: NDArray[np.int64] | None = None,
+    groups: NDArray[np.int64] | None = None,
+) -> list[AnyShuffles]:
     """Return `permutations` random arrangements of labels, in tiles of `TILE`.
 
     Tile t is drawn from the t-th child of `seed`, so that a run holding a few tiles at a time
-    draws the same arrangements as one that holds all.
+    draws the same arrangements as one that holds all. With `groups`, and the `labels` as they are,
+    both of images with a label, labels are arranged as `GroupShuffles` says.
     """
     sizes = tile_sizes(permutations)
     children = np.random.SeedSequence(seed).spawn(len(sizes))
     return [
         Shuffles(counts, size, np.random.default_rng(child))
+        if labels is None or groups is None
+        else GroupShuffles(labels, groups, len(counts), size, np.random.default_rng(child))
         for size, child in zip(sizes, children, strict=True)
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,26 @@ def position_effects(
         variance, variance - upper * root, variance + student * root, f,
         np.asarray(fdtrc(freedom, freedom * (n_images - 1), f)), omega,
     )  # fmt: skip
+
+
+def effects_of_groups(groups: Floats, single: Floats) -> PositionEffects:
+    """Return `position_effects` where images belong together: each group's mean map is an image.
+
+    Parameters
+    ----------
+    groups
+        Mean map of each part of the images, whole groups in one, shape (parts, n_patches, n_modes).
+    single
+        Variance of single values about image and position, for omega^2, shape (n_modes,).
+    """
+    centred = groups - groups.mean(axis=1, keepdims=True)
+    mean = centred.mean(axis=0)
+    n = len(groups)
+    positions = n * np.square(mean).sum(axis=0)
+    rest = np.square(centred - mean).sum(axis=(0, 1))
+    found = position_effects(positions, rest, n, groups)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return replace(found, omega_squared=found.variance / (found.variance + single))
 
 
 def _jackknife(products: Floats) -> Floats:

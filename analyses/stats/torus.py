@@ -1,4 +1,4 @@
-"""Rank correlations of maps with other maps over the same patches, under all shifts of the torus."""
+"""Rank correlations of maps with others over the same patches, under all shifts of the torus."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import { h, setText } from "./dom.js";
 import { FIGURES, figuresOf, modeValues } from "./figures.js";
 import { show } from "./format.js";
 import { Legend, Pane, type Patch } from "./pane.js";
+import { atPatch } from "./repeats.js";
 import type { MapInfo } from "./store.js";
 
 export class Detail {
@@ -183,17 +184,23 @@ export class Detail {
         h("th", { scope: "col" }, widest > 1 ? `mode ${mode}` : ""),
       ),
     );
-    const lines = [...store.maps.values()].map((info) => {
-      const slab = store.slab(info.name, row);
-      const cells = Array.from({ length: widest }, (_, mode) => {
-        if (mode >= info.modes) return h("td", {});
-        if (!slab) return h("td", { class: "absent" }, "·");
-        const at =
-          (row - slab.first) * slab.imageSize + (patch[0] * cols + patch[1]) * info.modes + mode;
-        return h("td", {}, show(slab.data[at], 6));
+    const cell = patch[0] * cols + patch[1];
+    // The repeats of a map below it, and what it is without rounding below these.
+    const names = [...store.maps.keys()].filter((name) => !name.endsWith("_change"));
+    const after = (name: string): string[] => names.filter((other) => other === `${name}_exact`);
+    const lines = names
+      .filter((name) => !names.some((other) => name === `${other}_exact`))
+      .flatMap((name) => [name, ...after(name)])
+      .flatMap((name) => [store.info(name), store.repeatsOf(name)].filter((info) => !!info))
+      .flatMap((info) => atPatch(store.slab(info.name, row), info, row, cell))
+      .map(({ name, values }) => {
+        const cells = Array.from({ length: widest }, (_, mode) => {
+          const value = values[mode];
+          if (value === undefined) return h("td", {});
+          return value === null ? h("td", { class: "absent" }, "·") : h("td", {}, show(value, 6));
+        });
+        return h("tr", {}, h("th", { scope: "row" }, name), ...cells);
       });
-      return h("tr", {}, h("th", { scope: "row" }, info.name), ...cells);
-    });
     this.others.replaceChildren(h("thead", {}, head), h("tbody", {}, ...lines));
   }
 

@@ -136,8 +136,14 @@ export class Gallery {
     const { image } = app.state;
     if (image !== null) {
       add(app.state.map, image);
-      // A marked patch is shown in all maps.
-      if (app.state.patch) for (const map of app.store.maps.keys()) add(map, image);
+      // A marked patch is shown in all maps, with their repeats.
+      if (app.state.patch) {
+        for (const info of app.store.maps.values()) {
+          const again = app.store.repeatsOf(info.name);
+          if (!info.of) add(info.name, image);
+          if (again) add(again.name, image);
+        }
+      }
       if (app.store.thumbnails) add("image", image);
     }
     for (let k = first; k < last; k++) {

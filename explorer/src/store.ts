@@ -1,35 +1,14 @@
 // A store as the explorer sees it: its metadata, its labels, and its maps a chunk at a time.
 
-import { decompress } from "fzstd";
 import * as zarr from "zarrita";
-import { bloscDecode } from "./blosc.js";
-import { CheckedCrc32c } from "./crc32c.js";
+import "./codecs.js";
+import { changeMap, relativeChange, repeatCount } from "./repeats.js";
 import { HttpSource, ReadError } from "./source.js";
 
 const ATTRIBUTES = "frictionstore";
 const FORMAT = 1;
 const CACHE_BYTES = 256 * 1024 * 1024; // decoded chunks kept
 const AT_ONCE = 6; // chunks read at the same time
-
-/** A zarr codec from its decoding; the explorer does not write. */
-function readingCodec(decode: (bytes: Uint8Array) => Uint8Array): () => Promise<never> {
-  const codec = {
-    kind: "bytes_to_bytes" as const,
-    decode,
-    encode: () => {
-      throw new Error("the explorer does not write");
-    },
-  };
-  return async () => ({ fromConfig: () => codec }) as never;
-}
-
-zarr.registry.set("crc32c", async () => CheckedCrc32c as never);
-zarr.registry.set("blosc", readingCodec(bloscDecode));
-// A copy of exact size: zarrita's string codec reads the buffer from its beginning.
-zarr.registry.set(
-  "zstd",
-  readingCodec((bytes) => new Uint8Array(decompress(bytes))),
-);
 
 /** One array with the axes (image, row, col[, mode]), or thumbnails (image, y, x, channel). */
 export interface MapInfo {
@@ -43,6 +22,7 @@ export interface MapInfo {
   shardImages: number;
   storedBytes: number;
   array: zarr.Array<zarr.DataType>;
+  of?: [measured: MapInfo, again: MapInfo]; // what the page computes it of
 }
 
 /** The decoded images of one chunk. */
@@ -143,11 +123,15 @@ export class Store {
     for (const [name, document] of Object.entries<any>(documents)) {
       const info = this.mapInfo(name, document, where);
       if (name === "label") this.n = info.shape[0];
-      // Repeats of a measurement are not maps of their own: the analyses judge them.
-      if (document?.dimension_names?.includes?.("repeat")) continue;
       if (name === "image") this.thumbnails = info;
-      else if (info.shape.length > 1) this.maps.set(name, info);
+      // Repeats of a measurement are not maps of their own: what they change is one.
+      else if (info.shape.length > 1 && info.shape.length < 5) this.maps.set(name, info);
       else this.index.set(name, info);
+    }
+    for (const info of [...this.maps.values()]) {
+      const again = this.repeatsOf(info.name);
+      if (!again || info.array.dtype !== "float32") continue;
+      this.maps.set(`${info.name}_change`, changeMap(info, again));
     }
     const first = this.maps.values().next().value;
     if (!first) throw new ReadError(`${where} has no map on the patch grid`);
@@ -155,6 +139,7 @@ export class Store {
     // In the order people look for them, whatever the order of the metadata.
     const order = [
       ...["friction", "settle", "friction_exact", "settle_exact"],
+      ...["friction_change", "friction_exact_change"],
       ...["S", "S_orig", "recon_error", "refinement_residual"],
     ];
     const rank = (name: string) => (order.includes(name) ? order.indexOf(name) : order.length);
@@ -163,7 +148,10 @@ export class Store {
     for (const [name, info] of sorted) this.maps.set(name, info);
   }
 
-  private readonly index = new Map<string, MapInfo>();
+  private readonly index = new Map<string, MapInfo>(); // and repeats
+  repeatsOf(map: string): MapInfo | undefined {
+    return this.index.get(`${map}_repeats`);
+  }
 
   private mapInfo(name: string, document: any, where: string): MapInfo {
     try {
@@ -352,7 +340,11 @@ export class Store {
   retry(): void {
     for (const key of this.problems.keys()) {
       const [map, chunk] = split(key);
-      this.source.forget(shardKey(this.info(map), chunk));
+      const info = this.info(map);
+      for (const part of info.of ?? [info]) {
+        const inside = this.chunkOf(part.name, chunk * info.chunkImages);
+        this.source.forget(shardKey(part, inside));
+      }
     }
     this.problems.clear();
   }
@@ -396,6 +388,14 @@ export class Store {
   }
 
   private async decode(info: MapInfo, chunk: number): Promise<Slab> {
+    if (info.of) {
+      const row = chunk * info.chunkImages;
+      const parts = info.of.map(
+        ({ name }) => this.slab(name, row) ?? this.decode(this.info(name), this.chunkOf(name, row)),
+      );
+      const [measured, again] = await Promise.all(parts);
+      return relativeChange(measured, again, repeatCount(info.of[1]), info.chunkImages);
+    }
     const first = chunk * info.chunkImages;
     const last = Math.min(first + info.chunkImages, this.n) - 1;
     const file = shardKey(info, chunk);

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.check.between import Pair, Reliability, is_measured
 from frictionstore.check.map_difference import LISTED_IDS, MapDifference
 from frictionstore.check.rounding import FAR_BEYOND, FAR_SHARE, RULES
+from frictionstore.format import schema
 from frictionstore.format.fingerprint import differing
 from frictionstore.progress import progress_bar
 from frictionstore.store.gather import gather
 from frictionstore.store.reader import Store, open_store
 from frictionstore.text import listed, printable
+
+NOT_IN_REPEATS = (
+    "repeats change the matrix that friction is measured of by one unit in the last place: what an "
+    "encoder rounds before it is not in them"
+)
 
 
 @dataclass
@@ -36,10 +43,14 @@ class Difference:
         Ids that only one store has, the first ten.
     labels : int
         Common images whose class differs by name.
+    groups : int
+        Common images whose group differs by name, or that have one in one store only.
     classes_differ : bool
     maps_a, maps_b : list of str
         Maps that only one store has, or has in another shape.
     maps : dict of str to MapDifference
+    reliability : dict of str to Reliability
+        Of maps on the patch grid that differ.
     """
 
     a: str
@@ -52,10 +63,12 @@ class Difference:
     only_a: list[str]
     only_b: list[str]
     labels: int
+    groups: int
     classes_differ: bool
     maps_a: list[str]
     maps_b: list[str]
     maps: dict[str, MapDifference]
+    reliability: dict[str, Reliability] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -66,6 +79,7 @@ class Difference:
         alike = (
             self.common == self.images_a == self.images_b
             and not self.labels
+            and not self.groups
             and not self.classes_differ
             and not self.maps_a
             and not self.maps_b
@@ -86,10 +100,12 @@ class Difference:
             "only_a": self.only_a,
             "only_b": self.only_b,
             "labels_differing": self.labels,
+            **({"groups_differing": self.groups} if self.groups else {}),
             "classes_differ": self.classes_differ,
             "maps_only_a": self.maps_a,
             "maps_only_b": self.maps_b,
             "maps": {name: found.as_json() for name, found in self.maps.items()},
+            "reliability": {name: found.as_json() for name, found in self.reliability.items()},
         }
 
 
@@ -126,19 +142,43 @@ def diff(
         int((matched >= 0).sum()),
         [text for text, row in zip(ids_a, matched, strict=True) if row < 0][:LISTED_IDS],
         [text for text in ids_b if text not in known][:LISTED_IDS],
-        _labels_differing(first, second, matched),
+        _labels_differing(first, second, matched), _groups_differing(first, second, matched),
         first.class_names != second.class_names,
         _maps_without_match(first, second), _maps_without_match(second, first), {},
     )  # fmt: skip
     names = [name for name in first.maps if name not in result.maps_a]
-    result.maps = {name: MapDifference(name) for name in names}
     total = result.common * len(names)
     with progress_bar(total, "comparing", show=show_progress) as advance:
         for name in names:
-            for rows, left, right in _pairs(first, second, name, matched):
-                result.maps[name].add(left, right, [ids_a[row] for row in rows])
-                advance(len(rows))
+            result.maps[name] = _map_difference(first, second, name, matched, advance)
+    for name, entry in result.maps.items():
+        if entry.differing and is_measured(name):
+            result.reliability[name] = Reliability(Pair(first, second, name, matched))
     return result
+
+
+def _map_difference(
+    a: Store, b: Store, name: str, matched: NDArray[np.int64], advance: Callable[[int], None]
+) -> MapDifference:
+    """One map of both, judged by its bound and by repeats of the measurement where there are."""
+    base = schema.REPEATS.get(name, name)
+    pair = Pair(a, b, base, matched) if base in a.maps and base in b.maps else None
+    ids = a.image_ids
+    if pair is None or not any(pair.repeats.values()):
+        found = MapDifference(name)
+        for rows, left, right in _pairs(a, b, name, matched):
+            found.add(left, right, [str(ids[row]) for row in rows])
+            advance(len(rows))
+        return found
+    found = MapDifference(name, pair.apart_by_chance)
+    for block in pair.blocks():
+        left, right = (
+            np.stack(each[1:], axis=-1) if name != base else each[0]
+            for each in block.measured.values()
+        )
+        found.add(left, right, [str(ids[row]) for row in block.rows], block)
+        advance(len(block.rows))
+    return found
 
 
 def _request_differences(a: Store, b: Store) -> list[str]:
@@ -169,6 +209,17 @@ def _labels_differing(a: Store, b: Store, matched: NDArray[np.int64]) -> int:
     return sum(
         left[row] != right[other] for row, other in enumerate(matched.tolist()) if other >= 0
     )
+
+
+def _groups_differing(a: Store, b: Store, matched: NDArray[np.int64]) -> int:
+    """Common images whose group, by name, is not the same; all of them where one store has none."""
+    left, right = a.groups, b.groups
+    common = matched >= 0
+    if left is None or right is None:
+        return 0 if left is None and right is None else int(common.sum())
+    names = np.array([*a.group_names, *b.group_names], dtype=object)
+    of_a, of_b = names[left[common]], names[right[matched[common]] + len(a.group_names)]
+    return int((of_a != of_b).sum())
 
 
 def _pairs(
@@ -211,11 +262,17 @@ def describe_difference(found: Difference) -> str:
         lines.append("class names differ")
     if found.labels:
         lines.append(f"labels of {found.labels:,} images differ")
+    if found.groups:
+        lines.append(f"groups of {found.groups:,} images differ")
     for which, names in (("a", found.maps_a), ("b", found.maps_b)):
         if names:
             lines.append(f"maps only in {which}, or of another shape there: {', '.join(names)}")
     for name, entry in found.maps.items():
         lines += ["", *_describe_map(name, entry)]
+        if name in found.reliability:
+            lines += found.reliability[name].lines()
+    if any(entry.apart_by_chance for entry in found.maps.values()):
+        lines += ["", NOT_IN_REPEATS]
     return "\n".join(lines)
 
 
@@ -231,10 +288,16 @@ def _describe_map(name: str, found: MapDifference) -> list[str]:
     if rule.bound is not None:
         far = f", {found.far:,} beyond {FAR_BEYOND:g} times it" if rule.far else ""
         expected = f" (at most {FAR_SHARE:.2%} are expected)" if rule.far else ""
+        by_repeats = " or the range of the repeats" if found.apart_by_chance else ""
         lines.append(
-            f"  {found.within / found.values:.3%} within the bound for rounding "
+            f"  {found.within / found.values:.3%} within the bound for rounding{by_repeats} "
             f"({1 - rule.share:.0%} are expected){far}{expected}, median relative difference of "
             f"those that differ {found.median_relative:.1e}"
+        )
+    if found.apart_by_chance:
+        lines.append(
+            f"  measurements and repeats of {found.noisy / found.values:.2%} of the values spread "
+            f"further than the bound; up to {found.apart_by_chance:.0%} of these may be beyond it"
         )
     lines += [f"  beyond rounding: {reason}" for reason in found.reasons]
     for label, largest in (("absolute", found.absolute), ("relative", found.relative)):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.check.between import Block
 from frictionstore.check.rounding import (
     FAR_BEYOND,
     FAR_SHARE,
@@ -75,9 +76,13 @@ class MapDifference:
         Relative to the larger of the two magnitudes.
     per_mode, beyond_per_mode : list of int
         Values of each mode that differ and that are beyond the bound, for maps with a mode axis.
+    noisy, far_noisy : int
+        Values that repeats move by more than the bound, and by more than 100 times it; by mode in
+        `noisy_per_mode`. They may be beyond it by chance (`check.between`).
     """
 
     name: str
+    apart_by_chance: float = 0.0
     values: int = 0
     differing: int = 0
     within: int = 0
@@ -86,14 +91,23 @@ class MapDifference:
     relative: Largest = field(default_factory=Largest)
     per_mode: list[int] = field(default_factory=list)
     beyond_per_mode: list[int] = field(default_factory=list)
+    noisy: int = 0
+    far_noisy: int = 0
+    noisy_per_mode: list[int] = field(default_factory=list)
     wrong_images: int = 0
     wrong_ids: list[str] = field(default_factory=list)
     histogram: NDArray[np.int64] = field(
         default_factory=lambda: np.zeros(_DECADES * _BINS, dtype=np.int64)
     )
 
-    def add(self, a: NDArray[Any], b: NDArray[Any], ids: list[str]) -> None:
-        """Count one block of images, arrays of one shape with `ids` along the first axis."""
+    def add(
+        self, a: NDArray[Any], b: NDArray[Any], ids: list[str], repeats: Block | None = None
+    ) -> None:
+        """Count one block of images, arrays of one shape with `ids` along the first axis.
+
+        With `repeats` a value is beyond rounding where it is beyond the bound and the stores'
+        measurements of it are apart.
+        """
         spec, rule = schema.MAPS[self.name], RULES[self.name]
         dims = spec.dims
         if spec.modes:  # repeats, where there are any, before the modes
@@ -105,6 +119,7 @@ class MapDifference:
         if not self.per_mode and spec.modes:
             self.per_mode = [0] * a.shape[-1]
             self.beyond_per_mode = [0] * a.shape[-1]
+            self.noisy_per_mode = [0] * a.shape[-1]
         if same.all():
             self.within += a.size
             return
@@ -116,24 +131,36 @@ class MapDifference:
         relative[np.isnan(relative)] = np.inf
         bound = np.zeros(a.shape) if rule.bound is None else rule.bound(x, y)
         beyond = ~same & ~(size <= bound)  # a bound that is NaN is none
+        far = beyond & ~(size <= FAR_BEYOND * bound)
+        far_noisy = np.zeros(a.shape, dtype=bool)
+        if repeats is not None:
+            apart, spread = repeats.like(a)
+            noisy, far_noisy = spread > bound, spread > FAR_BEYOND * bound
+            beyond, far = beyond & apart, far & apart
+            self.noisy += int(noisy.sum())
+            self.noisy_per_mode = _added(self.noisy_per_mode, noisy)
         self.differing += int((~same).sum())
         self.within += a.size - int(beyond.sum())
         if spec.modes:
             self.per_mode = _added(self.per_mode, ~same)
             self.beyond_per_mode = _added(self.beyond_per_mode, beyond)
         if rule.far:
-            self._add_far(beyond & ~(size <= FAR_BEYOND * bound), ids)
+            self._add_far(far, far_noisy, ids)
         self.absolute.offer(size, a, b, ids, dims)
         self.relative.offer(relative, a, b, ids, dims)
         decades = np.log10(np.clip(relative[~same], 10.0**_LOWEST_DECADE, 9.0))
         bins = ((decades - _LOWEST_DECADE) * _BINS).astype(int)
         self.histogram += np.bincount(bins, minlength=self.histogram.size)
 
-    def _add_far(self, far: NDArray[np.bool_], ids: list[str]) -> None:
+    def _add_far(self, far: NDArray[np.bool_], noisy: NDArray[np.bool_], ids: list[str]) -> None:
         self.far += int(far.sum())
+        self.far_noisy += int(noisy.sum())
         modes = far.shape[-1] if schema.MAPS[self.name].modes else 1
         hit = far.reshape(len(far), -1, modes).any(axis=-1)
-        wrong = np.flatnonzero(hit.sum(axis=1) >= max(IMAGE_PATCHES, IMAGE_SHARE * hit.shape[1]))
+        many = hit.sum(axis=1) >= max(IMAGE_PATCHES, IMAGE_SHARE * hit.shape[1])
+        # Half way between what chance sets apart and all.
+        expected = 0.5 * (1.0 + self.apart_by_chance) * noisy.reshape(len(far), -1).sum(axis=1)
+        wrong = np.flatnonzero(many & (far.reshape(len(far), -1).sum(axis=1) > expected))
         self.wrong_images += wrong.size
         self.wrong_ids += [ids[k] for k in wrong[: LISTED_IDS - len(self.wrong_ids)]]
 
@@ -165,14 +192,19 @@ class MapDifference:
         """What rounding does not explain, a phrase each."""
         rule = RULES[self.name]
         what = "differ" if rule.bound is None else "are beyond the bound for rounding"
+        if self.apart_by_chance:
+            what += " and apart from what the repeats give"
         beyond = self.values - self.within
         found = []
-        if beyond > rule.share * self.values:
+        # Twice what chance sets apart, and never all.
+        chance = min(2.0 * self.apart_by_chance, 0.5 * (1.0 + self.apart_by_chance))
+        if beyond > rule.share * self.values + chance * self.noisy:
             found.append(f"{beyond / self.values:.2%} of its values {what}")
+        noisy = self._shares(self.noisy_per_mode)
         for mode, share in enumerate(self._shares(self.beyond_per_mode)):
-            if share > rule.mode_share:
+            if share > rule.mode_share + chance * noisy[mode]:
                 found.append(f"{share:.2%} of mode {mode} {what}")
-        if self.far > FAR_SHARE * self.values:
+        if self.far > FAR_SHARE * self.values + chance * self.far_noisy:
             found.append(f"{self.far:,} values are beyond {FAR_BEYOND:g} times it")
         if self.wrong_images:
             images = "image is" if self.wrong_images == 1 else "images are"
@@ -192,6 +224,7 @@ class MapDifference:
             "median_relative": self.median_relative,
             "largest_absolute": self.absolute.as_json(),
             "largest_relative": self.relative.as_json(),
+            "moved_by_repeats": self.noisy if self.apart_by_chance else None,
             "differing_share_per_mode": self.mode_shares if self.per_mode else None,
         }
 

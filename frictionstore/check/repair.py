@@ -125,7 +125,11 @@ def _sound_files(
         result = check_shard(
             LocalLocation(target), array, number, False, size=known.size,
             sha256=evidence.sha256.get(key), checksums=known.checksums,
-            n_classes=len(plan.class_names),
+            n_classes=len(
+                plan.attributes[schema.GROUP_NAMES]
+                if array.spec.name == "group"
+                else plan.class_names
+            ),
         )  # fmt: skip
         if result.damage:
             return None

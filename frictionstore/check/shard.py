@@ -84,7 +84,7 @@ def check_shard(
     sha256, checksums : str or None
         Expected SHA-256 and row of chunk checksums, where they are known.
     n_classes : int
-        Number of class names.
+        Number of class names; of the array `group` that of group names.
 
     Returns
     -------
@@ -200,12 +200,13 @@ def bad_values(
         finite = np.isfinite(values)
         if not finite.all():
             yield "holds values that are not finite (NaN is what was never written)", rows(~finite)
-    elif spec.name == "label":
+    elif spec.name in ("label", "group"):
+        lowest = schema.NO_LABEL if spec.name == "label" else 0  # every image has a group
         highest = n_classes - 1 if n_classes else np.iinfo(np.int32).max
-        out = (values < schema.NO_LABEL) | (values > highest)
+        out = (values < lowest) | (values > highest)
         if out.any():
             first = int(values[out][0])
-            yield f"holds the label {first}, expected -1 to {highest}", rows(out)
+            yield f"holds the {spec.name} {first}, expected {lowest} to {highest}", rows(out)
     elif spec.name == "image_id":
         empty = values == ""
         if empty.any():

@@ -285,7 +285,8 @@ def _check_shards(header: Header, report: Report, threads: int, show_progress: b
         return check_shard(
             header.location, plan, unit, report.quick,
             size=header.shard_bytes[key], sha256=header.manifest[key],
-            checksums=header.shard_checksums[key], n_classes=len(header.class_names),
+            checksums=header.shard_checksums[key],
+            n_classes=len(header.group_names if plan.spec.name == "group" else header.class_names),
         )  # fmt: skip
 
     largest = max(schema.row_bytes(p.spec, p.chunk_shape) for p in header.arrays.values())

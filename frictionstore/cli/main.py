@@ -56,6 +56,11 @@ def cli() -> None:
     help="Leave images out that cannot be read, and list them in the store.",
 )
 @click.option(
+    "--groups",
+    help="Which images belong together: stem (name up to its last -), folder, or a CSV file with "
+    "the columns id and group.",
+)
+@click.option(
     "--encoder",
     help="speckle (bundled), a .pt or .safetensors file, a published version's name[@revision], or "
     "hf://OWNER/REPO/FILE[@revision].",

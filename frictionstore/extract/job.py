@@ -6,22 +6,20 @@ before that.
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frictionstore.cores import cores
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
+from frictionstore.extract import provenance
 from frictionstore.extract.conduit.constants import LARGEST_EXACT_N
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
 from frictionstore.extract.given import expanded
-from frictionstore.extract.recorded import Recorded, asked, version_of
+from frictionstore.extract.recorded import Recorded, version_of
 from frictionstore.extract.request import EncoderIdentity, Job, build_request
 from frictionstore.extract.rounding import Rounding
 from frictionstore.format import schema
@@ -30,14 +28,16 @@ from frictionstore.format.plan import StorePlan
 from frictionstore.installed import install_command
 from frictionstore.progress import Report, progress_bar
 from frictionstore.store.writer import StoreWriter, up_to_date
-from frictionstore.text import listed, printable, without_credentials
-from frictionstore.version import __version__
+from frictionstore.text import listed, printable
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from frictionstore.extract.data.base import Dataset
+    from frictionstore.extract.data.groups import Grouping
     from frictionstore.extract.encoder.checkpoints import Checkpoint, Source
     from frictionstore.extract.engines.base import Engine
-VERSIONED = ("numpy", "zarr", "numcodecs", "pillow", "torchvision", "numba", "scikit-learn")
 
 
 def run_job(
@@ -111,13 +111,17 @@ class _Run:
         self.identity: EncoderIdentity | None = None
         self.upstream: Any = None
         self.rounding = Rounding()
+        self.grouping: Grouping | None = None
+        self.groups: NDArray[np.int32] | None = None
 
     def go(self) -> dict[str, Any]:
         from frictionstore.extract.data.base import whole
         from frictionstore.extract.data.choose import RecordedSet
+        from frictionstore.extract.data.groups import Grouping
         from frictionstore.format.header import read_header
 
         job = self.job
+        self.grouping = None if job.groups is None else Grouping(job.groups)
         self._require_packages()
         self.identity = identity = self._identify_encoder()
         job = self.job = self._possible(identity)
@@ -127,7 +131,7 @@ class _Run:
         if shard_images is None:
             shard_images = schema.default_shard_images(rows, len(dataset.ids))
         schema.plan_arrays(rows, len(dataset.ids), shard_images)  # refuses a bad number now
-        request = build_request(identity, dataset, job, shard_images)
+        request = build_request(identity, dataset, job, shard_images, self.grouping)
         try:
             if not self.repair and up_to_date(job.out, request):
                 header = read_header(job.out)
@@ -286,6 +290,7 @@ class _Run:
     ) -> tuple[StorePlan, Dataset]:
         from frictionstore.extract.data.base import Part, whole
         from frictionstore.extract.data.choose import unreadable
+        from frictionstore.format.groups import numbered
         from frictionstore.format.ids import check_ids
 
         attributes: dict[str, Any] = {}
@@ -301,6 +306,9 @@ class _Run:
             if not kept.ids:
                 raise RequestError("none of the images can be read: there is nothing to extract")
         check_ids(kept.ids)
+        if self.grouping is not None:
+            of_images = self.grouping.of(kept.ids, self.job.dataset)
+            self.groups, attributes[schema.GROUP_NAMES] = numbered(of_images)
         return (
             StorePlan(request, len(kept.ids), rows, shard_images, kept.class_names, attributes),
             kept,
@@ -329,7 +337,7 @@ class _Run:
             measured, run, seconds = 0, {}, 0.0
             if pending:
                 with closing(self._engine(dataset)) as engine:
-                    run = self._describe_run(engine)
+                    run = provenance.of_run(engine)
                     workers = self._workers(dataset)
                     done = plan.n_images - pending
                     self.report(
@@ -349,6 +357,7 @@ class _Run:
                             run=run,
                             progress=progress,
                             seen=self.rounding.add,
+                            groups=self.groups,
                         )
                     seconds = time.monotonic() - began
             writer.finalise(self._provenance(measured, seconds))
@@ -410,39 +419,15 @@ class _Run:
             return self.job.workers
         return 0 if dataset.in_memory else cores(8)
 
-    @staticmethod
-    def _describe_run(engine: Engine) -> dict[str, Any]:
-        versions = {"frictionstore": __version__, "python": platform.python_version()}
-        for package in VERSIONED:
-            found = version_of(package)
-            if found is not None:
-                versions[package] = found
-        return {**engine.describe(), "versions": versions}
-
     def _provenance(self, measured: int, seconds: float) -> dict[str, Any]:
-        job = self.job
-        encoder: dict[str, Any] = {"name": job.encoder}
-        if self.source is not None:
-            encoder = {"origin": self.source.origin, "file_sha256": self.source.sha256}
-        if self.identity is not None:
-            encoder["config"] = as_json(self.identity.config)
-        for loaded in (self.checkpoint, self.upstream):
-            if loaded is not None and loaded.notes:
-                encoder["notes"] = as_json(loaded.notes)
         return {
-            "made_by": "frictionstore extract",
-            "command": [*map(without_credentials, sys.argv)],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "recipe": job.recipe,
-            "dataset": job.dataset,
-            "asked": asked(self.job),
+            **provenance.of_job(self.job, measured, seconds),
             "dataset_images": self.dataset_images,
             "dataset_read": self.dataset_read,
-            "encoder": encoder,
-            "measured_images": measured,
+            "encoder": provenance.of_encoder(
+                self.job, self.source, self.identity, (self.checkpoint, self.upstream)
+            ),
             "friction_against_exact": self.rounding.as_json(),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(measured / seconds, 2) if measured and seconds else None,
         }
 
 

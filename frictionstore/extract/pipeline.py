@@ -112,6 +112,7 @@ def extract_units(
     run: dict[str, Any],
     progress: Progress = lambda images: None,
     seen: Callable[[Maps], None] = lambda maps: None,
+    groups: NDArray[np.int32] | None = None,
 ) -> int:
     """Measure and write every unit that is not recorded yet.
 
@@ -128,6 +129,8 @@ def extract_units(
         Told the number of images each time some were measured.
     seen : callable
         Given the maps of these.
+    groups : ndarray, optional
+        Group of each image, where the plan has an array of them.
 
     Returns
     -------
@@ -170,6 +173,8 @@ def extract_units(
                     progress(len(rows))
                 arrays["label"] = dataset.labels[unit.start : unit.stop]
                 arrays["image_id"] = np.array(dataset.ids[unit.start : unit.stop], dtype=object)
+                if groups is not None:
+                    arrays["group"] = groups[unit.start : unit.stop]
                 if writing is not None:
                     writing.result()
                 # Described anew for each unit: the tile may have been halved for want of memory.

@@ -21,7 +21,7 @@ _TYPES: dict[str, type] = {
     "maps": list, "repeats": int, "engine": str, "device": str, "precision": str, "gram": str,
     "split": str,
     "count": int, "seed": int,
-    "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool,
+    "limit": int, "data_root": str, "download": bool, "skip_unreadable": bool, "groups": str,
     "batch_size": int, "workers": int, "shard_images": int,
 }  # fmt: skip
 

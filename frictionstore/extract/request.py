@@ -18,6 +18,7 @@ from frictionstore.text import printable
 
 if TYPE_CHECKING:
     from frictionstore.extract.data.base import Dataset
+    from frictionstore.extract.data.groups import Grouping
 CHANNELS = {1: "L", 3: "RGB"}  # Pillow's modes
 
 
@@ -42,6 +43,7 @@ class Job:
     data_root: Path = Path("data/torchvision")
     download: bool = False
     skip_unreadable: bool = False
+    groups: str | None = None
     batch_size: int = 256
     workers: int | None = None
     shard_images: int | None = None
@@ -91,7 +93,11 @@ class EncoderIdentity:
 
 
 def build_request(
-    identity: EncoderIdentity, dataset: Dataset, job: Job, shard_images: int
+    identity: EncoderIdentity,
+    dataset: Dataset,
+    job: Job,
+    shard_images: int,
+    grouping: Grouping | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the content of the store, and nothing else.
 
@@ -116,6 +122,8 @@ def build_request(
     described = {**dataset.describe(), "count": len(dataset.ids)}
     if job.skip_unreadable:
         described["skip_unreadable"] = True
+    if grouping is not None:
+        described["groups"] = grouping.described
     maps = job.measured_maps
     low, high = dataset.value_range
     resize = (

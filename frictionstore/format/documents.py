@@ -50,7 +50,7 @@ def check_arrays(group: dict[str, Any], where: str) -> dict[str, schema.ArrayPla
         raise StoreError(
             f"{where} has an array {printable(unknown[0])!r} that format 1 does not have"
         )
-    missing = [name for name in schema.INDEX if name not in documents]
+    missing = [name for name in schema.REQUIRED_INDEX if name not in documents]
     if missing:
         raise StoreError(f"{where} lacks the array {missing[0]}")
     if not set(documents) & set(schema.MAPS):

@@ -98,6 +98,11 @@ class Header:
         return self.attributes["class_names"]
 
     @property
+    def group_names(self) -> list[str]:
+        """Empty where the store has no groups."""
+        return self.attributes.get(schema.GROUP_NAMES, [])
+
+    @property
     def mode_order(self) -> str:
         return self.attributes["mode_order"]
 
@@ -195,6 +200,10 @@ def read_group(document: bytes, where: str) -> tuple[dict[str, Any], dict[str, s
     attributes = _check_attributes(group, where)
     arrays = schema.described(check_arrays(group, where), attributes["mode_order"])
     _check_splits(attributes, arrays["label"].shape[0], where)
+    if ("group" in arrays) != (schema.GROUP_NAMES in attributes):
+        has, lacks = "the array group", f"the attribute {schema.GROUP_NAMES}"
+        has, lacks = (has, lacks) if "group" in arrays else (lacks, has)
+        raise StoreError(f"{where} has {has} and lacks {lacks}")
     return attributes, arrays
 
 
@@ -218,7 +227,8 @@ def check_readable(plan: StorePlan, where: str) -> None:
     if len(document) > SMALL_FILE_BYTES:
         raise RequestError(
             f"{where} would have {len(document):,} bytes of metadata, and readers take up to "
-            f"{SMALL_FILE_BYTES:,}: it has {len(plan.class_names):,} class names and "
+            f"{SMALL_FILE_BYTES:,}: it has {len(plan.class_names):,} class names, "
+            f"{len(plan.attributes.get(schema.GROUP_NAMES, [])):,} groups and "
             f"{len(shards):,} shards"
         )
     try:
@@ -294,6 +304,14 @@ def _check_attributes(group: dict[str, Any], where: str) -> dict[str, Any]:
         "class_names",
         isinstance(names, list) and all(isinstance(name, str) for name in names),
         "a list of names",
+    )
+    groups = own.get(schema.GROUP_NAMES, [""])
+    require(
+        schema.GROUP_NAMES,
+        isinstance(groups, list)
+        and all(isinstance(name, str) for name in groups)
+        and 0 < len(groups) == len(set(groups)),
+        "a list of names that differ",
     )
     sums = own.get("shard_crc32c")
     require(

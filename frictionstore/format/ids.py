@@ -24,12 +24,23 @@ def check_ids(ids: Iterable[str], what: str = "image_id") -> None:
             raise RequestError(f"{what} names image {len(seen)} '': an id must not be empty")
         if text in seen:
             raise RequestError(f"{shown} is there twice: ids must differ")
-        if "\0" in text:
-            raise RequestError(f"{shown} holds a NUL, which readers drop: leave it out")
-        check_text(text, shown)
-        if len(text.encode()) > LONGEST_ID_BYTES:
-            raise RequestError(f"{shown} has more than {LONGEST_ID_BYTES:,} bytes: shorten it")
+        check_id(text, shown)
         seen.add(text)
+
+
+def check_id(text: str, shown: str) -> None:
+    """One id, or the name of a group.
+
+    Raises
+    ------
+    RequestError
+        It is too long, or no text that every reader gives back as it was.
+    """
+    if "\0" in text:
+        raise RequestError(f"{shown} holds a NUL, which readers drop: leave it out")
+    check_text(text, shown)
+    if len(text.encode()) > LONGEST_ID_BYTES:
+        raise RequestError(f"{shown} has more than {LONGEST_ID_BYTES:,} bytes: shorten it")
 
 
 def check_text(text: str, shown: str) -> None:

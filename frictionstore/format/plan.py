@@ -37,7 +37,8 @@ class StorePlan:
         Images per shard and per unit.
     class_names : list of str
     attributes : dict
-        Further attributes of the store (images left out, splits, ...).
+        Further attributes of the store (images left out, splits, ...). With the names of groups
+        it has an array `group`.
     """
 
     request: dict[str, Any]
@@ -57,7 +58,8 @@ class StorePlan:
 
     @property
     def arrays(self) -> dict[str, schema.ArrayPlan]:
-        arrays = schema.plan_arrays(self.rows, self.n_images, self.shard_images)
+        grouped = schema.GROUP_NAMES in self.attributes
+        arrays = schema.plan_arrays(self.rows, self.n_images, self.shard_images, grouped)
         return schema.described(arrays, schema.mode_order(self.request))
 
     @property

@@ -50,6 +50,8 @@ class MapSpec:
         A value that cannot be data, where the type has one: what an unwritten chunk reads as.
     fill_is_data : bool
         True where every value of the type can be data, so that a fill value proves nothing.
+    optional : bool
+        An array beside the maps that a store may lack.
     modes : bool
         There is a mode axis, largest singular value first; of S and S_orig of a linear readout
         (`mode_order`) it is in the order of the columns.
@@ -62,6 +64,7 @@ class MapSpec:
     description: str
     fill: float | int | str
     fill_is_data: bool = False
+    optional: bool = False
 
     @property
     def modes(self) -> bool:
@@ -178,8 +181,16 @@ INDEX: dict[str, MapSpec] = {
         "image_id", ("image",), "string", "1",
         "the data set's own name for each image", "", True,
     ),
+    "group": MapSpec(
+        "group", ("image",), "int32", "1",
+        "which images belong together (one photograph, one subject), as a position in group_names",
+        -(1 << 31), optional=True,
+    ),
 }  # fmt: skip
 ARRAYS: dict[str, MapSpec] = {**MAPS, **INDEX}
+REQUIRED_INDEX = tuple(name for name, spec in INDEX.items() if not spec.optional)
+GROUP_NAMES = "group_names"
+"""The attribute that a store has together with its array `group`."""
 DEFAULT_MAPS: tuple[str, ...] = ("S", "friction", "settle", "friction_exact", "settle_exact")
 REPEATS = {name: name.removesuffix("_repeats") for name in MAPS if name.endswith("_repeats")}
 """Maps of repeated measurements, and what each of them repeats."""
@@ -339,7 +350,7 @@ def default_shard_images(rows: Mapping[str, tuple[int, ...]], n_images: int) -> 
     """
     largest = max(row_bytes(MAPS[name], shape) for name, shape in rows.items())
     images = power_of_two(SHARD_BYTES // largest)
-    files = len(rows) + len(INDEX)
+    files = len(rows) + len(REQUIRED_INDEX)  # groups or not: the shards stay the same
     while (
         files * -(-n_images // images) > MANY_FILES and 2 * images * largest <= LARGEST_SHARD_BYTES
     ):
@@ -350,7 +361,7 @@ def default_shard_images(rows: Mapping[str, tuple[int, ...]], n_images: int) -> 
 
 
 def plan_arrays(
-    rows: Mapping[str, tuple[int, ...]], n_images: int, shard_images: int
+    rows: Mapping[str, tuple[int, ...]], n_images: int, shard_images: int, grouped: bool = False
 ) -> dict[str, ArrayPlan]:
     """The arrays of a store of `n_images`, in the registry's order; index arrays last.
 
@@ -359,12 +370,14 @@ def plan_arrays(
     rows : mapping of map name to the shape of one image in it
     shard_images : int
         Images per shard, a power of two, the same for every array.
+    grouped : bool
+        There is an array `group`.
     """
     if shard_images < 1 or shard_images & (shard_images - 1):
         raise RequestError(f"images per shard is {shard_images}: it must be a power of two")
     plans = {}
     for name, spec in ARRAYS.items():
-        if name in MAPS and name not in rows:
+        if (name in MAPS and name not in rows) or (spec.optional and not grouped):
             continue
         shape = rows[name] if name in MAPS else ()
         chunk = min(power_of_two(CHUNK_BYTES // row_bytes(spec, shape)), shard_images)

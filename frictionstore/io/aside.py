@@ -163,3 +163,10 @@ def remove_seen(folder: Path, known: Seen) -> None:
                     os.rmdir(name, dir_fd=here)
             else:
                 os.unlink(name, dir_fd=here)
+
+
+def take_away(folder: Path, known: Seen) -> None:
+    """Remove what was seen of a folder, and the folder if nothing else is in it."""
+    remove_seen(folder, known)
+    with suppress(OSError):
+        os.rmdir(folder)

@@ -68,6 +68,8 @@ def card(header: Header, name: str, address: str) -> bytes:
         more = f" and {len(names) - SHOWN_CLASSES:,} more" if len(names) > SHOWN_CLASSES else ""
         shown = ", ".join(code(text, 40) for text in names[:SHOWN_CLASSES])
         lines += ["", f"{len(names):,} classes: {shown}{more}."]
+    if header.group_names:
+        lines += ["", f"{len(header.group_names):,} groups of images that belong together."]
     lines += [
         "",
         "## Open it",

@@ -37,6 +37,8 @@ def describe(store: Store, width: int | None = None) -> str:
     ]
     if store.class_names:
         lines.append(f"  classes      {listed(store.class_names, SHOWN_CLASSES)}")
+    if store.group_names:
+        lines.append(f"  groups       {len(store.group_names):,} of images that belong together")
     for split, part in store.splits.items():
         lines.append(f"  split        {printable(split)}: {part.stop - part.start:,} images")
     if summary["skipped"]:

@@ -24,6 +24,7 @@ from frictionstore.format.ids import check_ids
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
 from frictionstore.store.gather import gather
+from frictionstore.store.groups import groups_of, joined_groups
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.writer import StoreWriter
 from frictionstore.text import did_you_mean, listed, printable
@@ -48,6 +49,7 @@ class _Segment:
     split: str
     prefix: str
     labels: NDArray[np.int32]
+    groups: NDArray[np.int32] | None
 
 
 def measurement(request: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def merge(
     -------
     Store
         Ids are kept; where two stores share one, all ids are prefixed with ``NAME/``. Classes are
-        joined by name.
+        joined by name, and so are groups: two images of one group in different stores belong
+        together.
 
     Raises
     ------
@@ -95,6 +98,7 @@ def merge(
     _check_alike(parents)
     pieces = _named_pieces(parents, names)
     classes, relabelled = _joined_classes(parents)
+    group_names, groups = joined_groups(parents)
     ids = [store.image_ids for store in parents]
     distinct = len(set().union(*(set(some.tolist()) for some in ids)))
     prefixed = distinct < sum(store.n_images for store in parents)
@@ -105,6 +109,7 @@ def merge(
             name,
             f"{name}/" if prefixed else "",
             relabelled[which][rows],
+            groups[which][rows] if groups else None,
         )
         for which, name, rows in pieces
     ]
@@ -121,7 +126,8 @@ def merge(
         "ids": "prefixed with the split" if prefixed else "kept",
     }
     rows = _row_shapes(parents[0], parents[0].maps)
-    return _write(Path(out), segments, rows, classes, request, "merging", overwrite, show_progress)
+    names_of = (classes, group_names)
+    return _write(Path(out), segments, rows, names_of, request, "merging", overwrite, show_progress)
 
 
 def subset(
@@ -183,26 +189,25 @@ def subset(
         selected = selected[:limit]
     if not selected.size:
         raise RequestError(f"no image of {printable(parent.location)} is in what was asked for")
+    group_names, groups = groups_of(parent, selected)
     segments = [
-        _Segment(parent, part, name, "", labels[part])
+        _Segment(parent, part, name, "", labels[part], None if groups is None else groups[part])
         for name, rows in kept_splits.items()
         if (part := selected[(selected >= rows.start) & (selected < rows.stop)]).size
     ]
-    selection: dict[str, Any] = {}
-    if classes is not None:
-        selection["classes"] = names
-    if splits is not None:
-        selection["splits"] = list(kept_splits)
-    if limit is not None:
-        selection["limit"] = limit
+    asked_for = {
+        "classes": None if classes is None else names,
+        "splits": None if splits is None else list(kept_splits),
+        "limit": limit,
+    }
     request = {
         **measurement(parent.request),
         "kind": "subset",
         "parents": [_parent(parent)],
-        "selection": selection,
+        "selection": {key: value for key, value in asked_for.items() if value is not None},
     }
-    rows_of = _row_shapes(parent, chosen_maps)
-    return _write(Path(out), segments, rows_of, names, request, "copying", overwrite, show_progress)
+    rows_of, of = _row_shapes(parent, chosen_maps), (names, group_names)
+    return _write(Path(out), segments, rows_of, of, request, "copying", overwrite, show_progress)
 
 
 # ---- what goes in ----------------------------------------------------------------------------
@@ -228,6 +233,9 @@ def _differences(first: Store, other: Store) -> list[str]:
     ]
     if first.maps != other.maps:
         phrases.append(f"one has maps {', '.join(first.maps)}, the other {', '.join(other.maps)}")
+    if bool(first.group_names) != bool(other.group_names):
+        with_groups = "first" if first.group_names else "second"
+        phrases.append(f"only the {with_groups} says which images belong together (groups)")
     for name in first.maps:
         if name in other.maps:
             a, b = first.header.arrays[name].shape[1:], other.header.arrays[name].shape[1:]
@@ -345,7 +353,7 @@ def _write(
     target: Path,
     segments: list[_Segment],
     rows: dict[str, tuple[int, ...]],
-    classes: list[str],
+    names_of: tuple[list[str], list[str]],
     request: dict[str, Any],
     label: str,
     overwrite: bool,
@@ -360,7 +368,11 @@ def _write(
         "maps": {name: schema.MAPS[name].dtype for name in rows},
         "shard_images": shard_images,
     }
-    plan = StorePlan(request, count, rows, shard_images, classes, _attributes(segments))
+    classes, group_names = names_of
+    attributes = _attributes(segments)
+    if group_names:
+        attributes[schema.GROUP_NAMES] = group_names
+    plan = StorePlan(request, count, rows, shard_images, classes, attributes)
     check_ids(text for segment in segments for text in _ids(segment, segment.rows))
     with StoreWriter(target, plan, overwrite=overwrite) as writer:
         pending = writer.pending
@@ -426,6 +438,8 @@ def _taken(segment: _Segment, name: str, part: slice) -> NDArray[Any]:
     rows = segment.rows[part]
     if name == "label":
         return segment.labels[part]
+    if name == "group" and segment.groups is not None:
+        return segment.groups[part]
     if name == "image_id":
         return np.array(_ids(segment, rows), dtype=object)
     return gather(segment.store, name, rows)

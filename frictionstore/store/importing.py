@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from frictionstore.errors import RequestError
 from frictionstore.format import schema
-from frictionstore.format.ids import check_ids, check_text
+from frictionstore.format.groups import numbered
+from frictionstore.format.ids import check_id, check_ids, check_text
 from frictionstore.format.plan import StorePlan
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.writer import StoreWriter
@@ -33,6 +34,7 @@ def from_arrays(
     label: Any = None,
     class_names: Sequence[str] | None = None,
     image_id: Sequence[str] | None = None,
+    group: Any = None,
     mode_order: str = schema.MODE_ORDER,
     overwrite: bool = False,
     shard_images: int | None = None,
@@ -53,6 +55,9 @@ def from_arrays(
         Default: ``"0"``, ``"1"``, ... as far as the labels need.
     image_id : sequence of str, optional
         Default: the position, ``"0"``, ``"1"``, ...
+    group : sequence of str or int, shape (image,), optional
+        Which images belong together, such as the photograph that each was cropped from. Analyses
+        take images of different groups as independent, and of one group not.
     mode_order : {"descending", "ascending"}
         Order of the mode axis in the arrays given. ``"ascending"`` is the order in which the
         solver upstream gives friction and settle; they are reversed on the way in. Singular
@@ -75,6 +80,36 @@ def from_arrays(
     StoreError
         `path` holds something else.
     """
+    arrays, ids = _images(maps, image_id, mode_order)
+    n = len(ids)
+    labels, classes = _labels(label, class_names, n)
+    for name in classes:
+        check_text(name, f"class name {printable(name, 60)!r}")
+    index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
+    attributes = {}
+    if group is not None:
+        index["group"], attributes[schema.GROUP_NAMES] = _groups(group, n)
+    rows = {name: array.shape[1:] for name, array in arrays.items()}
+    if shard_images is None:
+        shard_images = schema.default_shard_images(rows, n)
+    texts = [*classes, *attributes.get(schema.GROUP_NAMES, [])]
+    request = {
+        "kind": "import",
+        "format": schema.FORMAT,
+        "count": n,
+        "content_sha256": _content_hash({**arrays, **index}, texts),
+        "maps": {name: schema.MAPS[name].dtype for name in arrays},
+        "shard_images": shard_images,
+    }
+    plan = StorePlan(request, n, rows, shard_images, classes, attributes)
+    _write(Path(path), plan, {**arrays, **index}, overwrite)
+    return open_store(path)
+
+
+def _images(
+    maps: Mapping[str, Any], image_id: Sequence[str] | None, mode_order: str
+) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """The maps as they are stored, and the ids of their images."""
     names = schema.check_maps(maps)
     if mode_order not in ("descending", "ascending"):
         raise RequestError(
@@ -82,35 +117,22 @@ def from_arrays(
             "first) or 'ascending'" + did_you_mean(mode_order, ("descending", "ascending"))
         )
     arrays = {name: np.asarray(maps[name]) for name in names}
-    n = _check_shapes(arrays)
-    ids = _image_ids(image_id, n)
+    ids = _image_ids(image_id, _check_shapes(arrays))
     for name in names:
         arrays[name] = _converted(schema.MAPS[name], arrays[name], ids)
         if schema.MAPS[name].modes:
             arrays[name] = _largest_first(schema.MAPS[name], arrays[name], mode_order)
-    labels, classes = _labels(label, class_names, n)
-    for name in classes:
-        check_text(name, f"class name {printable(name, 60)!r}")
-    index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
-    rows = {name: array.shape[1:] for name, array in arrays.items()}
-    if shard_images is None:
-        shard_images = schema.default_shard_images(rows, n)
-    request = {
-        "kind": "import",
-        "format": schema.FORMAT,
-        "count": n,
-        "content_sha256": _content_hash({**arrays, **index}, classes),
-        "maps": {name: schema.MAPS[name].dtype for name in names},
-        "shard_images": shard_images,
-    }
-    plan = StorePlan(request, n, rows, shard_images, classes)
-    with StoreWriter(Path(path), plan, overwrite=overwrite) as writer:
+    return arrays, ids
+
+
+def _write(
+    path: Path, plan: StorePlan, arrays: Mapping[str, NDArray[Any]], overwrite: bool
+) -> None:
+    with StoreWriter(path, plan, overwrite=overwrite) as writer:
         for number in writer.pending:
             unit = plan.units[number]
             part = slice(unit.start, unit.stop)
-            writer.write_unit(
-                number, {name: array[part] for name, array in {**arrays, **index}.items()}, {}
-            )
+            writer.write_unit(number, {name: array[part] for name, array in arrays.items()}, {})
         writer.finalise(
             {
                 "made_by": "frictionstore.from_arrays",
@@ -122,7 +144,6 @@ def from_arrays(
                 },
             }
         )
-    return open_store(path)
 
 
 def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> int:
@@ -214,6 +235,25 @@ def _labels(
             f"expected -1 (no label) to {len(classes) - 1}"
         )
     return labels.astype(np.int32), classes
+
+
+def _groups(group: Any, n: int) -> tuple[NDArray[np.int32], list[str]]:
+    """Each image's group as a position among the names, and these."""
+    given = np.asarray(group)
+    if given.shape != (n,) or given.dtype.kind not in "iuUO":
+        raise RequestError(
+            f"group has shape {given.shape} and dtype {given.dtype}: expected {n} texts or whole "
+            "numbers"
+        )
+    texts = [str(one) for one in given.tolist() if isinstance(one, str | int)]
+    if len(texts) < n:
+        raise RequestError("group holds something that is neither text nor a whole number")
+    groups, names = numbered(texts)
+    for name in names:
+        if not name:
+            raise RequestError(f"group of image {texts.index(name)} is '': every image has a group")
+        check_id(name, f"group {printable(name, 60)!r}")
+    return groups, names
 
 
 def _image_ids(image_id: Sequence[str] | None, n: int) -> NDArray[Any]:

@@ -215,7 +215,7 @@ class Store:
         return iter(self.header.arrays)
 
     def keys(self) -> tuple[str, ...]:
-        """Names of its arrays: the maps, then label and image_id."""
+        """Names of its arrays: the maps, then label, image_id and, if it has groups, group."""
         return tuple(self.header.arrays)
 
     def __dir__(self) -> list[str]:
@@ -236,6 +236,26 @@ class Store:
                 f"to {len(self.class_names) - 1}"
             )
         return labels
+
+    @property
+    def group_names(self) -> list[str]:
+        """Names of the groups; empty where the store has none."""
+        return self.header.group_names
+
+    @cached_property
+    def groups(self) -> NDArray[np.int32] | None:
+        """Group of each image, a position in `group_names`; None where there are none."""
+        if "group" not in self:  # as an attribute that is the Zarr group of all arrays
+            return None
+        groups = self.read("group", slice(0, self.n_images))
+        wrong = (groups < 0) | (groups >= len(self.group_names))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise StoreError(
+                f"{printable(self.location)}: group of image {row} is {groups[row]}, expected 0 "
+                f"to {len(self.group_names) - 1}"
+            )
+        return groups
 
     @cached_property
     def image_ids(self) -> NDArray[np.str_ | np.object_]:
@@ -312,8 +332,8 @@ class Store:
     def to_xarray(self) -> xr.Dataset:
         """The store as a labelled Dataset, read lazily.
 
-        ``label`` and ``image_id`` are coordinates, maps and thumbnails are data variables, and
-        what the store says about itself is JSON text, which every format has room for.
+        ``label``, ``image_id`` and ``group`` are coordinates, maps and thumbnails are data
+        variables, and what the store says about itself is JSON text, which every format can hold.
         """
         import xarray as xr
 
@@ -359,6 +379,7 @@ class Store:
                 for name, plan in self.header.arrays.items()
             },
             "classes": self.class_names,
+            **({"groups": len(self.group_names)} if self.group_names else {}),
             "skipped": self.attributes.get("skipped", []),
             "stored_bytes": sum(self.header.shard_bytes.values()),
             "digest": self.digest,

@@ -16,7 +16,7 @@ from frictionstore import analyses
 from frictionstore.analyses import compare as module
 from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.source import MemoryStore
+from frictionstore.analyses.core.memory_store import MemoryStore
 from frictionstore.analyses.probe import predict as predicting
 from frictionstore.analyses.probe.split import Split
 from frictionstore.analyses.stats.crossnobis import class_folds, crossnobis
@@ -188,7 +188,7 @@ def test_accuracies_are_on_the_same_folds_of_the_common_images(maps):
     row = result.tables["probes"].iloc[0]
     assert row["images"] == 180
     labels = maps["label"][20:200]
-    fold = module.stratified_folds(labels.astype(np.int64), 5, np.random.default_rng([0, 4]))
+    fold = module.folds_of(labels.astype(np.int64), None, 5, np.random.default_rng([0, 4]))
     right = []
     for store in (reordered(first, np.arange(20, 200)), reordered(second, np.arange(180))):
         split = Split(labels.astype(np.int64), fold, 5, 10)

@@ -169,7 +169,7 @@ def test_the_interval_covers_what_other_images_would_give():
 
 
 def test_ranks_among_some_of_the_images_are_close_and_do_not_depend_on_chunks():
-    from frictionstore.analyses.core.agreement import RankAgreement
+    from frictionstore.check.agreement import RankAgreement
 
     maps = noisy_maps(n=300)
     names = ["friction", "friction@1", "friction@2"]
@@ -187,3 +187,19 @@ def test_ranks_among_some_of_the_images_are_close_and_do_not_depend_on_chunks():
         found.append(ranked.found.reliability)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-9)
     np.testing.assert_allclose(found[0], brute(ranks(x)), atol=0.01)
+
+
+def test_the_interval_knows_that_other_repeats_have_other_extremes():
+    """A few values of every measurement are rounding's, of any size: which, no image tells."""
+    inside = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        x = np.repeat(rng.lognormal(2.0, 0.7, (150, 4, 5, 1, 1)), 23, axis=4)
+        hit = rng.random(x.shape) < 0.002
+        x[hit] = 10 ** rng.uniform(2, 5, hit.sum())
+        maps = {"friction": x[..., 0].astype(np.float32), "friction_repeats": x[..., 1:3]}
+        rows = analyses.reliability(store_of(maps, 64), samples=400, seed=seed).table
+        rows = rows[rows["scale"] == "raw"]
+        many = brute(np.delete(x, (1, 2), axis=4))  # twenty others
+        inside += list((rows["reliability_low"] <= many) & (many <= rows["reliability_high"]))
+    assert np.mean(inside) >= 0.88

@@ -14,8 +14,8 @@ import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses import MemoryStore, Result
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.leading import probe_sets
 from frictionstore.analyses.core.saved import save_all
-from frictionstore.analyses.summary import probe_sets
 from tests.analyses.material import noise_store, with_repeats
 
 QUICK = {"permutations": 60, "probe_permutations": 9}

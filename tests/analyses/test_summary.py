@@ -11,8 +11,9 @@ from click.testing import CliRunner
 import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.cli import analyze
+from frictionstore.analyses.core.leading import probe_sets
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.summary import Summary, SummaryParameters, probe_sets
+from frictionstore.analyses.summary import Summary, SummaryParameters
 from tests.analyses.material import digits_store, noise_store
 from tests.analyses.test_joint_moran import planted
 from tests.support import random_maps

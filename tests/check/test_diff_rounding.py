@@ -154,6 +154,20 @@ def test_swapped_rows_are_two_wrong_images(tmp_path: Path) -> None:
         assert entry.wrong_ids == ["10", "40"], entry.name
 
 
+def test_exact_friction_has_a_bound_of_its_own() -> None:
+    """What is rounding in friction is none in the map that has no polynomial's rounding."""
+    a = frictions(200)
+    moved = (a * (1 + 2e-5 + 1e-5 * a)).astype(np.float32)
+    assert judged("friction", a, moved).verdict == "rounding"
+    assert judged("friction_exact", a, moved).verdict == "different"
+    nudged = (a * (1 + 1e-6 + 2 * EPS * a)).astype(np.float32)
+    for name in ("friction_exact", "friction"):
+        assert judged(name, a, nudged).verdict == "rounding"
+    repeats = np.stack([a, a], axis=-1), np.stack([a, moved], axis=-1)
+    assert judged("friction_exact_repeats", *repeats).verdict == "different"
+    assert judged("friction_repeats", *repeats).verdict == "rounding"
+
+
 # ---- maps that are noise in places ---------------------------------------------------------------
 
 

@@ -53,7 +53,10 @@ def test_a_crowd_of_silent_clients_does_not_stop_it(url: str) -> None:
         burnt, started = time.process_time(), time.monotonic()
         for _ in range(20):
             assert ask(url, "/")[0] == 200
-            assert threading.active_count() - before <= CONNECTIONS + 1
+            assert threading.active_count() - before <= 2 * CONNECTIONS
+        while threading.active_count() - before > CONNECTIONS + 1:  # some are still ending
+            assert time.monotonic() - started < 30
+            time.sleep(0.05)
         time.sleep(0.5)
         assert time.process_time() - burnt < 0.5 * (time.monotonic() - started) + 0.5
     finally:

@@ -23,6 +23,8 @@ class Behaviour:
         Obey the Range header; a server without them answers with the whole file.
     status : dict of path ending to int
         Answer with this status.
+    status_times : int
+        For so many requests only.
     truncate : int or None
         Close the connection after so many bytes of the body, as if the cable was pulled.
     truncate_times : int
@@ -41,6 +43,7 @@ class Behaviour:
 
     ranges: bool = True
     status: dict[str, int] = field(default_factory=dict)
+    status_times: int = 10**9
     truncate: int | None = None
     truncate_times: int = 10**9
     delay: float = 0.0
@@ -80,7 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
         if how.token is not None and self.headers.get("Authorization") != f"Bearer {how.token}":
             return self.fail(401)
         for ending, status in how.status.items():
-            if path.endswith(ending):
+            if path.endswith(ending) and how.status_times > 0:
+                how.status_times -= 1
                 return self.fail(status)
         if how.redirect is not None:
             self.send_response(302)

@@ -60,13 +60,14 @@ def _multiply_add(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     the last bit kept odd where anything is lost, so that the rounding at the end sees it.
     """
     if x.dtype == torch.float32:  # products are exact in float64
-        made = _rounded_to_odd(*_two_sum(x.double() * y.double(), z.double())).float()
+        made = _rounded_to_odd(*_two_sum(x.double() * y.double(), z.double()))
     else:
         product, rest = _two_product(x, y)
         high, low = _two_sum(z, rest)
         total, left = _two_sum(product, high)
         made = total + _rounded_to_odd(*_two_sum(left, low))
-    return torch.where(made == 0, x * y + z, made)  # a zero is exact, and has this one's sign
+    # A zero is exact here, and has the sign that two roundings give it.
+    return torch.where(made == 0, x * y + z, made.to(x.dtype))
 
 
 def _two_sum(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

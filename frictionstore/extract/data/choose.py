@@ -35,7 +35,7 @@ class RecordedSet:
     value_range = (0.0, 1.0)
 
     def __init__(self, described: Mapping[str, Any], count: int) -> None:
-        added = ("count", "skip_unreadable")
+        added = ("count", "skip_unreadable", "groups")
         self._described = {key: value for key, value in described.items() if key not in added}
         self.ids = [str(index) for index in range(count)]
         self.labels = np.full(count, schema.NO_LABEL, np.int32)

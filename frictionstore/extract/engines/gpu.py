@@ -88,8 +88,11 @@ class GpuEngine(NativeEngine):
     ) -> None:
         super().__init__(model, maps, device, **options)
         self._transfers = Transfers(device)
-        self.fused = kernel_name(model.config.D, "cuda") == "fused-gpu"
+        self.conduit_kernel = kernel_name(model.config.D, "cuda")
+        self.fused = self.conduit_kernel == "fused-gpu"
         self.fused = self.fused and self._kernels_work()
+        if not self.fused:  # the processor's kernel has the same bits, and beats single operations
+            self.conduit_kernel = kernel_name(model.config.D, "cpu")
 
     def _kernels_work(self) -> bool:
         """Whether the fused kernels compile and run here; says so where they do not.
@@ -122,8 +125,8 @@ class GpuEngine(NativeEngine):
     def kernels(self) -> dict[str, str]:
         return {
             "encoder_kernel": "torch",
-            "conduit_kernel": "fused-gpu" if self.fused else "reference",
-            **self.exact_kernel("fused-gpu" if self.fused else "reference"),
+            "conduit_kernel": self.conduit_kernel,
+            **self.exact_kernel(self.conduit_kernel),
             "spectrum_kernel": self.spectrum_kernel("fused-gpu"),
             "attention_kernel": "fused-gpu" if self.fused else "torch",
         }
@@ -225,6 +228,9 @@ class GpuEngine(NativeEngine):
     def _measured(
         self, G: Tensor, want: Sequence[str], S: Tensor | None = None
     ) -> dict[str, Tensor]:
+        if self.conduit_kernel == "fused-cpu":
+            made = conduit_maps(G.cpu(), want, constants=self.constants)
+            return {name: x.to(self.device) for name, x in made.items()}
         if not self.fused:
             return conduit_maps(G, want, constants=self.constants, kernel="reference")
         from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu

@@ -12,8 +12,8 @@ from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.core import quantile_sketch
 from frictionstore.analyses.core.derived import Derived
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.memory_store import MemoryStore
 from frictionstore.analyses.core.source import (
-    MemoryStore,
     SelectedClasses,
     measured_map,
     require_feature,

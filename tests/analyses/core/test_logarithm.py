@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.source import MemoryStore
+from frictionstore.analyses.core.memory_store import MemoryStore
 from frictionstore.cli.main import cli
 
 N, GRID, MODES = 90, 4, 3

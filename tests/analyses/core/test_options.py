@@ -39,12 +39,15 @@ OTHER: dict[str, list[str]] = {
     "--donors": ["5"],
     "--images": ["20"],
     "--resamples": ["30"],
+    "--margin": ["100"],
+    "--groups": ["made below"],
 }
 """A value other than the default; options that are missing here fail the test."""
 
-UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content")
+UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content",
+              "information", "conv-probe")  # fmt: skip
 
-OUTPUT = {"--out", "--json", "--figures", "--results", "--verify"}
+OUTPUT = {"--out", "--overwrite", "--json", "--figures", "--results", "--verify"}
 """Tested below: they change where the result goes, or where it is from and whether it may be."""
 
 
@@ -115,6 +118,10 @@ def test_every_option_changes_what_is_found(
         assert found(name, made) == _PLAIN[name]
     features = {"reliability": ["settle"], "compare": ["settle", "--feature", "S"]}
     other = features.get(name, OTHER[flag]) if flag == "--feature" else OTHER[flag]
+    if flag == "--groups":  # two images of one class each, six groups a class
+        lines = [f"{k},{k % 3} {k // 6}" for k in range(36)]
+        Path(made).with_suffix(".csv").write_text("\n".join(["id,group", *lines]))
+        other = [str(Path(made).with_suffix(".csv"))]
     changed = found(name, made, flag, *other)
     numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
     before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]

@@ -16,6 +16,7 @@ from frictionstore import analyses
 from frictionstore.analyses.probe import ridge
 from frictionstore.analyses.ridge_probe import RidgeProbe, RidgeProbeParameters
 from frictionstore.analyses.stats import intervals
+from frictionstore.analyses.stats.folds import stratified_folds
 from tests.analyses.material import digits, digits_store, feature, noise_store
 
 
@@ -59,7 +60,7 @@ def test_more_right_hand_sides_are_solved_as_numpy_does(m):
 def test_folds_are_even_in_size_and_classes(seed, n_folds, n, n_classes):
     rng = np.random.default_rng(seed)
     labels = rng.integers(-1, n_classes, n)
-    folds = ridge.stratified_folds(labels, n_folds, rng)
+    folds = stratified_folds(labels, n_folds, rng)
     assert ((folds < 0) == (labels < 0)).all()
     for member in [labels >= 0, *(labels == c for c in range(n_classes))]:
         sizes = np.bincount(folds[member], minlength=n_folds)

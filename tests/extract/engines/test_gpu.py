@@ -78,7 +78,7 @@ def test_its_maps_are_those_of_the_cpu_in_the_interpreter() -> None:
     for stage in ("conduit", "spectrum", "attention"):
         assert f"'{stage}_kernel': 'fused-gpu'" in done.stdout
     assert "tiles 2" in done.stdout
-    without = "'conduit_kernel': 'reference', 'exact_kernel': 'reference', "
+    without = "'conduit_kernel': 'fused-cpu', 'exact_kernel': 'fused-cpu', "
     assert without + "'spectrum_kernel': 'torch.linalg.eigh'" in done.stdout
 
 
@@ -95,7 +95,7 @@ def test_where_its_kernels_cannot_run_it_says_so_and_goes_on() -> None:
     assert said[0].endswith("): going on without them, which is slower")
     images = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
     started = engine.start(images, np.arange(len(images)))
-    assert started.described["conduit_kernel"] == "reference"
+    assert started.described["conduit_kernel"] == "fused-cpu"
     assert started.described["spectrum_kernel"] == "torch.linalg.eigh"
     made = started.finish()
     expected = native_engine(model, maps, cpu).measure(images)

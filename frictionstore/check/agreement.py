@@ -12,6 +12,11 @@ Floats = NDArray[np.float64]
 Scale = Callable[[NDArray[Any]], Floats]
 Arrays = dict[str, NDArray[Any]]
 
+SCALES = ("raw", "logarithm", "rank")
+CHANGED = 0.1
+"""A relative change that counts as one."""
+
+_THIRDS = 3
 _ROWS = 256
 """Images taken in at a time, so that memory does not depend on a store's chunks."""
 
@@ -27,6 +32,53 @@ def logarithm(values: NDArray[Any]) -> Floats:
     return np.log10(values, out=out, where=values > 0, dtype=np.float64)
 
 
+class _Sums:
+    """What the reliability of some measurements is made of, in some samples of the bootstrap."""
+
+    def __init__(self, samples: slice, members: list[int]) -> None:
+        self.samples = samples
+        self.members = members
+        self._per_image = 0
+        self._n: Any = 0.0
+        self._within: Any = 0.0
+        self._mean: Any = 0.0
+        self._square: Any = 0.0
+
+    def add(self, weight: Floats, scaled: Sequence[Floats]) -> None:
+        """Merge a block of images, (image, patch, mode), into every sample, as `Moments` merges."""
+        mean = np.add.reduce(scaled) / len(scaled)
+        centre = mean.mean(axis=1)
+        apart = np.zeros_like(mean)
+        square = np.zeros_like(centre)
+        for values in scaled:
+            apart += np.square(values - mean) / (len(scaled) - 1)
+            square += np.square(values - centre[:, None]).sum(axis=1)
+        within = apart.mean(axis=1)
+        self._per_image = len(scaled) * mean.shape[1]
+        count = weight.sum(axis=1, keepdims=True)
+        shift = centre.mean(axis=0)
+        offset = centre - shift
+        safe = np.maximum(count, 1.0)
+        mean = weight @ offset / safe
+        square = weight @ square + self._per_image * (
+            weight @ np.square(offset) - count * np.square(mean)
+        )
+        total = self._n + count
+        moved = mean + shift - self._mean
+        part = np.divide(count, total, out=np.zeros_like(total), where=total > 0)
+        self._within = self._within + weight @ within
+        self._square = self._square + square + self._per_image * np.square(moved) * self._n * part
+        self._mean = self._mean + moved * part
+        self._n = total
+
+    def reliability(self) -> Floats:
+        """Of every sample and mode."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            total = self._square / (self._n * self._per_image - 1.0)
+            found: Floats = 1.0 - (self._within / self._n) / total
+        return found
+
+
 class Agreement:
     """Reliability of one map on one scale, per mode, with an interval by a bootstrap over images.
 
@@ -35,7 +87,9 @@ class Agreement:
     W is the mean over patches and images of the variance between measurements (ddof 1), T the
     variance (ddof 1) of all values, the measurement and its repeats counting alike. Both come from
     three numbers per image and mode; the bootstrap gives every image a Poisson weight of mean 1 in
-    each of its samples, which needs no image to be held.
+    each of its samples, which needs no image to be held. Of three measurements or more each sample
+    leaves out a third, another third in turn: where few values decide, which ones they are differs
+    from one measurement to another, and no weighting of images tells that.
 
     Parameters
     ----------
@@ -45,6 +99,8 @@ class Agreement:
         What is applied to the values; a mode in which it gives NaN has no reliability.
     samples, seed
         Of the bootstrap; 0 for no interval.
+    groups
+        Group of every image, in the order in which they come: whole groups are drawn then.
 
     Attributes
     ----------
@@ -61,17 +117,34 @@ class Agreement:
     """
 
     def __init__(
-        self, names: Sequence[str], *, scale: Scale = raw, samples: int = 0, seed: int = 0
+        self,
+        names: Sequence[str],
+        *,
+        scale: Scale = raw,
+        samples: int = 0,
+        seed: int = 0,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         self.features = tuple(names)
         self._scale = scale
         self._rng = np.random.default_rng(seed)
         self._samples = samples
-        self._n: Floats = np.zeros((samples + 1, 1))
-        self._per_image = 0
-        self._within: Any = 0.0
-        self._mean: Any = 0.0
-        self._square: Any = 0.0
+        self._weights: NDArray[np.uint8] | None = None
+        if groups is not None:
+            number, self._of = np.unique(groups, return_inverse=True)
+            self._samples = samples = samples if len(number) > 1 else 0  # one tells of no other
+            self._weights = self._rng.poisson(1.0, (len(number), samples)).astype(np.uint8)
+        self._seen = 0
+        every = range(len(self.features))
+        # Which samples (0 is none, but what was measured) are made of which measurements.
+        self._sets = [_Sums(slice(0, 1), list(every))]
+        if samples and len(every) < _THIRDS:
+            self._sets.append(_Sums(slice(1, None), list(every)))
+        elif samples:
+            self._sets += [
+                _Sums(slice(1 + k, None, _THIRDS), [m for m in every if m % _THIRDS != k])
+                for k in range(_THIRDS)
+            ]
         self._low: Any = np.inf
         self._high: Any = -np.inf
 
@@ -86,42 +159,21 @@ class Agreement:
         for values in scaled:
             self._low = np.minimum(self._low, values.min(axis=(0, 1)))
             self._high = np.maximum(self._high, values.max(axis=(0, 1)))
-        mean = np.add.reduce(scaled) / len(scaled)
-        within = np.zeros_like(mean)
-        square = np.zeros((n_images, n_modes))
-        centre = mean.mean(axis=1)
-        for values in scaled:
-            within += np.square(values - mean) / (len(scaled) - 1)
-            square += np.square(values - centre[:, None]).sum(axis=1)
-        self._per_image = len(scaled) * mean.shape[1]
         weight = np.ones((self._samples + 1, n_images))
         # Image by image, so that the chunks do not change what is drawn.
-        weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
-        self._add(weight, within.mean(axis=1), centre, square)
-
-    def _add(self, weight: Floats, within: Floats, centre: Floats, square: Floats) -> None:
-        """Merge a block of images into every sample, as `Moments` merges."""
-        count = weight.sum(axis=1, keepdims=True)
-        shift = centre.mean(axis=0)
-        offset = centre - shift
-        safe = np.maximum(count, 1.0)
-        mean = weight @ offset / safe
-        square = weight @ square + self._per_image * (
-            weight @ np.square(offset) - count * np.square(mean)
-        )
-        total = self._n + count
-        apart = mean + shift - self._mean
-        part = np.divide(count, total, out=np.zeros_like(total), where=total > 0)
-        self._within = self._within + weight @ within
-        self._square = self._square + square + self._per_image * np.square(apart) * self._n * part
-        self._mean = self._mean + apart * part
-        self._n = total
+        if self._weights is None:
+            weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
+        else:
+            weight[1:] = self._weights[self._of[self._seen : self._seen + n_images]].T
+        self._seen += n_images
+        for one in self._sets:
+            one.add(weight[one.samples], [scaled[m] for m in one.members])
 
     def end_pass(self) -> bool:
         self.constant: NDArray[np.bool_] = np.asarray(self._low == self._high)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total = self._square / (self._n * self._per_image - 1.0)
-            found = 1.0 - (self._within / self._n) / total
+        found = np.empty((self._samples + 1, len(self.constant)))
+        for one in self._sets:
+            found[one.samples] = one.reliability()
         found[:, self.constant] = np.nan
         self.reliability: Floats = found[0]
         self.low = self.high = np.full(found.shape[1], np.nan)
@@ -131,6 +183,11 @@ class Agreement:
             ends = np.nanquantile(found[1:, known], [0.025, 0.975], axis=0)
             self.low[known], self.high[known] = ends
         return False
+
+    @property
+    def found(self) -> Agreement:
+        """Itself, as `RankAgreement` names what it found."""
+        return self
 
     @property
     def least(self) -> float:
@@ -153,13 +210,14 @@ class RankAgreement:
         *,
         samples: int = 0,
         seed: int = 0,
+        groups: NDArray[np.int64] | None = None,
         memory: int = 64 << 20,
     ) -> None:
         self.features = tuple(names)
         self.stride = max(1, -(-bytes_per_image * len(names) * n_images // memory))
         self._held: list[Arrays] | None = []
         self._sorted: list[NDArray[Any]] = []
-        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed)
+        self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed, groups=groups)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._held is None:
@@ -195,3 +253,22 @@ class RankAgreement:
         for chunk in held:
             self.found.update(slice(0, 0), chunk)
         return self.found.end_pass()
+
+
+def on_scale(
+    scale: str,
+    names: Sequence[str],
+    bytes_per_image: int,
+    n_images: int,
+    *,
+    samples: int,
+    seed: int = 0,
+    groups: NDArray[np.int64] | None = None,
+) -> Agreement | RankAgreement:
+    """Return the collector of a map's reliability on one of `SCALES`."""
+    if scale == "rank":
+        return RankAgreement(
+            names, bytes_per_image, n_images, samples=samples, seed=seed, groups=groups
+        )
+    function = logarithm if scale == "logarithm" else raw
+    return Agreement(names, scale=function, samples=samples, seed=seed, groups=groups)
