@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help extract analyze view page test test-all test-lowest lint bench torture release-check clean
+.PHONY: help extract analyze view page test test-all test-lowest lint bench docs torture release-check clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,15 @@ bench: $(VENV)/bench ## benchmarks: results under benchmarks/results, tables in 
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
 	@$(BIN)/python benchmarks/make_tables.py
 
+$(VENV)/docs: $(VENV)/dev
+	@echo "installing what the documentation site is made with (once) ..." >&2
+	@$(PIP) -e '.[extract,remote,dev,docs]'
+	@touch $@
+
+docs: $(VENV)/docs ## the documentation site, in site/: pages, API, notebooks; any warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site at site/index.html (search needs a server: $(BIN)/python -m http.server -d site)"
+
 torture: $(VENV)/dev ## the whole torture bench (minutes)
 	@$(BIN)/python -m pytest tests/torture --torture-full -s
 
@@ -90,5 +99,5 @@ release-check: $(VENV)/dev ## build the last commit and use its wheel on Python 
 	@$(BIN)/python tools/release_check.py
 
 clean: ## remove .venv, caches and built pages; stores and results stay
-	@rm -rf $(VENV) frictionstore/explorer_page explorer/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) frictionstore/explorer_page explorer/node_modules build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ from frictionstore.cli.main import cli
 from tests.support import DATA
 
 ROOT = DATA.parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TOPS = "frictionstore|analyses|tests|benchmarks|tools|explorer|docs"
 FILE = re.compile(rf"(?<![\w/.:-])(?:\.\./)?((?:{TOPS})/[\w/.-]*\w)(?![\w*{{<])")
 MODULE = re.compile(r"`(frictionstore(?:\.\w+)+)`|^(?:from|import) (frictionstore(?:\.\w+)+)", re.M)

@@ -39,7 +39,9 @@ FOLDERS = {  # the first prefix that fits: which extras its imports may rest on
     "frictionstore/io/remote.py": ("remote",),
     "frictionstore/": (),
     "analyses/": (),
+    "tools/site.py": ("extract", "docs"),
     "tools/": ("extract", "dev"),
+    "tests/packaging/test_make_docs.py": ("extract", "remote", "dev", "docs"),
     "tests/": ("extract", "remote", "dev"),
     "benchmarks/": ("extract", "remote", "dev", "bench"),
 }
