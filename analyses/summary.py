@@ -17,6 +17,7 @@ from frictionstore.analyses.class_distance import ClassDistance, ClassDistancePa
 from frictionstore.analyses.closing_table import (
     ACCURACY,
     Facts,
+    Line,
     by_columns,
     closing_lines,
     measured_names,
@@ -110,17 +111,57 @@ def summarise(
             "there is nothing to summarise: none of the results is of an analysis that the "
             "summary has a line for"
         )
+    said = [text for _, text in findings({fact["analysis"]: fact for fact in facts}, lines)]
+    probes = [one for one in lines if one.measure == ACCURACY]
+
+    figure = drawn(
+        "intervals",
+        *(
+            [getattr(p, key) for p in probes]
+            for key in ("line", "value", "value_low", "value_high")
+        ),
+        "linear probes, 95% interval over images",
+        "accuracy",
+    )
+    return Result(
+        analysis=NAME,
+        feature=feature,
+        question=QUESTION,
+        columns={"summary": by_columns(lines)},
+        arrays={},
+        values={one.line or one.measure: one.value for one in lines},
+        notebook={
+            measured_names(one.line) if raw else one.line: one.notebook
+            for one in lines
+            if one.notebook is not None
+        },
+        parameters={
+            "analyses": [fact["analysis"] for fact in facts],
+            "lines": [list(one.of) for one in lines],
+        },
+        seed=seed,
+        sentences=[f"{feature}: {'; '.join(said) or 'see the table'}."],
+        caveats=_caveats(facts, lines, store.n_images, feature, bool(raw)),
+        provenance=provenance(store),
+        figures={"probes": figure} if probes else {},
+        shown=("summary",),
+    )
+
+
+def _caveats(
+    facts: Sequence[Facts], lines: Sequence[Line], n_images: int, feature: str, raw: bool
+) -> list[str]:
+    """Return what is to be said of the table as a whole."""
     beside = measured_map(feature)
     caveats = [
         "the column notebook holds the notebook's figure as it computed it, beside the sounder "
         "figure of the same quantity; where there is none it has no place in this table",
     ]
-    if store.n_images > NOTEBOOK_IMAGES:
+    if n_images > NOTEBOOK_IMAGES:
         caveats.append(
             f"the notebook kept the maps of its first {NOTEBOOK_IMAGES} images only: its figures "
-            f"of single images and of probes are of these, value is of all {store.n_images}"
+            f"of single images and of probes are of these, value is of all {n_images}"
         )
-    said = [text for _, text in findings({fact["analysis"]: fact for fact in facts}, lines)]
     tests = sum(one.p is not None and not math.isnan(one.p) for one in lines)
     if tests:
         caveats.append(
@@ -152,40 +193,7 @@ def summarise(
         if shaky:
             some = ", ".join(dict.fromkeys(shaky))
             caveats.append(f"{NOT_REPRODUCIBLE} under rounding, of {which}: {some}")
-    probes = [one for one in lines if one.measure == ACCURACY]
-
-    figure = drawn(
-        "intervals",
-        *(
-            [getattr(p, key) for p in probes]
-            for key in ("line", "value", "value_low", "value_high")
-        ),
-        "linear probes, 95% interval over images",
-        "accuracy",
-    )
-    return Result(
-        analysis=NAME,
-        feature=feature,
-        question=QUESTION,
-        columns={"summary": by_columns(lines)},
-        arrays={},
-        values={one.line or one.measure: one.value for one in lines},
-        notebook={
-            measured_names(one.line) if raw else one.line: one.notebook
-            for one in lines
-            if one.notebook is not None
-        },
-        parameters={
-            "analyses": [fact["analysis"] for fact in facts],
-            "lines": [list(one.of) for one in lines],
-        },
-        seed=seed,
-        sentences=[f"{feature}: {'; '.join(said) or 'see the table'}."],
-        caveats=caveats,
-        provenance=provenance(store),
-        figures={"probes": figure} if probes else {},
-        shown=("summary",),
-    )
+    return caveats
 
 
 def _shuffles(fact: Facts) -> int:

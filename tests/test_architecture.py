@@ -252,3 +252,17 @@ def test_a_module_without_a_room_is_refused() -> None:
 def test_an_import_of_nothing_is_refused() -> None:
     with pytest.raises(AssertionError, match="which does not exist"):
         imports({**SOUND, "frictionstore.text": "from frictionstore.moved import gone"})
+
+
+def test_no_file_and_no_function_is_too_long() -> None:
+    """450 lines and 80; the conduit's kernels are written out, and may be longer."""
+    long = {}
+    for module, text in sources().items():
+        if module.startswith("frictionstore.extract.conduit"):
+            continue
+        functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)]
+        lengths = {f"{module}.{n.name}": (n.end_lineno or 0) - n.lineno + 1 for n in functions}
+        long |= {name: count for name, count in lengths.items() if count > 80}
+        if text.count("\n") > 450:
+            long[module] = text.count("\n")
+    assert long == {}

@@ -1,13 +1,15 @@
-"""Paths that a user gives: the home folder's sign, and files that are read once and whole."""
+"""What a user gives: paths, files that are read once and whole, and whether torch is there."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from importlib.util import find_spec
 from pathlib import Path
 
 from frictionstore.errors import RequestError
+from frictionstore.installed import install_command
 from frictionstore.text import byte_count, printable
 
 
@@ -50,3 +52,16 @@ def read_whole(path: str | os.PathLike[str], largest: int) -> bytes:
                 return data
         said = f"it has more than {byte_count(largest)}"
         raise OSError(errno.EFBIG, said, os.fspath(path))
+
+
+def is_upstreams_name(encoder: str) -> bool:
+    """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
+    from frictionstore.extract.encoder.checkpoints import BUNDLED
+
+    ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
+    return not ours and not expanded(encoder).exists()
+
+
+def require_torch() -> None:
+    if find_spec("torch") is None:
+        raise RequestError(f"extraction needs torch: {install_command('extract')}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract import provenance
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
-from frictionstore.extract.given import expanded
+from frictionstore.extract.given import is_upstreams_name, require_torch
 from frictionstore.extract.recorded import Recorded, version_of
 from frictionstore.extract.request import EncoderIdentity, Job, build_request, possible
 from frictionstore.extract.rounding import Rounding
@@ -191,7 +191,7 @@ class _Run:
         from frictionstore.extract.encoder.checkpoints import find_checkpoint, read_checkpoint
 
         job = self.job
-        if job.engine == "geolip" and _is_upstreams_name(job.encoder):
+        if job.engine == "geolip" and is_upstreams_name(job.encoder):
             upstream = self._load_upstream(job.encoder)
             return EncoderIdentity(upstream.config, upstream.weights_sha256)
         try:
@@ -250,10 +250,10 @@ class _Run:
     @staticmethod
     def _require_torch_for(path: Path) -> None:
         if path.suffix != ".safetensors":
-            _require_torch()
+            require_torch()
 
     def _load_upstream(self, encoder: Any) -> Any:
-        _require_torch()
+        require_torch()
         from frictionstore.extract.engines.devices import choose_device
         from frictionstore.extract.engines.geolip import load_upstream
 
@@ -303,7 +303,7 @@ class _Run:
         )
 
     def _extract(self, plan: StorePlan, dataset: Dataset) -> int:
-        _require_torch()
+        require_torch()
         from frictionstore.extract.data.base import whole
         from frictionstore.extract.data.torchvision import TorchvisionSet
 
@@ -446,16 +446,3 @@ class _Run:
             "friction_against_exact": self.rounding.as_json(),
             **({"cluster": self.shared} if self.sharing.cluster else {}),
         }
-
-
-def _is_upstreams_name(encoder: str) -> bool:
-    """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
-    from frictionstore.extract.encoder.checkpoints import BUNDLED
-
-    ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
-    return not ours and not expanded(encoder).exists()
-
-
-def _require_torch() -> None:
-    if find_spec("torch") is None:
-        raise RequestError(f"extraction needs torch: {install_command('extract')}")

@@ -139,10 +139,8 @@ def extract_units(
     image_size, batch_size, workers : int
     run : dict
         Recorded with each unit.
-    progress : callable
-        Told the number of images each time some were measured.
-    seen : callable
-        Given the maps of these.
+    progress, seen : callable
+        Each time some images were measured, told how many, and given their maps.
     groups : ndarray, optional
         Group of each image, where the plan has an array of them.
 
@@ -185,10 +183,7 @@ def extract_units(
                     done = rows.stop
                     count += len(rows)
                     progress(len(rows))
-                arrays["label"] = dataset.labels[unit.start : unit.stop]
-                arrays["image_id"] = np.array(dataset.ids[unit.start : unit.stop], dtype=object)
-                if groups is not None:
-                    arrays["group"] = groups[unit.start : unit.stop]
+                arrays |= _index(dataset, unit, groups)
                 if writing is not None:
                     writing.result()
                 # Described anew for each unit: the tile may have been halved for want of memory.
@@ -199,6 +194,15 @@ def extract_units(
             for source in sources:
                 source.close()  # type: ignore[attr-defined]
     return count
+
+
+def _index(
+    dataset: Dataset, unit: range, groups: NDArray[np.int32] | None
+) -> dict[str, NDArray[Any]]:
+    """What a store says of a unit's images besides their maps."""
+    part = slice(unit.start, unit.stop)
+    index = {"label": dataset.labels[part], "image_id": np.array(dataset.ids[part], dtype=object)}
+    return index if groups is None else {**index, "group": groups[part]}
 
 
 def _buffers(writer: Units, unit: range) -> dict[str, NDArray[Any]]:

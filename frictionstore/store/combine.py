@@ -24,11 +24,11 @@ from frictionstore.format.ids import check_ids
 from frictionstore.format.own_maps import format_of, map_specs
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
-from frictionstore.store.gather import gather
+from frictionstore.store.gather import gather, only_classes, only_splits
 from frictionstore.store.groups import groups_of, joined_groups
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.writer import StoreWriter
-from frictionstore.text import did_you_mean, listed, printable
+from frictionstore.text import printable
 from frictionstore.version import __version__
 
 # Parts of a request that say which images a store has and how it lies on disk. All others say how
@@ -177,8 +177,8 @@ def subset(
     keep = np.ones(parent.n_images, dtype=bool)
     labels, names = parent.labels, list(parent.class_names)
     if classes is not None:
-        labels, names, keep = _only_classes(parent, classes)
-    kept_splits = _only_splits(parent, splits)
+        labels, names, keep = only_classes(parent, classes)
+    kept_splits = only_splits(parent, splits)
     if splits is not None:
         chosen = np.zeros(parent.n_images, dtype=bool)
         for rows in kept_splits.values():
@@ -300,40 +300,6 @@ def _joined_classes(parents: list[Store]) -> tuple[list[str], list[NDArray[np.in
         table = np.array([*(position[name] for name in store.class_names), -1], dtype=np.int32)
         labels.append(table[store.labels])
     return joined, labels
-
-
-def _only_classes(
-    parent: Store, classes: Sequence[str]
-) -> tuple[NDArray[np.int32], list[str], NDArray[np.bool_]]:
-    """Labels among the chosen classes, their names in the store's order, and which images stay."""
-    unknown = [name for name in classes if name not in parent.class_names]
-    if unknown:
-        raise RequestError(
-            f"{printable(parent.location)} has no class {printable(unknown[0], 60)!r}: it has "
-            f"{listed(parent.class_names, 12) if parent.class_names else 'none'}"
-            + did_you_mean(unknown[0], parent.class_names)
-        )
-    chosen = set(classes)
-    kept = [number for number, name in enumerate(parent.class_names) if name in chosen]
-    names = [parent.class_names[number] for number in kept]  # two of one name stay two
-    table = np.full(len(parent.class_names) + 1, schema.NO_LABEL, dtype=np.int32)
-    table[kept] = np.arange(len(kept))
-    labels = table[parent.labels]
-    return labels, names, labels != schema.NO_LABEL
-
-
-def _only_splits(parent: Store, splits: Sequence[str] | None) -> dict[str, slice]:
-    there = parent.splits or {"": slice(0, parent.n_images)}
-    if splits is None:
-        return there
-    unknown = [name for name in splits if name not in parent.splits]
-    if unknown:
-        raise RequestError(
-            f"{printable(parent.location)} has no split {printable(unknown[0], 60)!r}: it has "
-            f"{listed(list(parent.splits)) if parent.splits else 'none'}"
-            + did_you_mean(unknown[0], parent.splits)
-        )
-    return {name: rows for name, rows in there.items() if name in set(splits)}
 
 
 def _parent(store: Store) -> dict[str, Any]:

@@ -85,18 +85,11 @@ def from_arrays(
     StoreError
         `path` holds something else.
     """
-    request: dict[str, Any] = {"kind": "import"}
-    if own:
-        request["own_maps"] = {name: one.as_json() for name, one in own.items()}
+    request = _described(maps, own or {})
     specs = map_specs(request)
-    absent = [name for name in own or () if name not in maps]
-    if absent:
-        raise RequestError(f"own describes the map {absent[0]}, which is not among the maps")
     arrays, ids = _images(maps, specs, image_id, mode_order)
     n = len(ids)
-    labels, classes = _labels(label, class_names, n)
-    for name in classes:
-        check_text(name, f"class name {printable(name, 60)!r}")
+    labels, classes = _checked_labels(label, class_names, n)
     index: dict[str, NDArray[Any]] = {"label": labels, "image_id": ids}
     attributes = {}
     if group is not None:
@@ -115,6 +108,15 @@ def from_arrays(
     plan = StorePlan(request, n, rows, shard_images, classes, attributes)
     _write(Path(path), plan, {**arrays, **index}, overwrite)
     return open_store(path)
+
+
+def _described(maps: Mapping[str, Any], own: Mapping[str, OwnMap]) -> dict[str, Any]:
+    """What the request says of maps that the registry does not have."""
+    absent = [name for name in own if name not in maps]
+    if absent:
+        raise RequestError(f"own describes the map {absent[0]}, which is not among the maps")
+    declared = {"own_maps": {name: one.as_json() for name, one in own.items()}} if own else {}
+    return {"kind": "import", **declared}
 
 
 def _images(
@@ -221,6 +223,15 @@ def _largest_first(spec: schema.MapSpec, array: NDArray[Any], mode_order: str) -
                 f"reverse {name} yourself"
             )
     return array if mode_order == "descending" else np.flip(array, spec.mode_axis).copy()
+
+
+def _checked_labels(
+    label: Any, class_names: Sequence[str] | None, n: int
+) -> tuple[NDArray[np.int32], list[str]]:
+    labels, classes = _labels(label, class_names, n)
+    for name in classes:
+        check_text(name, f"class name {printable(name, 60)!r}")
+    return labels, classes
 
 
 def _labels(

@@ -64,8 +64,7 @@ class UpstreamModel:
     config : dict
         The checkpoint's, without the keys that load_model adds.
     weights_sha256 : str
-    notes : dict
-        Epoch and test error, where it gives them.
+    notes : dict of epoch and test error, where it gives them
     """
 
     model: Any
