@@ -54,14 +54,6 @@ def read_whole(path: str | os.PathLike[str], largest: int) -> bytes:
         raise OSError(errno.EFBIG, said, os.fspath(path))
 
 
-def is_upstreams_name(encoder: str) -> bool:
-    """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
-    from frictionstore.extract.encoder.checkpoints import BUNDLED
-
-    ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
-    return not ours and not expanded(encoder).exists()
-
-
 def require_torch() -> None:
     if find_spec("torch") is None:
         raise RequestError(f"extraction needs torch: {install_command('extract')}")

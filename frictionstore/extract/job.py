@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from frictionstore.errors import DatasetError, FrictionstoreError, RequestError
 from frictionstore.extract import provenance
 from frictionstore.extract.encoder.hub_address import AwayError, parse_hub_file
-from frictionstore.extract.given import is_upstreams_name, require_torch
-from frictionstore.extract.recorded import Recorded, version_of
+from frictionstore.extract.given import require_torch
+from frictionstore.extract.recorded import Recorded, is_upstreams_name, version_of
 from frictionstore.extract.request import EncoderIdentity, Job, build_request, possible
 from frictionstore.extract.rounding import Rounding
 from frictionstore.extract.sharing import ALONE, Sharing, device_kind, left_to_others

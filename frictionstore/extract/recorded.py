@@ -12,6 +12,7 @@ from typing import Any
 
 from frictionstore.errors import FrictionstoreError, RequestError
 from frictionstore.extract.encoder.hub_address import HubFile
+from frictionstore.extract.given import expanded
 from frictionstore.extract.request import EncoderIdentity, Job
 from frictionstore.format.fingerprint import differences
 from frictionstore.text import printable
@@ -74,7 +75,12 @@ class Recorded:
         origin: str,
         request: Mapping[str, Any],
     ) -> FrictionstoreError:
-        """What is said instead of `error` where the Hub's file has other weights by now."""
+        """What is said instead of `error` where the Hub's file has other weights by now, or the
+        data set has other images."""
+        found = differences(dict(self.request), dict(request)) if self.request else []
+        other = [phrase for phrase in found if phrase.startswith("dataset.")]
+        if other and all(phrase in other or phrase.startswith("shard_images ") for phrase in found):
+            return self.more_images(other)
         if file is None:
             return error
         made_at, now_at = file.commit_of(self.origin), file.commit_of(origin)
@@ -94,6 +100,17 @@ class Recorded:
             "another with --out, or replace it with --overwrite"
         )
 
+    def more_images(self, found: list[str]) -> RequestError:
+        """What is said of a store that was measured alike, of other images."""
+        out = printable(self.job.out)
+        return RequestError(
+            f"{out} holds another store ({'; '.join(found[:2])}), measured in the same way of "
+            "other images: to add images, extract the new ones alone into a store of their own "
+            f"and join the two with frictionstore merge {out} NEW.zarr --out BOTH.zarr; or choose "
+            "another target, or replace it with",
+            option="overwrite=True",
+        )
+
 
 def asked(job: Job) -> dict[str, Any]:
     """The words by which a data set was asked for."""
@@ -110,3 +127,11 @@ def version_of(package: str) -> str | None:
 def mapping(value: object) -> Mapping[str, Any]:
     """A store's metadata are somebody else's: what should be a mapping may be anything."""
     return value if isinstance(value, Mapping) else {}
+
+
+def is_upstreams_name(encoder: str) -> bool:
+    """Whether upstream finds and loads it by itself; every other file it gets from us, as data."""
+    from frictionstore.extract.encoder.checkpoints import BUNDLED
+
+    ours = encoder in BUNDLED or "://" in encoder or "@" in encoder
+    return not ours and not expanded(encoder).exists()
