@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from frictionstore.errors import FrictionstoreError, RequestError
+from frictionstore.errors import FrictionstoreError, RequestError, StoreError
 from frictionstore.extract.encoder.hub_address import HubFile
 from frictionstore.extract.given import expanded
 from frictionstore.extract.request import EncoderIdentity, Job
@@ -79,7 +79,12 @@ class Recorded:
         data set has other images."""
         found = differences(dict(self.request), dict(request)) if self.request else []
         other = [phrase for phrase in found if phrase.startswith("dataset.")]
-        if other and all(phrase in other or phrase.startswith("shard_images ") for phrase in found):
+        grouped = any(phrase.startswith("dataset.groups") for phrase in other)
+        if (
+            other
+            and not grouped
+            and all(phrase in other or phrase.startswith("shard_images ") for phrase in found)
+        ):
             return self.more_images(other)
         if file is None:
             return error
@@ -100,10 +105,11 @@ class Recorded:
             "another with --out, or replace it with --overwrite"
         )
 
-    def more_images(self, found: list[str]) -> RequestError:
+    def more_images(self, found: list[str]) -> StoreError:
         """What is said of a store that was measured alike, of other images."""
         out = printable(self.job.out)
-        return RequestError(
+        found = sorted(found, key=lambda phrase: "sha256" in phrase)  # what a person reads first
+        return StoreError(
             f"{out} holds another store ({'; '.join(found[:2])}), measured in the same way of "
             "other images: to add images, extract the new ones alone into a store of their own "
             f"and join the two with frictionstore merge {out} NEW.zarr --out BOTH.zarr; or choose "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 from frictionstore.check.repair import what_to_keep
 from frictionstore.errors import FrictionstoreError
@@ -77,9 +78,10 @@ def export(arguments: list[str]) -> int:
     from frictionstore.store.reader import open_store
 
     source, folder = arguments
-    view.explorer_page = lambda url: b'<meta name="frictionstore-store" content="">'
+    page = b'<meta name="frictionstore-store" content="">'
     try:
-        view.export(open_store(source), Path(folder), copy_store)
+        with mock.patch.object(view, "explorer_page", lambda url: page):
+            view.export(open_store(source), Path(folder), copy_store)
     except FrictionstoreError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
