@@ -80,7 +80,7 @@ def export(arguments: list[str]) -> int:
     source, folder = arguments
     page = b'<meta name="frictionstore-store" content="">'
     try:
-        with mock.patch.object(view, "explorer_page", lambda url: page):
+        with mock.patch.object(view, "explorer_page", return_value=page):
             view.export(open_store(source), Path(folder), copy_store)
     except FrictionstoreError as error:
         print(f"Error: {error}", file=sys.stderr)
