@@ -4,7 +4,7 @@
 
 The conduit's program is written out as Python source, one scalar to a name, in a loop over the
 matrices of a tile that Numba's compiler is left to turn into vectors; and, as the package does, as
-vector instructions (`kernels/cpu/lanes.py`, `tiles.py`). Same program, same matrices, in turns, on
+vector instructions (`kernels/lanes.py`, `tiles.py`). Same program, same matrices, in turns, on
 one thread; the bits are compared.
 """
 

@@ -25,7 +25,7 @@ FIELDS = (
 )
 EXACT_FIELDS = ("friction_exact", "settle_exact")
 LARGEST_WRITTEN_OUT = 8  # largest n whose kernels hold a matrix in registers
-FUSED_N = {"fused-cpu": (2, 16), "fused-gpu": (2, LARGEST_WRITTEN_OUT)}  # orders of the kernels
+FUSED_N = {"fused-cpu": (2, 16), "fused-gpu": (2, 16)}  # orders of the kernels
 SPECTRUM_N = (2, LARGEST_WRITTEN_OUT)  # and those of the encoder's matrix to its spectrum
 LARGEST_DEFINED_N = 16  # beyond, products of the reference are the library's
 LARGEST_EXACT_N = 64  # beyond, values of the polynomial may leave the range of float64

@@ -17,6 +17,7 @@ from frictionstore.extract.conduit.constants import (
     FIELDS,
     FUSED_N,
     LARGEST_EXACT_N,
+    LARGEST_WRITTEN_OUT,
     ConduitConstants,
     check_want,
 )
@@ -94,7 +95,8 @@ def kernel_name(n: int, device: str = "cpu", kernel: str = "auto") -> str:
     if device == "cpu":
         fused, package = "fused-cpu", "numba"
     elif device.partition(":")[0] == "cuda":
-        fused, package = "fused-gpu", "triton"
+        # beyond what registers hold, LLVM makes the kernel, which comes with numba
+        fused, package = "fused-gpu", "triton" if n <= LARGEST_WRITTEN_OUT else "numba"
     else:
         raise RequestError(f"the conduit runs on cpu and cuda, not on {device}")
     least, most = FUSED_N[fused]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from frictionstore.extract.conduit import conduit_maps, kernel_name
+from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT
 from frictionstore.extract.data.images import thumbnails
 from frictionstore.extract.donors import DONATED
 from frictionstore.extract.encoder.svae import PatchSVAE, Spectrum, torch_attention
@@ -89,15 +90,18 @@ class GpuEngine(NativeEngine):
         super().__init__(model, maps, device, **options)
         self._transfers = Transfers(device)
         self.conduit_kernel = kernel_name(model.config.D, "cuda")
-        self.fused = self.conduit_kernel == "fused-gpu"
-        self.fused = self.fused and self._kernels_work()
-        if not self.fused:  # the processor's kernel has the same bits, and beats single operations
+        on_gpu = self.conduit_kernel == "fused-gpu"
+        self.fused = on_gpu and model.config.D <= LARGEST_WRITTEN_OUT
+        if not (on_gpu and self._kernels_work()):
+            # The processor's kernel has the same bits, and beats single operations.
+            self.fused = False
             self.conduit_kernel = kernel_name(model.config.D, "cpu")
 
     def _kernels_work(self) -> bool:
         """Whether the fused kernels compile and run here; says so where they do not.
 
-        Triton builds its launchers with the machine's C compiler, which may be missing.
+        Triton builds its launchers with the machine's C compiler, which may be missing; what LLVM
+        makes the driver may refuse.
         """
         V, D = self.model.config.V, self.model.config.D
         try:
@@ -110,7 +114,7 @@ class GpuEngine(NativeEngine):
             return True  # met again, and dealt with, when images are measured
         except Exception as error:
             self.report(
-                f"Triton's kernels cannot be used here ({printable(error)}): going on without "
+                f"the kernels for GPUs cannot be used here ({printable(error)}): going on without "
                 "them, which is slower"
             )
             return False
@@ -228,13 +232,13 @@ class GpuEngine(NativeEngine):
     def _measured(
         self, G: Tensor, want: Sequence[str], S: Tensor | None = None
     ) -> dict[str, Tensor]:
+        if self.conduit_kernel == "fused-gpu":
+            from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
+
+            # With S given, G stands for the V of gram(S, V).
+            S = None if S is None else S.flatten(0, 1)
+            return fused_gpu.measure(G, want, self.constants, S=S)
         if self.conduit_kernel == "fused-cpu":
             made = conduit_maps(G.cpu(), want, constants=self.constants)
             return {name: x.to(self.device) for name, x in made.items()}
-        if not self.fused:
-            return conduit_maps(G, want, constants=self.constants, kernel="reference")
-        from frictionstore.extract.conduit.kernels.gpu import conduit as fused_gpu
-
-        # With S given, G stands for the V of gram(S, V).
-        S = None if S is None else S.flatten(0, 1)
-        return fused_gpu.measure(G, want, self.constants, S=S)
+        return conduit_maps(G, want, constants=self.constants, kernel="reference")

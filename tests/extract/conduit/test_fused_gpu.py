@@ -204,10 +204,12 @@ def test_no_operation_is_contracted_or_approximated(tmp_path):
 
 def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
     assert kernel_name(4, "cuda") == kernel_name(4, "cuda:1") == "fused-gpu"
-    assert kernel_name(9, "cuda") == kernel_name(16, "cuda") == "reference"
+    assert kernel_name(9, "cuda") == kernel_name(16, "cuda") == "fused-gpu"
+    assert kernel_name(17, "cuda") == "reference"
     assert kernel_name(4, "cuda", "reference") == "reference"
     monkeypatch.setitem(sys.modules, "triton", None)
     assert kernel_name(4, "cuda") == "reference"
+    assert kernel_name(9, "cuda") == "fused-gpu"
     with pytest.raises(Exception, match="cannot run on cuda: the package triton is not installed"):
         kernel_name(4, "cuda", "fused")
     with pytest.raises(Exception, match="runs on cpu and cuda, not on mps"):
@@ -215,9 +217,9 @@ def test_the_choice_of_kernel_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("n", range(2, 9))
+@pytest.mark.parametrize("n", range(2, 17))
 def test_bits_of_the_reference_on_a_gpu(n, hard_matrices, assert_same_bits):
-    A = torch.from_numpy(hard_matrices(n, 3000))
+    A = torch.from_numpy(hard_matrices(n, 3000 if n < 9 else 200))
     on_gpu = conduit(A.cuda(), kernel="fused", exact=True)
     for name, x in conduit(A, kernel="reference", exact=True)._asdict().items():
         assert_same_bits(getattr(on_gpu, name).cpu(), x, name)

@@ -78,7 +78,7 @@ def test_its_maps_are_those_of_the_cpu_in_the_interpreter() -> None:
     for stage in ("conduit", "spectrum", "attention"):
         assert f"'{stage}_kernel': 'fused-gpu'" in done.stdout
     assert "tiles 2" in done.stdout
-    without = "'conduit_kernel': 'fused-cpu', 'exact_kernel': 'fused-cpu', "
+    without = "'conduit_kernel': 'fused-gpu', 'exact_kernel': 'fused-gpu', "
     assert without + "'spectrum_kernel': 'torch.linalg.eigh'" in done.stdout
 
 
@@ -91,7 +91,7 @@ def test_where_its_kernels_cannot_run_it_says_so_and_goes_on() -> None:
     maps, cpu = ("S", "friction", "settle"), torch.device("cpu")
     engine = GpuEngine(model, maps, cpu, report=said.append)
     assert len(said) == 1
-    assert said[0].startswith("Triton's kernels cannot be used here (")
+    assert said[0].startswith("the kernels for GPUs cannot be used here (")
     assert said[0].endswith("): going on without them, which is slower")
     images = np.random.default_rng(0).random((5, 3, 16, 16)).astype(np.float32)
     started = engine.start(images, np.arange(len(images)))

@@ -22,7 +22,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from frictionstore.cores import cores
-from frictionstore.extract.conduit.kernels.cpu import lanes
+from frictionstore.extract.conduit.kernels import lanes
 
 SMALLEST_CHUNK, LARGEST_CHUNK = 1024, 8192  # matrices a thread takes at a time
 

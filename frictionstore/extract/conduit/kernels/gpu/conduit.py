@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from frictionstore.extract.conduit import exact, program
-from frictionstore.extract.conduit.constants import ConduitConstants
+from frictionstore.extract.conduit.constants import LARGEST_WRITTEN_OUT, ConduitConstants
 from frictionstore.extract.conduit.kernels.gpu import source as text
 
 if TYPE_CHECKING:
@@ -121,8 +121,8 @@ def measure(
     Parameters
     ----------
     A : Tensor of shape (B, n, n), float32, on a CUDA device
-        Symmetric matrices, n in 2..8, of which both triangles are read; with `S`, the matrices `V`
-        whose columns are right singular vectors.
+        Symmetric matrices, n in 2..16, of which both triangles are read; with `S`, the matrices `V`
+        whose columns are right singular vectors (n in 2..8).
     want : sequence of str
         Names of `Packet` fields; those beyond friction, settle, slot and eigenvalues cost a little.
     constants : ConduitConstants
@@ -138,6 +138,10 @@ def measure(
     import torch
 
     B, n = int(A.shape[0]), int(A.shape[1])
+    if n > LARGEST_WRITTEN_OUT:
+        from frictionstore.extract.conduit.kernels.gpu import looped
+
+        return looped.measure(A, want, constants)
     given = set(want)
     exactly = given & {"friction_exact", "settle_exact"}
     rounded = given - exactly
