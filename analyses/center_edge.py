@@ -23,7 +23,7 @@ from frictionstore.analyses.core.source import (
     require_feature,
     require_grid,
 )
-from frictionstore.analyses.core.terminal import Columns, number, p_text
+from frictionstore.analyses.core.terminal import Columns, excluded, number, p_text
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.edge_and_centre import Comparison, compare, higher
 from frictionstore.analyses.stats.regions import RegionMeans, central_block
@@ -307,7 +307,8 @@ def _answer(asked: CenterEdgeParameters, found: Found) -> str:
     if not different.size:
         least = int(np.nanargmin(p_modes))
         return (
-            f"{feature}: no evidence of a difference between edge and centre in any mode (smallest "
+            f"{feature}: no evidence of a difference between edge and centre in any mode"
+            f"{_excluded(pooled, np.isfinite(p_modes))} (smallest "
             f"{p_text(float(p_modes[least]))}, {names[least]}; {family})."
         )
     told = []
@@ -320,6 +321,19 @@ def _answer(asked: CenterEdgeParameters, found: Found) -> str:
         )
     more = f" and in {different.size - TOLD} more modes" if different.size > TOLD else ""
     return f"{feature} differs between edge and centre {', '.join(told)}{more}; {family}."
+
+
+def _excluded(pooled: Comparison, tested: NDArray[np.bool_]) -> str:
+    """Return how large a difference is ruled out in every mode tested, by the ratios' intervals.
+
+    The largest of their ends holds for all of them without correction: it is wrong only if the
+    interval of the mode with the largest difference is.
+    """
+    low, high = pooled.ratio_low[1:][tested], pooled.ratio_high[1:][tested]
+    if not (low > 0).all():  # unbounded, or of means of both signs
+        return ""
+    most = (max(float(high.max()), 1.0 / float(low.min())) - 1.0) * 100
+    return excluded(0.0, most, "% of the smaller of both")
 
 
 def _ratio(one: Comparison, which: int, geometric: bool) -> str:

@@ -23,9 +23,8 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
-from frictionstore.analyses.stats import dispersion, label_sums, permutation
+from frictionstore.analyses.stats import crossnobis, dispersion, label_sums, permutation
 from frictionstore.analyses.stats.anova import welch, welch_from_sums
-from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds
 
 Floats = NDArray[np.float64]
 NAME = "class-distance"
@@ -93,16 +92,17 @@ class Found:
     """What is found of the mean maps, shape (n_classes, row, col, mode).
 
     `halves` are distances between two random halves of each class, (splits, n_classes);
-    `crossnobis` is cross-validated, (n_classes, n_classes); `within`
-    is each class's sum of squares; `null_...` are mean distance, smallest cosine, pseudo-F and
-    Welch's under permuted labels. Pseudo-F is NaN where all images are equal, Welch's where those
-    of one class are.
+    `crossnobis` is cross-validated, (n_classes, n_classes), and `most` the upper end of its mean's
+    interval; `within` is each class's sum of squares; `null_...` are mean distance, smallest
+    cosine, pseudo-F and Welch's under permuted labels. Pseudo-F is NaN where all images are equal,
+    Welch's where those of one class are.
     """
 
     means: Floats
     observed: Distances
     halves: Floats
     crossnobis: Floats
+    most: float
     within: Floats
     pseudo_f: float
     null_distance: Floats
@@ -134,12 +134,12 @@ class ClassDistance:
             ),
             claimed=False,
         )
-        folds, n_folds = class_folds(
+        folds, n_folds = crossnobis.class_folds(
             self._classes.labels, np.random.default_rng(asked.seed), self._classes.groups
         )
         self._unbiased = passes.share(
             ("crossnobis", asked.feature, asked.seed),
-            lambda: Crossnobis(
+            lambda: crossnobis.Crossnobis(
                 asked.feature, self._classes.labels, folds, self._classes.n, n_folds,
                 (rows, cols, n_modes),
             ),
@@ -191,6 +191,7 @@ class ClassDistance:
             observed=distances(means),
             halves=np.sqrt(np.square(halves.first - halves.second).sum(axis=2)),
             crossnobis=self._unbiased.distances,
+            most=self._unbiased.most,
             within=within,
             pseudo_f=float(self._pseudo_f(centred, classes.counts)),
             null_distance=self._null[0],
@@ -230,6 +231,7 @@ def _values(asked: ClassDistanceParameters, found: Found, classes: Classes) -> d
         "min_distance": float(pairs.min()),
         "max_distance": float(pairs.max()),
         "mean_crossnobis": float(label_sums.off_diagonal(found.crossnobis).mean()),
+        "mean_crossnobis_high": found.most,
         "mean_cosine": float(cosines.mean()),
         "min_cosine": float(np.min(cosines)),
         "min_centred_cosine": float(label_sums.off_diagonal(found.observed.centred_cosine).min()),
@@ -367,6 +369,7 @@ def _answer(
     p = values["p_mean_distance"]
     if not p <= ALPHA:
         differs = f"no evidence that {feature}'s spatial pattern differs between classes"
+        differs += crossnobis.ruled_out(values["mean_crossnobis_high"])
     elif in_spread_only(values, ALPHA):
         differs = f"classes differ in spread of {feature}, perhaps not in mean"
     else:

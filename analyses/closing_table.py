@@ -126,6 +126,13 @@ def _f_lines(v: Facts, old: Facts) -> Iterator[Line]:
             "per-position F-statistic", None, "largest F over positions and modes",
             v["max_f"], p=family_wise(v), figure="max_f", of=("f-statistic", "verdict"),
         )  # fmt: skip
+        # Means whatever the spread, and spread: without either F may be of both.
+        for name, text, p in (
+            ("max_welch_f", "largest Welch's F over positions and modes", "welch_family_wise_p"),
+            ("dispersion_f", "F of spread between classes (PERMDISP)", "dispersion_p"),
+        ):
+            if finite(v.get(name)) is not None:
+                yield Line("", None, text, v[name], p=finite(v.get(p)), figure=name)
 
 
 def _probe_lines(v: Facts, old: Facts) -> Iterator[Line]:

@@ -25,7 +25,7 @@ from frictionstore.analyses.core.source import (
     mode_name,
     require_feature,
 )
-from frictionstore.analyses.core.terminal import interval_text, number, p_text
+from frictionstore.analyses.core.terminal import POINTS, excluded, interval_text, number, p_text
 from frictionstore.analyses.probe.predict import predict_common
 from frictionstore.analyses.probe.ridge import compare_paired
 from frictionstore.analyses.stats import similarity
@@ -349,10 +349,12 @@ def _sentences(this: Comparison, tables: dict[str, Any]) -> list[str]:
             p = "" if np.isnan(row["rsa_p"]) else f"; {p_text(row['rsa_p'])}"
             none = "no evidence that " if row["rsa_p"] > LEVEL else ""
             agree = "agree" if this.common.groups is None else "are not tested"
-            ends = interval_text(row["rsa_low"], row["rsa_high"])
+            low, high = row["rsa_low"], row["rsa_high"]
+            ends = interval_text(low, high)
+            bound = excluded(low, high, of="a rank correlation") if none else ""
             said.append(
-                f"{none}distances between images {agree} (rank correlation {number(row['rsa'])}, "
-                f"95% interval {ends}{p})"
+                f"{none}distances between images {agree}{bound} (rank correlation "
+                f"{number(row['rsa'])}, 95% interval {ends}{p})"
             )
         said.append(f"CKA {number(row['cka'])}")
         if not np.isnan(row["class_rsa"]):
@@ -360,7 +362,9 @@ def _sentences(this: Comparison, tables: dict[str, Any]) -> list[str]:
         if pair.name in probes:
             one = {key: values[probes[pair.name]] for key, values in tables["probes"].items()}
             test, p = ("McNemar's ", one["mcnemar_p"]) if "p" not in one else ("", one["p"])
-            differ = "" if p <= LEVEL else "no evidence of a difference, "
+            low, high = (one[f"difference_{end}"] * 100 for end in ("low", "high"))
+            bound = excluded(low, high, POINTS)
+            differ = "" if p <= LEVEL else f"no evidence of a difference{bound}, "
             said.append(
                 f"probes classify {one['first_accuracy']:.1%} and {one['second_accuracy']:.1%} "
                 f"({differ}{test}{p_text(p)})"

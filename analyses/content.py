@@ -16,7 +16,7 @@ from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Arrays, Passes, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
-from frictionstore.analyses.core.terminal import interval_text, number, p_text
+from frictionstore.analyses.core.terminal import excluded, interval_text, number, p_text
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import mean_covariance, mean_interval
 from frictionstore.analyses.stats.torus import naive_p, standard_ranks, torus_correlations
@@ -358,10 +358,14 @@ def _answer(asked: ContentParameters, table: dict[str, list[Any]], content: str)
     parts = []
     for row in rows:
         follows = row["excess_p_holm"] <= asked.alpha
+        bound = (
+            "" if follows else excluded(row["excess_low"], row["excess_high"], of="a difference")
+        )
         parts.append(
-            f"{'' if follows else 'no evidence in '}{row['mode']}: mean rho {number(row['rho'])}, "
-            f"with other images {number(row['rho_others'])}, difference {number(row['excess'])} "
-            f"(95% interval {interval_text(row['excess_low'], row['excess_high'])}; Holm's "
+            f"{'' if follows else 'no evidence in '}{row['mode']}{bound}: mean rho "
+            f"{number(row['rho'])}, with other images {number(row['rho_others'])}, difference "
+            f"{number(row['excess'])} (95% interval "
+            f"{interval_text(row['excess_low'], row['excess_high'])}; Holm's "
             f"{p_text(row['excess_p_holm'])}), p <= {asked.alpha:g} under torus shifts in "
             f"{row['share_torus']:.0%} of images"
         )

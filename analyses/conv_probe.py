@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import click
 import numpy as np
@@ -23,20 +23,29 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.information import SHUFFLED, available
-from frictionstore.analyses.probe import patches, readout
-from frictionstore.analyses.probe.chosen import ChosenImages, caveats, choose_images, most_images
+from frictionstore.analyses.probe import cnn, patches, readout
+from frictionstore.analyses.probe.chosen import (
+    ChosenImages,
+    caveats,
+    choose_images,
+    how_tested,
+    most_images,
+)
 from frictionstore.analyses.probe.held import shuffled_within
-from frictionstore.analyses.probe.ridge import compare_paired
+from frictionstore.analyses.probe.lifts import sentence
+from frictionstore.analyses.probe.protocol import SplitParameters, train_test
 from frictionstore.analyses.ridge_probe import feature_sets
+from frictionstore.progress import progress_bar
 
 NAME = "conv-probe"
 QUESTION = "How well do local patterns of the maps classify images, and is one set better?"
+Readout = Literal["ridge", "cnn"]
 TYPES_A_CLASS = 4
 """Types of images a class that the control task gives labels to."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvProbeParameters(parameters.Parameters):
+class ConvProbeParameters(SplitParameters):
     """What is asked for: see `conv_probe`."""
 
     features: str | Sequence[str] | None = parameters.parameter(
@@ -46,6 +55,14 @@ class ConvProbeParameters(parameters.Parameters):
         "any]",
         flags=("--features", "--feature"),
         several=True,
+    )
+    readout: Readout = parameters.parameter(  # noqa: RUF009 - a field, as the others
+        "ridge",
+        "Ridge on pooled 3 x 3 patterns, or a small convolutional network (torch: extra extract).",
+        choices=("ridge", "cnn"),
+    )
+    seeds: int = parameters.parameter(
+        3, "With --readout cnn: networks whose mean probability counts.", least=1, most=100
     )
     folds: int = parameters.folds("Number of folds.")
     images: int = most_images()
@@ -57,20 +74,24 @@ class ConvProbe:
 
     on_repeats = False
 
-    def __init__(self, asked: ConvProbeParameters) -> None:
+    def __init__(self, asked: ConvProbeParameters, *, show_progress: bool = False) -> None:
         self.asked = asked
+        self._show = show_progress
 
     def prepare(self, passes: Passes) -> None:
         self.store = passes.store
+        if self.asked.readout == "cnn":
+            cnn.require_torch(NAME)
         require_grid(self.store, NAME)
         self.classes = require_classes(self.store, NAME)
         self.sets = feature_sets(self.asked.features or self._default())
         maps = tuple(dict.fromkeys(part for parts in self.sets.values() for part in parts))
         for name in maps:
             require_feature(self.store, name)
+        self.parts = train_test(self.store, NAME, self.classes, self.asked)
         choose_images(
             NAME, passes, self.classes, maps, self.asked.images, self.asked.folds, self.asked.seed,
-            self._read,
+            self._take, self.parts,
         )  # fmt: skip
 
     def _default(self) -> list[str]:
@@ -88,8 +109,41 @@ class ConvProbe:
                 found.append((name, alone))
         return found
 
-    def _read(self, chosen: ChosenImages) -> None:
+    def _take(self, chosen: ChosenImages) -> None:
         self.problem = problem = chosen.problem
+        self.floors = {
+            name: tuple(p if p == alone else f"{p} {SHUFFLED}" for p in self.sets[name])
+            for name, alone in self.lifts
+        }
+        self.control_problem = self._control(chosen.maps, problem)
+        self._maps = chosen.maps
+        if self.asked.readout == "ridge":  # here, where BLAS is held to one thread
+            kernel = self._kernels(problem)
+            self._read(lambda parts, of: readout.read(parts, kernel, of))
+
+    def _read(self, read: Callable[..., list[readout.Reading]]) -> None:
+        sets = [*self.sets.values(), *self.floors.values()]
+        self.readings = dict(zip(sets, read(sets, self.problem), strict=True))
+        self.control = read(list(self.sets.values()), self.control_problem)
+
+    def _train(self) -> None:
+        """Read all sets by networks."""
+        other = shuffled_within(self.problem.folds, self.asked.seed)
+
+        def values(name: str) -> NDArray[np.float32]:
+            of, _, shuffled = name.partition(" ")
+            return self._maps[of][other] if shuffled else self._maps[of]
+
+        asked, sets = self.asked, 2 * len(self.sets) + len(self.floors)
+        total = sets * self.problem.n_folds * asked.seeds
+        with progress_bar(total, "training", unit="networks", show=self._show) as advance:
+            self._read(
+                lambda parts, of: cnn.read(
+                    parts, values, of, seed=asked.seed, seeds=asked.seeds, advance=advance
+                )
+            )
+
+    def _kernels(self, problem: readout.Problem) -> readout.Kernels:
         other = shuffled_within(problem.folds, self.asked.seed)
         pooled: dict[tuple[str, int], readout.Floats] = {}
 
@@ -98,22 +152,13 @@ class ConvProbe:
             if (of, fold) not in pooled:
                 # The same words whichever maps are asked for beside this one.
                 rng = np.random.default_rng([self.asked.seed, fold])
-                values = chosen.maps[of]
+                values = self._maps[of]
                 words = patches.Dictionary(values[problem.folds != fold], rng)
                 pooled[of, fold] = words.pooled(values)
             found = pooled[of, fold]
-            return readout.products(found[other] if shuffled else found)
+            return readout.products(found[other] if shuffled else found, problem.fitted)
 
-        self.floors = {
-            name: tuple(p if p == alone else f"{p} {SHUFFLED}" for p in self.sets[name])
-            for name, alone in self.lifts
-        }
-        sets = [*self.sets.values(), *self.floors.values()]
-        self.readings = dict(zip(sets, readout.read(sets, kernel, problem), strict=True))
-        control = self._control(chosen.maps, problem)
-        alone = list(self.sets.values())
-        self.control = readout.read(alone, kernel, control)
-        self.control_problem = control
+        return kernel
 
     def _control(
         self, maps: Mapping[str, NDArray[np.float32]], problem: readout.Problem
@@ -133,6 +178,8 @@ class ConvProbe:
         )  # fmt: skip
 
     def result(self) -> Result:
+        if self.asked.readout == "cnn":
+            self._train()
         rows = [self._set_row(k, name) for k, name in enumerate(self.sets)]
         pairs = [self._pair(a, b) for b, a in combinations(self._by_size(), 2)]
         lifts = [row for name, alone in self.lifts for row in self._lift(name, alone)]
@@ -142,14 +189,14 @@ class ConvProbe:
         accuracies = [
             [row[k] for row in rows] for k in ("accuracy", "accuracy_low", "accuracy_high")
         ]
-        title = "conv-probe: accuracy, corrected 95% interval"
+        title = "conv-probe: accuracy, 95% interval"
         chance = 1.0 / self.problem.n_classes
         figure = drawn(
             "intervals", list(self.sets), *accuracies, title, "accuracy",
             reference={"chance": chance},
         )  # fmt: skip
         values: dict[str, Any] = {
-            "n_images": len(self.problem.labels), "chance_level": chance,
+            "n_images": int(self.problem.tested.sum()), "chance_level": chance,
             "entropy_bits": readout.entropy(self.problem),
         }  # fmt: skip
         values |= {f"accuracy {row['features']}": row for row in rows}
@@ -166,8 +213,7 @@ class ConvProbe:
             values=values,
             notebook={},
             parameters={
-                "features": list(self.sets), "folds": self.asked.folds,
-                "images": self.asked.images,
+                "features": list(self.sets), "images": self.asked.images, **self._protocol(),
             },
             seed=self.asked.seed,
             sentences=self._sentences(rows, lifts),
@@ -177,23 +223,32 @@ class ConvProbe:
             shown=tuple(tables),
         )  # fmt: skip
 
+    def _protocol(self) -> dict[str, Any]:
+        """Return what else tells the result from others: how it was read and tested."""
+        asked, parts = self.asked, self.parts
+        found = {"folds": asked.folds} if parts is None else parts.recorded
+        if asked.readout == "cnn":
+            whole = "cnn" if parts is None else f"cnn {parts.protocol}"
+            found |= {"protocol": whole, "readout": "cnn", "seeds": asked.seeds}
+        return found
+
     def _by_size(self) -> list[str]:
         return sorted(self.sets, key=lambda name: len(self.sets[name]))
 
     def _set_row(self, which: int, name: str) -> dict[str, Any]:
         row: dict[str, Any] = {"features": name}
         row |= readout.measured(self.readings[self.sets[name]], self.problem)
-        control = self.control[which].prediction == self.control_problem.labels
-        row["control_accuracy"] = float(control.mean())
+        right = self.control[which].right(self.control_problem)
+        row["control_accuracy"] = float(right[self.problem.tested].mean())
         row["selectivity"] = row["accuracy"] - row["control_accuracy"]
         return row
 
     def _pair(self, first: str, second: str) -> dict[str, Any]:
         one, other = (self.readings[self.sets[name]] for name in (first, second))
-        right = [of.prediction == self.problem.labels for of in (one, other)]
+        right = [of.right(self.problem) for of in (one, other)]
         row: dict[str, Any] = {"first": first, "second": second}
         row |= readout.compared(one, other, self.problem)
-        return row | {"mcnemar_p": compare_paired(*right, groups=self.problem.groups).mcnemar_p}
+        return row | {"mcnemar_p": self.problem.paired(*right).mcnemar_p}
 
     def _lift(self, name: str, alone: str) -> list[dict[str, Any]]:
         base = self.readings[self.sets[alone]]
@@ -211,36 +266,31 @@ class ConvProbe:
         self, rows: Sequence[Mapping[str, Any]], lifts: Sequence[Mapping[str, Any]]
     ) -> list[str]:
         best = max(rows, key=lambda row: row["accuracy"])
+        what = "pooled 3 x 3 patterns of" if self.asked.readout == "ridge" else "networks that read"
+        whose = "" if self.parts is None else f" {self.parts.words(self.problem.folds)},"
         said = [
-            f"By pooled 3 x 3 patterns of {best['features']}"
+            f"By {what} {best['features']}"
             f"{f', the best of {len(rows)} feature sets here,' if len(rows) > 1 else ''} "
-            f"{best['accuracy']:.1%} of images are classified correctly (95% interval "
+            f"{best['accuracy']:.1%} of images{whose} are classified correctly (95% interval "
             f"{best['accuracy_low']:.1%} to {best['accuracy_high']:.1%}; chance "
             f"{1 / self.problem.n_classes:.1%}; selectivity {best['selectivity'] * 100:+.1f} "
             "points)."
         ]
         for row, other in zip(lifts[::2], lifts[1::2], strict=True):
             lift, floor = (
-                f"{one['accuracy'] * 100:+.1f} percentage points "
-                f"({one['accuracy_low'] * 100:+.1f} to {one['accuracy_high'] * 100:+.1f})"
-                for one in (row, other)
+                [one[f"accuracy{end}"] for end in ("", "_low", "_high")] for one in (row, other)
             )
-            said.append(
-                f"{row['set']} minus {row['beyond']}: {lift}; with the maps besides "
-                f"{row['beyond']} of shuffled images: {floor}."
-            )
+            said.append(sentence(row["set"], row["beyond"], lift, floor))
         return said
 
     def _caveats(self) -> list[str]:
-        said = self.classes.caveats() + caveats(self.classes)
-        n, all_of_them = len(self.problem.labels), self.classes.n_labelled
-        if n < all_of_them:
-            said.append(f"{n:,} of {all_of_them:,} labelled images, drawn at random (--images)")
-        said.append(
-            f"one {self.asked.folds}-fold split for all sets; intervals are Nadeau and Bengio's, "
-            f"from images within folds; words are {patches.WORDS} a map, learnt in the training "
-            "images of each fold"
-        )
+        said = self.classes.caveats() + how_tested(self.parts, self.problem, self.classes)
+        if self.asked.readout == "cnn":
+            many = f"the mean probability of {self.asked.seeds} networks with other seeds"
+            said.append(f"readout: {many if self.asked.seeds > 1 else 'one network'}; {cnn.WORDS}")
+        else:
+            said += caveats(self.classes)
+            said.append(f"words are {patches.WORDS} a map, learnt in training images")
         said.append(
             f"control: labels drawn at random for {TYPES_A_CLASS} types of images a class (k-means "
             "of the maps); selectivity is the accuracy less the control's"
@@ -256,6 +306,10 @@ def conv_probe(
     folds: int = ConvProbeParameters.folds,
     images: int = ConvProbeParameters.images,
     seed: int = ConvProbeParameters.seed,
+    readout: Readout = ConvProbeParameters.readout,
+    seeds: int = ConvProbeParameters.seeds,
+    train: str | None = ConvProbeParameters.train,
+    test: str | None = ConvProbeParameters.test,
     show_progress: bool = False,
 ) -> Result:
     """Classify images by local patterns of their maps and compare feature sets.
@@ -275,7 +329,13 @@ def conv_probe(
     images
         Most images used, drawn at random.
     seed
-        Seed of images, folds, words, shuffling and the control task.
+        Seed of images, folds, words, networks, shuffling and the control task.
+    readout
+        "ridge" on pooled patterns, or "cnn", a small convolutional network (needs torch).
+    seeds
+        Networks for each set and fold, whose mean probability counts.
+    train, test
+        Splits of a merged store to train on and to test on, instead of folds; None for folds.
     show_progress
         Show a bar on standard error.
 
@@ -289,14 +349,19 @@ def conv_probe(
     Raises
     ------
     AnalysisError
-        If labels or maps are missing, or there are too few images.
+        If labels or maps are missing, there are too few images, the splits are not there or share
+        groups of images, or torch is not installed.
 
     References
     ----------
     Hewitt and Liang (2019), Designing and interpreting probes with control tasks, EMNLP.
     """
-    asked = ConvProbeParameters(features=features, folds=folds, images=images, seed=seed)
-    return run(store, [ConvProbe(asked)], show_progress=show_progress)[0]
+    asked = ConvProbeParameters(
+        features=features, folds=folds, images=images, seed=seed, readout=readout, seeds=seeds,
+        train=train, test=test,
+    )  # fmt: skip
+    plan = ConvProbe(asked, show_progress=show_progress)
+    return run(store, [plan], show_progress=show_progress)[0]
 
 
 @click.command(NAME)
@@ -305,7 +370,12 @@ def conv_probe(
 def command(target: options.Target, **asked: Any) -> None:
     """Classify images by local patterns of their maps and compare feature sets."""
     asked["features"] = asked["features"] or None
-    target.run([ConvProbe(ConvProbeParameters(**asked))])
+    if asked["readout"] != "cnn":
+        options.refuse_given("with the ridge readout", "seeds")
+    if asked["train"] is not None:
+        options.refuse_given("with --train and --test", "folds")
+    plan = ConvProbe(ConvProbeParameters(**asked), show_progress=not target.as_json)
+    target.run([plan])
 
 
 make_callable(__name__)

@@ -15,7 +15,14 @@ from frictionstore.analyses.closing_table import (
     most_joined,
 )
 from frictionstore.analyses.core.claims import NOT_REPRODUCIBLE
-from frictionstore.analyses.core.terminal import interval_text, number, p_text
+from frictionstore.analyses.core.terminal import (
+    POINTS,
+    excluded,
+    interval_text,
+    number,
+    p_text,
+)
+from frictionstore.analyses.stats.crossnobis import ruled_out
 
 LEVEL = 0.05
 """Level of the summary's claims, after Holm's procedure over all its p-values."""
@@ -85,10 +92,11 @@ def _distance(fact: Facts, p_holm: PHolm) -> str:
         return shaky
     p = p_holm("mean distance")
     there = "a difference" if p <= LEVEL else "no evidence of a difference"
+    bound = "" if p <= LEVEL else ruled_out(v.get("mean_crossnobis_high"))
     if p <= LEVEL and in_spread_only(v, LEVEL):
         there = "a difference in spread, perhaps not in mean,"
     return (
-        f"{there} between class mean maps (mean distance {number(v['mean_distance'])}, "
+        f"{there} between class mean maps{bound} (mean distance {number(v['mean_distance'])}, "
         f"Holm {p_text(p)})"
     )
 
@@ -104,8 +112,9 @@ def _lift(fact: Facts, p_holm: PHolm) -> str:
     p = p_holm("paired difference")
     low, high = lift["difference_low"] * 100, lift["difference_high"] * 100
     there = "a difference" if p <= LEVEL else "no evidence of a difference"
+    bound = "" if p <= LEVEL else excluded(low, high, POINTS)
     return (
-        f"{there} in accuracy between {most_joined(v)} and S "
+        f"{there} in accuracy between {most_joined(v)} and S{bound} "
         f"({lift['difference'] * 100:+.1f} percentage points, 95% interval {low:+.1f} to "
         f"{high:+.1f}, Holm {p_text(p)})"
     )

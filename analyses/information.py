@@ -22,8 +22,15 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.probe import readout
-from frictionstore.analyses.probe.chosen import ChosenImages, caveats, choose_images, most_images
+from frictionstore.analyses.probe.chosen import (
+    ChosenImages,
+    caveats,
+    choose_images,
+    how_tested,
+    most_images,
+)
 from frictionstore.analyses.probe.held import shuffled_within
+from frictionstore.analyses.probe.protocol import SplitParameters, train_test
 from frictionstore.text import listed, printable
 
 NAME = "information"
@@ -34,7 +41,7 @@ S, DIAGONAL, DONOR = "S", "gram_diag", "log_friction_donor"
 
 
 @dataclass(frozen=True, kw_only=True)
-class InformationParameters(parameters.Parameters):
+class InformationParameters(SplitParameters):
     """What is asked for: see `information`."""
 
     folds: int = parameters.folds("Number of folds.")
@@ -112,15 +119,18 @@ class Information:
         self.maps = available(self.store)
         for name in self.maps:
             require_feature(self.store, name)
+        self.parts = train_test(self.store, NAME, self.classes, self.asked)
         choose_images(
             NAME, passes, self.classes, self.maps, self.asked.images, self.asked.folds,
-            self.asked.seed, self._read,
+            self.asked.seed, self._read, self.parts,
         )  # fmt: skip
 
     def _read(self, chosen: ChosenImages) -> None:
         self.problem = chosen.problem
         kernels = {
-            name: readout.products(values.reshape(len(values), -1).astype(np.float64))
+            name: readout.products(
+                values.reshape(len(values), -1).astype(np.float64), self.problem.fitted
+            )
             for name, values in chosen.maps.items()
         }
         other = shuffled_within(self.problem.folds, self.asked.seed)
@@ -155,7 +165,7 @@ class Information:
         }
         labels = [f"{row['map']} given {row['given']}" for row in rows]
         bits = [[row[key] for row in rows] for key in ("bits", "bits_low", "bits_high")]
-        title = "bits an image beyond what is given, corrected 95% interval"
+        title = "bits an image beyond what is given, 95% interval"
         figure = drawn("intervals", labels, *bits, title, "bits", reference={"nothing": 0.0})
         return Result(
             analysis=NAME,
@@ -170,8 +180,8 @@ class Information:
             values=self._values(rows, floors),
             notebook={},
             parameters={
-                "folds": self.asked.folds, "margin": self.asked.margin,
-                "images": self.asked.images,
+                "margin": self.asked.margin, "images": self.asked.images,
+                **({"folds": self.asked.folds} if self.parts is None else self.parts.recorded),
             },
             seed=self.asked.seed,
             sentences=[self._sentence(*one) for one in zip(rows, floors, strict=True)],
@@ -206,7 +216,7 @@ class Information:
         self, rows: Sequence[Mapping[str, Any]], floors: Sequence[Sequence[Mapping[str, Any]]]
     ) -> dict[str, Any]:
         values: dict[str, Any] = {
-            "n_images": len(self.problem.labels),
+            "n_images": int(self.problem.tested.sum()),
             "entropy_bits": readout.entropy(self.problem),
         }
         names = ("map", "given", "floor")
@@ -247,14 +257,8 @@ class Information:
 
     def _caveats(self) -> list[str]:
         said = self.classes.caveats() + caveats(self.classes)
-        n, all_of_them = len(self.problem.labels), self.classes.n_labelled
-        if n < all_of_them:
-            said.append(f"{n:,} of {all_of_them:,} labelled images, drawn at random (--images)")
-        said.append(
-            f"one {self.asked.folds}-fold split for all sets; intervals of differences are Nadeau "
-            "and Bengio's, from images within folds; bits are what a linear readout can use, not "
-            "all that is there"
-        )
+        said += how_tested(self.parts, self.problem, self.classes)
+        said.append("bits are what a linear readout can use, not all that is there")
         missing = [m for m in (DIAGONAL, "friction_donor") if m not in self.store.maps]
         if missing:
             said.append(
@@ -278,6 +282,8 @@ def information(
     margin: float = InformationParameters.margin,
     images: int = InformationParameters.images,
     seed: int = InformationParameters.seed,
+    train: str | None = InformationParameters.train,
+    test: str | None = InformationParameters.test,
     show_progress: bool = False,
 ) -> Result:
     """Say in bits and in accuracy what friction and settle tell of the class beyond S.
@@ -299,6 +305,8 @@ def information(
         Most images used.
     seed
         Seed of images, folds and shuffling.
+    train, test
+        Splits of a merged store to train on and to test on, instead of folds; None for folds.
     show_progress
         Show a bar on standard error.
 
@@ -311,7 +319,8 @@ def information(
     Raises
     ------
     AnalysisError
-        If labels or maps are missing, or there are too few images.
+        If labels or maps are missing, there are too few images, or the splits are not there or
+        share groups of images.
 
     References
     ----------
@@ -319,7 +328,9 @@ def information(
     constraints, ICLR. Hewitt, Ethayarajh, Liang and Manning (2021), Conditional probing: measuring
     usable information beyond a baseline, EMNLP.
     """
-    asked = InformationParameters(folds=folds, margin=margin, images=images, seed=seed)
+    asked = InformationParameters(
+        folds=folds, margin=margin, images=images, seed=seed, train=train, test=test
+    )
     return run(store, [Information(asked)], show_progress=show_progress)[0]
 
 
@@ -328,6 +339,8 @@ def information(
 @parameters.asks(InformationParameters)
 def command(target: options.Target, **asked: Any) -> None:
     """Say in bits and in accuracy what friction and settle tell of the class beyond S."""
+    if asked["train"] is not None:
+        options.refuse_given("with --train and --test", "folds")
     target.run([Information(InformationParameters(**asked))])
 
 

@@ -21,7 +21,7 @@ from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_row, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
-from frictionstore.analyses.core.terminal import interval_text, number, p_text
+from frictionstore.analyses.core.terminal import excluded, interval_text, number, p_text
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.position_effects import (
     FEWEST_GROUPS,
@@ -283,7 +283,9 @@ def _answer(feature: str, table: dict[str, Any], values: dict[str, Any], n_modes
     if values["modes_varying"] or not np.isfinite(table["p"]).any():
         said = f"the mean {feature} map varies most in {name}"
     else:
-        said = f"no evidence that the mean {feature} map varies over patches in any mode, {name}"
+        most = excluded(0.0, np.max(table["variance_high"]), of="a variance")
+        said = f"no evidence that the mean {feature} map varies over patches in any mode{most}"
+        said += f"; in {name}"
     noisiest = mode_name(values["largest_map_variance_mode"], n_modes)
     return (
         f"{said}: variance over patches without the noise of the mean "

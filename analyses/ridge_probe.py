@@ -27,6 +27,7 @@ from frictionstore.analyses.probe.held import FloorProbe, HeldProbe
 from frictionstore.analyses.probe.lifts import lifts_of, to_fit
 from frictionstore.analyses.probe.notebook import NotebookProbe
 from frictionstore.analyses.probe.notebook_results import NAME, notebook_result
+from frictionstore.analyses.probe.protocol import TESTED, TRAINED, SplitParameters, train_test
 from frictionstore.analyses.probe.results import default_result
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.probe.streamed import StreamedProbe
@@ -77,7 +78,7 @@ def feature_sets(features: str | Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RidgeProbeParameters(parameters.Parameters):
+class RidgeProbeParameters(SplitParameters):
     """What is asked for: see `ridge_probe`."""
 
     features: str | Sequence[str] = parameters.parameter(
@@ -100,6 +101,11 @@ class RidgeProbeParameters(parameters.Parameters):
         super().__post_init__()
         if self.order is not None and self.protocol != "notebook":
             raise AnalysisError("an order of the images belongs to protocol 'notebook' only")
+        if self.train is not None and self.protocol == "notebook":
+            raise AnalysisError(
+                "the notebook's protocol makes a split of its own: leave it out, or leave out the "
+                "splits to train and test on"
+            )
 
 
 class RidgeProbe:
@@ -108,7 +114,8 @@ class RidgeProbe:
     def __init__(self, asked: RidgeProbeParameters) -> None:
         self._sets = feature_sets(asked.features)
         self.features = tuple(self._sets)
-        self.folds = asked.folds
+        self._asked = asked
+        self.folds = asked.folds if asked.train is None else 1
         self.permutations = 0 if asked.protocol == "notebook" else asked.permutations
         self.seed = asked.seed
         self.protocol = asked.protocol
@@ -119,6 +126,7 @@ class RidgeProbe:
         self.store: MapStore = store
         rows, cols = require_grid(store, NAME)
         self.classes = require_classes(store, NAME)
+        self.parts = train_test(store, NAME, self.classes, self._asked)
         maps: dict[str, int] = {}
         for parts in self._sets.values():
             for part in parts:
@@ -160,8 +168,11 @@ class RidgeProbe:
             fitted = [*self.sets, *to_fit(self.lifts)]
             passes.share(
                 ("probe", id(self)),
-                lambda: HeldProbe(maps, fitted, self.split, notebook=self.notebook_split, **drawn),
-            )
+                lambda: HeldProbe(
+                    maps, fitted, self.split, notebook=None if self.parts else self.notebook_split,
+                    **drawn,
+                ),
+            )  # fmt: skip
             return
         if default:
             passes.share(
@@ -175,10 +186,11 @@ class RidgeProbe:
                     maps, to_fit(self.lifts), self.floor_split, notebook=None, seed=self.seed
                 ),
             )
-        passes.share(
-            ("notebook probe", id(self)),
-            lambda: NotebookProbe(maps, self.sets, self.notebook_split),
-        )
+        if self.parts is None:
+            passes.share(
+                ("notebook probe", id(self)),
+                lambda: NotebookProbe(maps, self.sets, self.notebook_split),
+            )
 
     def _choose_form(self, width: int) -> Literal["held", "streamed"]:
         """Return how to go about it: rows in memory if they are few, Gram matrices otherwise.
@@ -208,6 +220,8 @@ class RidgeProbe:
 
     def _draw_folds(self) -> Split:
         labels = self.classes.labels
+        if self.parts is not None:
+            return Split(labels, self.parts.part, 1, self.classes.n, self.classes.groups)
         n_labelled = self.classes.n_labelled
         if n_labelled < self.folds:
             raise AnalysisError(
@@ -225,11 +239,12 @@ class RidgeProbe:
 
     def _some_images(self) -> Split:
         """Return the split of as many images as floors are measured on."""
-        taking = np.flatnonzero(self.split.folds >= 0)
+        every = self.split.folds
         rng = np.random.default_rng([self.seed, FLOOR_IMAGES])
-        chosen = rng.permutation(taking)[:FLOOR_IMAGES]
-        folds = np.full(len(self.split.folds), -1, np.int64)
-        folds[chosen] = self.split.folds[chosen]
+        folds = np.full(len(every), -1, np.int64)
+        for part in (every >= 0,) if self.parts is None else (every == TRAINED, every == TESTED):
+            chosen = rng.permutation(np.flatnonzero(part))[:FLOOR_IMAGES]
+            folds[chosen] = every[chosen]
         return Split(self.split.labels, folds, self.folds, self.classes.n, self.classes.groups)
 
     def _draw_notebook(self) -> Split:
@@ -268,6 +283,8 @@ def ridge_probe(
     seed: int = RidgeProbeParameters.seed,
     protocol: ProbeProtocol = RidgeProbeParameters.protocol,
     order: ArrayLike | None = RidgeProbeParameters.order,
+    train: str | None = RidgeProbeParameters.train,
+    test: str | None = RidgeProbeParameters.test,
     show_progress: bool = False,
 ) -> Result:
     """Classify images by ridge regression on flattened maps and compare feature sets.
@@ -294,6 +311,8 @@ def ridge_probe(
     order
         For the notebook's protocol: the rows of these images in the order of the split, the first
         80% for training; None draws one.
+    train, test
+        Splits of a merged store to train on and to test on, instead of folds; None for folds.
     show_progress
         Show a bar on standard error.
 
@@ -303,18 +322,18 @@ def ridge_probe(
         Tables `sets` (accuracy with Wilson's 95% interval, p, and p by the best set under each
         permutation), `comparisons` (paired differences with Tango's 95% interval and McNemar's
         exact p), `classes` and `penalties` (the chosen one by set and fold). Arrays
-        `prediction` (set, image), `fold` (image,), `confusion` (set, true, predicted) and
-        `penalty` (set, fold).
+        `prediction` (set, image), `fold` (image,; of splits 0 is tested, 1 trained on),
+        `confusion` (set, true, predicted) and `penalty` (set, fold).
 
     Raises
     ------
     AnalysisError
         If labels are missing, a class has fewer than 2 images, values are not finite, the grid
-        is one patch, or no column varies.
+        is one patch, no column varies, or the splits are not there or share groups of images.
     """
     asked = RidgeProbeParameters(
         features=features, folds=folds, permutations=permutations, seed=seed, protocol=protocol,
-        order=order,
+        order=order, train=train, test=test,
     )  # fmt: skip
     return run(store, [RidgeProbe(asked)], show_progress=show_progress)[0]
 
@@ -326,6 +345,8 @@ def command(target: options.Target, **asked: Any) -> None:
     """Classify images by ridge regression on flattened maps and compare feature sets."""
     if asked["protocol"] == "notebook":
         options.refuse_given("with the notebook's protocol", "folds", "permutations")
+    if asked["train"] is not None:
+        options.refuse_given("with --train and --test", "folds")
     target.run([RidgeProbe(RidgeProbeParameters(**asked))])
 
 

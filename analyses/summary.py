@@ -31,7 +31,7 @@ from frictionstore.analyses.core.groups import require_same
 from frictionstore.analyses.core.leading import FRICTION, default_features, leading, probe_sets
 from frictionstore.analyses.core.passes import Passes, Plan, recorded, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
-from frictionstore.analyses.core.saved import RELIABILITY, is_about, read_saved
+from frictionstore.analyses.core.saved import RELIABILITY, in_folds, is_about, read_saved
 from frictionstore.analyses.core.saved_files import reading
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
@@ -304,7 +304,11 @@ def summary(
     if folder is not None:
         selected = getattr(store, "selected_classes", None)
         facts: list[dict[str, Any]] = read_saved(folder)
-        facts = [fact for fact in facts if fact["parameters"].get("classes") == selected]
+        facts = [
+            fact
+            for fact in facts
+            if fact["parameters"].get("classes") == selected and in_folds(fact)
+        ]
         if feature is None:
             feature = leading(facts)
         facts = read_saved(folder, feature=feature, classes=selected) + [

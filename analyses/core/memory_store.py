@@ -24,6 +24,8 @@ class MemoryStore:
         As in a store.
     groups
         Group of each image, texts or integers of shape (image,); None for none.
+    splits
+        Rows of each split by its name, as a merged store has them.
     batch
         Images per chunk.
     """
@@ -36,6 +38,7 @@ class MemoryStore:
         class_names: Sequence[str] = (),
         image_ids: Sequence[str] | None = None,
         groups: ArrayLike | None = None,
+        splits: Mapping[str, slice] | None = None,
         name: str = "memory",
         batch: int = 256,
     ) -> None:
@@ -53,6 +56,7 @@ class MemoryStore:
         if groups is not None:
             names, self.groups = np.unique(np.asarray(groups), return_inverse=True)
             self.group_names = [str(name) for name in names]
+        self.splits = dict(splits or {})
         self.n_images = n
         self.grid = (int(first.shape[1]), int(first.shape[2]))
         self.n_modes = max((a.shape[3] for a in self._maps.values() if a.ndim == 4), default=1)

@@ -334,7 +334,8 @@ def read_saved(
     folder
         A folder of `save_all` or of `Result.save`, of any version.
     feature
-        Only results about this map, and of several probes the latest that reads it.
+        Only results about this map, and of several probes the latest that reads it and was
+        cross-validated.
     classes
         With `feature`: only results of these classes; None for those of all classes.
 
@@ -351,7 +352,9 @@ def read_saved(
     kept = {
         content["analysis"]: content
         for content in contents
-        if content["parameters"].get("classes") == wanted and is_about(content, feature)
+        if content["parameters"].get("classes") == wanted
+        and is_about(content, feature)
+        and in_folds(content)
     }
     if not kept:
         of = "" if wanted is None else f" of the classes {', '.join(wanted)} only"
@@ -362,6 +365,11 @@ def read_saved(
             "STORE --feature NAME --out FOLDER'"
         )
     return list(kept.values())
+
+
+def in_folds(content: Mapping[str, Any]) -> bool:
+    """Return whether a saved result is of no protocol of its own (the notebook's, two splits)."""
+    return content["parameters"].get("protocol") in (None, "default")
 
 
 def is_about(content: Mapping[str, Any], feature: str) -> bool:

@@ -146,6 +146,11 @@ class SelectedClasses:
         self.groups = None if groups is None else groups[self._chosen]
         self.group_names = getattr(store, "group_names", [])
         self.groups_sha256 = getattr(store, "groups_sha256", None)
+        before = np.concatenate([[0], np.cumsum(self._chosen)])
+        self.splits = {
+            name: slice(int(before[rows.start]), int(before[rows.stop]))
+            for name, rows in getattr(store, "splits", {}).items()
+        }
         self.name, self.digest, self.fingerprint = store.name, store.digest, store.fingerprint
         self.grid, self.n_modes, self.maps = store.grid, store.n_modes, store.maps
 

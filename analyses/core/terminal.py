@@ -11,6 +11,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,7 @@ _PROBABILITY = re.compile(r"(.*_)?[pq]|[pq]_.*")
 
 
 Columns = Mapping[str, Any]
+POINTS = " percentage points"
 
 
 def number(value: Any) -> str:
@@ -95,6 +97,34 @@ def interval_text(low: float | None, high: float | None) -> str:
             else f"{number(first)} or more"
         )
     return f"{number(last)} or less" if math.isfinite(last) else "unbounded"
+
+
+def excluded(low: float | None, high: float | None, unit: str = "", of: str = "one") -> str:
+    """Return what the interval of a difference rules out, to follow "no evidence of" it.
+
+    Parameters
+    ----------
+    low, high
+        The interval, both ends in the unit that is named.
+    unit
+        What follows the number: " percentage points".
+    of
+        What would be larger.
+
+    Returns
+    -------
+    str
+        ", and one larger than 1.3 percentage points is excluded", two significant digits and never
+        less than the farther end; empty for an interval without two ends.
+    """
+    ends = [math.nan if end is None else abs(float(end)) for end in (low, high)]
+    if not all(map(math.isfinite, ends)) or not max(ends):
+        return ""
+    # Upwards in decimal digits: the nearest number may lie inside the interval.
+    most = Decimal(repr(max(ends)))
+    most = most.quantize(Decimal((0, (1,), most.adjusted() - 1)), ROUND_CEILING)
+    text = f"{most:f}" if 1e-4 <= most < 1e6 else f"{most:.1e}"
+    return f", and {of} larger than {text}{unit} is excluded"
 
 
 def cells(columns: Columns, rows: int) -> tuple[list[str], list[bool], list[list[str]]]:

@@ -177,13 +177,14 @@ def sample(folds: NDArray[np.int64], n_folds: int, seed: int) -> NDArray[np.int6
     Parameters
     ----------
     folds
-        The fold of each image, -1 for those that take no part.
+        The fold of each image, -1 for those that take no part; with one fold, 1 for those that
+        are only trained on.
     n_folds
         Their number.
     seed
         Of the draw, which the order of images in a store does not matter to.
     """
-    taking = np.flatnonzero(folds >= 0)
+    taking = np.flatnonzero(folds >= (n_folds == 1))
     size = AT_MOST * n_folds // max(n_folds - 1, 1)
     rng = np.random.default_rng([seed, 0xBA4D])
     return np.sort(rng.permutation(taking)[:size])

@@ -13,6 +13,7 @@ from frictionstore.analyses.core.groups import require_several
 from frictionstore.analyses.core.passes import Arrays, Passes
 from frictionstore.analyses.core.source import Classes
 from frictionstore.analyses.probe import banded
+from frictionstore.analyses.probe.protocol import TESTED, TRAINED, TrainTest
 from frictionstore.analyses.probe.readout import Problem
 from frictionstore.analyses.stats.folds import folds_of
 from frictionstore.text import printable
@@ -43,17 +44,24 @@ class ChosenImages:
         folds: int,
         seed: int,
         then: Callable[[ChosenImages], None],
+        parts: TrainTest | None = None,
     ) -> None:
         self.features = features
         self._then = then
         rng = np.random.default_rng([seed, 0x1F0])
-        labelled = np.flatnonzero(classes.labels >= 0)
-        self._index = np.sort(rng.permutation(labelled)[:most])
+        if parts is None:
+            labelled = np.flatnonzero(classes.labels >= 0)
+            self._index = np.sort(rng.permutation(labelled)[:most])
+        else:
+            self._index = _of_both(parts, classes.labels, most, rng)
         labels = classes.labels[self._index]
         names, labels = np.unique(labels, return_inverse=True)
         labels = labels.astype(np.int64)
         groups = None if classes.groups is None else classes.groups[self._index]
-        assigned = folds_of(labels, groups, folds, rng)
+        if parts is None:
+            assigned = folds_of(labels, groups, folds, rng)
+        else:
+            folds, assigned = 1, parts.part[self._index]
         sampled = np.zeros(len(labels), np.bool_)
         sampled[banded.sample(assigned, folds, seed)] = True
         self.problem = Problem(labels, assigned, len(names), folds, sampled, groups)
@@ -73,13 +81,44 @@ class ChosenImages:
         return False
 
 
+def _of_both(
+    parts: TrainTest, labels: NDArray[np.int64], most: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return at most so many images, in order, half of each split as far as both have them.
+
+    Of every class one is trained on at least.
+    """
+    trained, tested = (
+        rng.permutation(np.flatnonzero(parts.part == number)) for number in (TRAINED, TESTED)
+    )
+    first = np.unique(labels[trained], return_index=True)[1]
+    trained = np.concatenate([trained[first], np.delete(trained, first)])
+    n_tested = min(len(tested), max(most // 2, most - len(trained)))
+    return np.sort(np.concatenate([trained[: most - n_tested], tested[:n_tested]]))
+
+
 def caveats(classes: Classes) -> list[str]:
     """Return what to know of groups of images."""
     if classes.groups is None:
         return []
     return [
-        "penalties and the calibration are chosen by leaving out single images of the training "
-        "folds, not whole groups: probabilities may be too sure, and bits too few"
+        "penalties and the calibration are chosen by leaving out single training images, "
+        "not whole groups: probabilities may be too sure, and bits too few"
+    ]
+
+
+def how_tested(parts: TrainTest | None, problem: Problem, classes: Classes) -> list[str]:
+    """Return which images were tested, how, and what intervals are."""
+    if parts is not None:
+        return parts.caveats(problem.folds)
+    said = []
+    n, every = len(problem.labels), classes.n_labelled
+    if n < every:
+        said.append(f"{n:,} of {every:,} labelled images, drawn at random (--images)")
+    return [
+        *said,
+        f"one {problem.n_folds}-fold split for all sets; intervals are Nadeau and Bengio's, from "
+        "images within folds",
     ]
 
 
@@ -92,22 +131,23 @@ def choose_images(
     folds: int,
     seed: int,
     then: Callable[[ChosenImages], None],
+    parts: TrainTest | None = None,
 ) -> ChosenImages:
-    """Register a collector of at most so many images.
+    """Register a collector of at most so many images, in folds or of two splits (`parts`).
 
     Raises
     ------
     AnalysisError
         If there are too few for the folds, or a class has images of fewer groups than folds.
     """
-    if classes.groups is not None:
+    if classes.groups is not None and parts is None:
         require_several(
             passes.store, analysis, classes.names, classes.labels, classes.groups, at_least=folds
         )
-    if min(most, classes.n_labelled) < 2 * folds:
+    if parts is None and min(most, classes.n_labelled) < 2 * folds:
         raise AnalysisError(
             f"{folds} folds need {2 * folds} labelled images or more and "
             f"{printable(passes.store.name)} has {classes.n_labelled}: use fewer folds"
         )
-    made = ChosenImages(features, classes, most, folds, seed, then)
+    made = ChosenImages(features, classes, most, folds, seed, then, parts)
     return passes.share(("chosen images", id(made)), lambda: made)

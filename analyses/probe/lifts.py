@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from frictionstore.analyses.core.terminal import POINTS, excluded
+from frictionstore.analyses.probe.ridge import compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats.corrected import corrected_interval
 
@@ -71,13 +73,17 @@ def _unfitted(one: SetFit) -> SetFit:
 
 
 def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[str, Any]]:
-    """Return the table: lifts and their floors, paired differences with corrected intervals."""
+    """Return the table: lifts and their floors, paired differences with their intervals."""
 
     def paired(name: str, first: SetFit, second: SetFit, of: Split) -> dict[str, float]:
-        tested = of.folds >= 0
-        groups = None if of.belonging is None else of.belonging[tested]
-        right = [(one.prediction == of.labels)[tested].astype(float) for one in (first, second)]
-        mean, low, high = corrected_interval(right[0] - right[1], of.folds[tested], groups=groups)
+        labels, groups = of.of_tested()
+        right = [one.prediction[of.tested] == labels for one in (first, second)]
+        if of.sharing:
+            away = right[0].astype(float) - right[1]
+            mean, low, high = corrected_interval(away, of.folds[of.tested], groups=groups)
+        else:
+            once = compare_paired(*right, groups=groups)
+            mean, low, high = once.difference, once.low, once.high
         return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
     return [
@@ -86,7 +92,7 @@ def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[s
             "beyond": one.alone.name,
             **paired("lift", one.joined, one.alone, split),
             **paired("floor", one.floor, one.base, floor_split),
-            "floor_images": int((floor_split.folds >= 0).sum()),
+            "floor_images": int(floor_split.tested.sum()),
         }
         for one in lifts
     ]
@@ -97,12 +103,23 @@ def sentences(table: Sequence[dict[str, Any]]) -> list[str]:
     said = []
     for row in table:
         lift, floor = (
-            f"{row[k] * 100:+.1f} percentage points ({row[f'{k}_low'] * 100:+.1f} to "
-            f"{row[f'{k}_high'] * 100:+.1f})"
-            for k in ("lift", "floor")
+            [row[f"{k}{end}"] for end in ("", "_low", "_high")] for k in ("lift", "floor")
         )
-        said.append(
-            f"{row['set']}, each map with a penalty of its own, minus {row['beyond']}: {lift}; "
-            f"with the maps besides {row['beyond']} of shuffled images: {floor}."
-        )
+        of = f"{row['set']}, each map with a penalty of its own,"
+        said.append(sentence(of, row["beyond"], lift, floor))
     return said
+
+
+def sentence(of: str, beyond: str, lift: Sequence[float], floor: Sequence[float]) -> str:
+    """Return what a lift and its floor come to, each with its interval, in shares."""
+
+    def words(value: float, low: float, high: float) -> str:
+        return f"{value * 100:+.1f}{POINTS} ({low * 100:+.1f} to {high * 100:+.1f})"
+
+    _, low, high = lift
+    none = low <= 0 <= high
+    judged = excluded(low * 100, high * 100, POINTS) if none else ""
+    return (
+        f"{of} minus {beyond}: {words(*lift)}{', no evidence of a difference' if none else ''}"
+        f"{judged}; with the maps besides {beyond} of shuffled images: {words(*floor)}."
+    )

@@ -12,6 +12,7 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.results import Result, by_column, provenance
 from frictionstore.analyses.core.source import Classes, MapStore
 from frictionstore.analyses.probe import lifts
+from frictionstore.analyses.probe.protocol import TrainTest
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats.intervals import wilson_interval
 from frictionstore.text import printable
@@ -36,6 +37,7 @@ class Asked(Protocol):
     sets: list[SetFit]
     lifts: list[lifts.Lift]
     floor_split: Split
+    parts: TrainTest | None
 
     @property
     def protocol(self) -> str:
@@ -56,7 +58,7 @@ def confusion(
 
 
 def baselines(plan: Asked, split: Split) -> dict[str, float]:
-    counts = split.counts().sum(axis=0)
+    counts = split.counts().sum(axis=0) if plan.parts is None else split.counts()[0]
     return {
         "chance_level": 1.0 / plan.classes.n,
         "majority_level": float(counts.max() / counts.sum()),

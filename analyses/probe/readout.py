@@ -2,8 +2,9 @@
 
 Banded ridge on one-hot classes gives scores; a multinomial logistic regression with one slope and a
 constant for each class, fitted to the scores of training images left out one by one, turns them
-into probabilities. Nothing of a tested image is seen before it is predicted, except that columns
-are scaled by their standard deviation over all images, in which labels have no part.
+into probabilities. Nothing of a tested image is seen before it is predicted, except that in
+cross-validation columns are scaled by their standard deviation over all images, in which labels
+have no part.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,9 @@ from scipy.linalg.lapack import dpotrf, dpotri, dpotrs
 
 from frictionstore.analyses.core.passes import THREADS
 from frictionstore.analyses.probe import banded
-from frictionstore.analyses.probe.ridge import one_hot
+from frictionstore.analyses.probe.ridge import Paired, compare_paired, one_hot
 from frictionstore.analyses.stats.corrected import corrected_interval
+from frictionstore.analyses.stats.intervals import share_interval, t_interval
 
 Floats = NDArray[np.float64]
 Kernels = Callable[[str, int], Floats]
@@ -32,12 +33,16 @@ SHRINK = 1e-3
 """Weight of the squares of the calibration's numbers: keeps them finite where scores separate."""
 
 
-def products(columns: Floats) -> Floats:
-    """Return products of images, (n, n), in the standardised columns that vary, by their number."""
-    x = columns - columns.mean(axis=0)
-    scale = x.std(axis=0)
+def products(columns: Floats, among: NDArray[np.bool_] | None = None) -> Floats:
+    """Return products of images, (n, n), in the standardised columns that vary, by their number.
+
+    Columns are standardised by the images `among`, shape (n,); None takes all.
+    """
+    known = columns if among is None else columns[among]
+    x = columns - known.mean(axis=0)
+    scale = known.std(axis=0)
     # What rounding leaves of a constant column must not be blown up.
-    varies = scale > 1e-12 * np.maximum(np.abs(columns).max(axis=0, initial=0.0), 1e-300)
+    varies = scale > 1e-12 * np.maximum(np.abs(known).max(axis=0, initial=0.0), 1e-300)
     if not varies.any():
         return np.zeros((len(x), len(x)))
     x = x[:, varies] / scale[varies]
@@ -51,7 +56,7 @@ class Problem:
     Attributes
     ----------
     labels, folds
-        int64 of shape (n,).
+        int64 of shape (n,); with one fold its images, 0, are tested by one readout of the others.
     n_classes, n_folds
         Numbers of them.
     sampled
@@ -67,9 +72,48 @@ class Problem:
     sampled: NDArray[np.bool_]
     groups: NDArray[np.int64] | None = None
 
+    @property
+    def tested(self) -> NDArray[np.bool_]:
+        """Which images are tested, shape (n,): all in cross-validation."""
+        return self.folds < self.n_folds
+
+    @property
+    def fitted(self) -> NDArray[np.bool_] | None:
+        """The images that everything is fitted to where one readout is; None in folds."""
+        return None if self.n_folds > 1 else ~self.tested
+
+    def _of_tested(self) -> NDArray[np.int64] | None:
+        return None if self.groups is None else self.groups[self.tested]
+
     def interval(self, values: Floats) -> tuple[float, float, float]:
-        """Return the mean of what images give and its corrected 95% interval."""
-        return corrected_interval(values, self.folds, groups=self.groups)
+        """Return the mean of what tested images give and its 95% interval, corrected in folds."""
+        if self.n_folds > 1:
+            return corrected_interval(values, self.folds, groups=self.groups)
+        return t_interval(values[self.tested], groups=self._of_tested())
+
+    def share(self, right: NDArray[np.bool_]) -> tuple[float, float, float]:
+        """Return the share of tested images that a readout gets right, and its interval.
+
+        Wilson's where one readout is tested.
+        """
+        if self.n_folds > 1:
+            mean, low, high = self.interval(right.astype(np.float64))
+            return mean, *np.clip((low, high), 0.0, 1.0).tolist()
+        tested = right[self.tested]
+        return float(tested.mean()), *share_interval(tested, self._of_tested())
+
+    def difference(
+        self, first: NDArray[np.bool_], second: NDArray[np.bool_]
+    ) -> tuple[float, float, float]:
+        """Return the difference of two shares of the same images; Tango's interval likewise."""
+        if self.n_folds > 1:
+            return self.interval(first.astype(np.float64) - second)
+        found = self.paired(first, second)
+        return found.difference, found.low, found.high
+
+    def paired(self, first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Paired:
+        """Return the comparison of the models that were fitted, on the tested images."""
+        return compare_paired(first[self.tested], second[self.tested], groups=self._of_tested())
 
 
 @dataclass
@@ -79,16 +123,23 @@ class Reading:
     Attributes
     ----------
     prediction
-        int64 of shape (n,).
+        int64 of shape (n,); -1 for images that are not tested.
     bits
         Log loss of each image in bits, shape (n,).
     penalties
         By fold and map, for products that are about 1 on the diagonal.
+    alone
+        Accuracies of the networks that predict together, (seeds,); None of a ridge readout.
     """
 
     prediction: NDArray[np.int64]
     bits: Floats
     penalties: Floats
+    alone: Floats | None = None
+
+    def right(self, problem: Problem) -> NDArray[np.bool_]:
+        """Return which images' classes are predicted, shape (n,)."""
+        return self.prediction == problem.labels
 
 
 def read(parts: Sequence[Sequence[str]], kernels: Kernels, problem: Problem) -> list[Reading]:
@@ -228,30 +279,33 @@ def calibrate(scores: Floats, labels: NDArray[np.int64]) -> tuple[float, Floats]
 
 
 def compared(first: Reading, second: Reading, problem: Problem) -> dict[str, float]:
-    """Return what the first set has beyond the second, with corrected 95% intervals.
+    """Return what the first set has beyond the second, with 95% intervals (`Problem`).
 
     Accuracy as a difference of shares, `bits` as bits an image that the log loss is lower by:
     conditional V-information where the second set is part of the first.
     """
-    right = [(one.prediction == problem.labels).astype(np.float64) for one in (first, second)]
-    row: dict[str, Any] = {}
-    for name, values in (("accuracy", right[0] - right[1]), ("bits", second.bits - first.bits)):
-        mean, low, high = problem.interval(values)
-        row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
-    return row
+    accuracy = problem.difference(first.right(problem), second.right(problem))
+    return _row(accuracy, problem.interval(second.bits - first.bits))
 
 
 def measured(reading: Reading, problem: Problem) -> dict[str, float]:
-    """Return a set's accuracy and log loss in bits an image, with corrected 95% intervals."""
-    right = (reading.prediction == problem.labels).astype(np.float64)
-    row: dict[str, Any] = {}
-    for name, values in (("accuracy", right), ("bits", reading.bits)):
-        mean, low, high = problem.interval(values)
+    """Return a set's accuracy and log loss in bits an image, with 95% intervals (`Problem`)."""
+    row = _row(problem.share(reading.right(problem)), problem.interval(reading.bits))
+    if reading.alone is not None:
+        row["lowest_seed"], row["highest_seed"] = map(
+            float, (min(reading.alone), max(reading.alone))
+        )
+    return row
+
+
+def _row(*figures: tuple[float, float, float]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for name, (mean, low, high) in zip(("accuracy", "bits"), figures, strict=True):
         row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
     return row
 
 
 def entropy(problem: Problem) -> float:
-    """Return bits an image that the frequencies of the classes leave open."""
-    p = np.bincount(problem.labels, minlength=problem.n_classes) / len(problem.labels)
+    """Return bits an image that the frequencies of the tested images' classes leave open."""
+    p = np.bincount(problem.labels[problem.tested]) / problem.tested.sum()
     return float(-(p[p > 0] * np.log2(p[p > 0])).sum())

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.groups import few_arrangements
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
-from frictionstore.analyses.core.terminal import p_text
+from frictionstore.analyses.core.terminal import POINTS, excluded, p_text
 from frictionstore.analyses.probe import banded, lifts
 from frictionstore.analyses.probe.notebook_results import (
     NAME,
@@ -29,6 +29,7 @@ from frictionstore.analyses.probe.notebook_results import (
     notebook_figures,
     notebook_words,
 )
+from frictionstore.analyses.probe.protocol import TRAINED
 from frictionstore.analyses.probe.ridge import Paired, compare_paired
 from frictionstore.analyses.probe.split import SetFit, Split
 from frictionstore.analyses.stats import permutation
@@ -56,18 +57,17 @@ class Accuracies:
 
 def accuracies_of(sets: Sequence[SetFit], split: Split, n_classes: int) -> Accuracies:
     """Return accuracies and paired comparisons of the predictions of all sets."""
-    tested = split.folds >= 0
-    right = {one.name: (one.prediction == split.labels)[tested] for one in sets}
+    labels, groups = split.of_tested()
+    right = {one.name: one.prediction[split.tested] == labels for one in sets}
     by_size = sorted(sets, key=lambda one: len(one.columns))
-    groups = None if split.belonging is None else split.belonging[tested]
     return Accuracies(
-        n=int(tested.sum()),
+        n=len(labels),
         right=np.stack(list(right.values())),
         confusion=np.stack([confusion(split.labels, one.prediction, n_classes) for one in sets]),
         null=np.stack([one.null_correct.sum(axis=0) for one in sets]),
         compared={
             (first, second): compare_paired(
-                right[first], right[second], split.n_folds, groups=groups
+                right[first], right[second], split.sharing, groups=groups
             )
             for second, first in combinations([one.name for one in by_size], 2)
         },
@@ -77,8 +77,10 @@ def accuracies_of(sets: Sequence[SetFit], split: Split, n_classes: int) -> Accur
 def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
     one, table, null = plan.sets[which], found.confusion[which], found.null[which]
     correct, n = int(table.trace()), found.n
-    _, groups = plan.classes.labelled()
-    low, high = share_interval(found.right[which], groups, folds=plan.folds)
+    _, groups = plan.split.of_tested()
+    low, high = share_interval(found.right[which], groups, folds=plan.split.sharing)
+    of_class = table.sum(axis=1)
+    there = of_class > 0  # a class may have no image in the test split
     row: dict[str, Any] = {
         "features": one.name,
         "columns": one.n_columns,
@@ -87,7 +89,7 @@ def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
         "accuracy": correct / n,
         "accuracy_low": low,
         "accuracy_high": high,
-        "balanced_accuracy": float((table.diagonal() / plan.classes.counts).mean()),
+        "balanced_accuracy": float((table.diagonal()[there] / of_class[there]).mean()),
     }
     if plan.permutations:
         row["permuted_mean"] = float(null.mean() / n)
@@ -96,16 +98,16 @@ def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
         # Labels are shuffled alike for all sets, so the best of them is known each time.
         family = permutation.family_wise_p(correct, found.null.max(axis=0))
         row["p_family_wise"] = float(family)
-    return row | {"notebook_accuracy": notebook_accuracy(plan, one)}
+    return row | ({"notebook_accuracy": notebook_accuracy(plan, one)} if plan.parts is None else {})
 
 
 def _class_rows(plan: Asked, name: str, of: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
-    labels, groups = plan.classes.labelled()
-    for c, of_class in enumerate(plan.classes.names):
-        member = labels == c
-        right, images = int(of[member].sum()), int(plan.classes.counts[c])
+    labels, groups = plan.split.of_tested()
+    for c in np.unique(labels):
+        of_class, member = plan.classes.names[c], labels == c
+        right, images = int(of[member].sum()), int(member.sum())
         own = None if groups is None else groups[member]
-        low, high = share_interval(of[member], own, folds=plan.folds)
+        low, high = share_interval(of[member], own, folds=plan.split.sharing)
         yield {
             "features": name, "class": of_class, "images": images,
             "accuracy": right / images, "accuracy_low": low, "accuracy_high": high,
@@ -140,7 +142,11 @@ def _tables(plan: Asked, found: Accuracies) -> dict[str, dict[str, list[Any]]]:
 
 
 def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dict[str, Any]:
-    values: dict[str, Any] = {**baselines(plan, plan.split), "n_images": n, "folds": plan.folds}
+    values: dict[str, Any] = {**baselines(plan, plan.split), "n_images": n}
+    if plan.parts is None:
+        values["folds"] = plan.folds
+    else:
+        values["n_train"] = int(plan.split.counts()[TRAINED].sum())
     told: tuple[str, ...] = ("accuracy", "accuracy_low", "accuracy_high", "p", "p_family_wise")
     for one, row in zip(plan.sets, by_row(tables["sets"]), strict=True):
         values[f"accuracy {one.name}"] = {key: row[key] for key in told if key in row}
@@ -157,11 +163,14 @@ def _values(plan: Asked, tables: dict[str, dict[str, list[Any]]], n: int) -> dic
 def _caveats(plan: Asked) -> list[str]:
     """Return what has to be known of the default protocol."""
     said = plan.classes.caveats()
-    said.append(
-        f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals and p "
-        "of differences are as wide as models that share training images ask for (Nadeau and "
-        "Bengio): they are for the accuracy of a model trained on all images"
-    )
+    if plan.parts is not None:
+        said += plan.parts.caveats()
+    else:
+        said.append(
+            f"one {plan.folds}-fold split for all feature sets (seed {plan.seed}); intervals and p "
+            "of differences are as wide as models that share training images ask for (Nadeau and "
+            "Bengio): they are for the accuracy of a model trained on all images"
+        )
     said += _penalty_caveats(plan)
     if any(len(one.columns) > 1 for one in plan.sets):
         said.append(
@@ -170,14 +179,16 @@ def _caveats(plan: Asked) -> list[str]:
             "fold, in powers of ten; the lambda given is that of the map with the least, the table "
             "penalties has all. The notebook's one lambda for joined maps may suit none of them"
         )
-    said.append(
-        f"the notebook's accuracy is from one {notebook_words(plan)}, with lambda 1 and no choice "
-        "of lambda"
-    )
-    said += notebook_caveats(plan)
-    if plan.permutations:
+    if plan.parts is None:
         said.append(
-            f"permuted: labels shuffled within folds {plan.permutations} times with the lambda "
+            f"the notebook's accuracy is from one {notebook_words(plan)}, with lambda 1 and no "
+            "choice of lambda"
+        )
+        said += notebook_caveats(plan)
+    if plan.permutations:
+        within = "folds" if plan.parts is None else "each split"
+        said.append(
+            f"permuted: labels shuffled within {within} {plan.permutations} times with the lambda "
             f"chosen on the real labels; no p-value is below "
             f"{permutation.smallest_p(plan.permutations):.2g}; p family wise is against the best "
             f"of the {len(plan.sets)} feature sets in each"
@@ -190,7 +201,7 @@ def _caveats(plan: Asked) -> list[str]:
             "as independent and is left out"
         )
     said += column_caveats(plan)
-    small = int((plan.classes.counts < plan.folds).sum())
+    small = int((plan.classes.counts < plan.folds).sum())  # never with two splits
     return said + ([f"{small} classes have fewer images than there are folds"] if small else [])
 
 
@@ -216,10 +227,10 @@ def default_result(plan: Asked) -> Result:
         reference={"chance": values["chance_level"], "majority": values["majority_level"]},
     )  # fmt: skip
     best = int(np.argmax(rows["accuracy"]))
-    share = found.confusion[best] / np.maximum(classes.counts[:, None], 1)
+    share = found.confusion[best] / np.maximum(found.confusion[best].sum(axis=1)[:, None], 1)
     title = f"ridge probe on {plan.sets[best].name}"
     matrix = drawn("matrix", share, classes.names, title, "share of the true class", "true")
-    accuracies = dict(zip(plan.features, rows["notebook_accuracy"], strict=True))
+    accuracies = dict(zip(plan.features, rows.get("notebook_accuracy", ()), strict=False))
     return Result(
         analysis=NAME,
         feature=feature_label(plan),
@@ -229,11 +240,12 @@ def default_result(plan: Asked) -> Result:
         values=values,
         notebook=notebook_figures(accuracies),
         parameters={
-            "features": list(plan.features), "folds": plan.folds, "protocol": plan.protocol,
-            "permutations": plan.permutations,
+            "features": list(plan.features), "permutations": plan.permutations,
+            **({"folds": plan.folds, "protocol": plan.protocol}
+               if plan.parts is None else plan.parts.recorded),
         },
         seed=plan.seed,
-        sentences=_answers(rows, found.compared, values)
+        sentences=_answers(plan, rows, found.compared, values)
         + lifts.sentences(by_row(tables.get("lifts", {}))),
         caveats=_caveats(plan),
         provenance=provenance(plan.store),
@@ -253,7 +265,8 @@ def _penalty_caveats(plan: Asked) -> list[str]:
             for value, count in zip(different, folds, strict=True)
         ]
         chosen.append(f"{one.name} {', '.join(parts)}")
-    caveats = [f"lambda chosen in the training folds: {'; '.join(chosen)}"]
+    where = "training folds" if plan.parts is None else "training split"
+    caveats = [f"lambda chosen in the {where}: {'; '.join(chosen)}"]
     meaning = {
         "upper": "the less the maps count the better they predict",
         "lower": "no shrinkage is needed",
@@ -270,15 +283,17 @@ def _penalty_caveats(plan: Asked) -> list[str]:
 
 
 def _answers(
-    rows: dict[str, list[Any]], compared: dict[tuple[str, str], Paired], values: dict[str, Any]
-) -> list[str]:
+    plan: Asked, rows: dict[str, list[Any]], compared: dict[tuple[str, str], Paired],
+    values: dict[str, Any],
+) -> list[str]:  # fmt: skip
     best, name = best_set(rows["features"], rows["accuracy"])
     test = ""
     if "p" in rows:
         against = f"the best of {len(rows['p'])} " if len(rows["p"]) > 1 else ""
         test = f", {p_text(rows['p_family_wise'][best])} against {against}under permuted labels"
+    whose = "" if plan.parts is None else f" {plan.parts.words()},"
     sentences = [
-        f"{name} classifies {rows['accuracy'][best]:.1%} of images correctly "
+        f"{name} classifies {rows['accuracy'][best]:.1%} of images{whose} correctly "
         f"(95% interval {rows['accuracy_low'][best]:.1%} to {rows['accuracy_high'][best]:.1%}; "
         f"chance {values['chance_level']:.1%}, largest class {values['majority_level']:.1%}"
         f"{test})."
@@ -339,7 +354,8 @@ def _difference(first: str, second: str, found: Paired) -> str:
     if found.low <= 0.0 <= found.high:
         return (
             f"There is no evidence of a difference between {first} and {second} on the same "
-            f"images: the first minus the second is {figures}."
+            f"images{excluded(found.low * 100, found.high * 100, POINTS)}: the first minus the "
+            f"second is {figures}."
         )
     better = f"{first} classifies {'more' if found.difference > 0 else 'fewer'} images correctly"
     return f"{better} than {second}: the first minus the second is {figures} on the same images."

@@ -57,6 +57,21 @@ class Split:
         """Test folds, and one more if there are images that are only trained on."""
         return max(self.n_folds, int(self.folds.max()) + 1)
 
+    @property
+    def tested(self) -> NDArray[np.bool_]:
+        """Which images are tested, shape (n,)."""
+        return (self.folds >= 0) & (self.folds < self.n_folds)
+
+    @property
+    def sharing(self) -> int:
+        """Folds whose models share training images, for intervals; 0 where there is one model."""
+        return self.n_folds if self.n_folds > 1 else 0
+
+    def of_tested(self) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+        """Return labels and groups of the tested images."""
+        groups = None if self.belonging is None else self.belonging[self.tested]
+        return self.labels[self.tested], groups
+
     def counts(self) -> NDArray[np.int64]:
         """Return images by group and class, shape (n_groups, n_classes)."""
         part = self.folds >= 0

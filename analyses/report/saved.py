@@ -63,6 +63,8 @@ class Saved:
         sets = [one for one in self.content["parameters"].get("features") or () if "+" not in one]
         of = self.feature or listed(sets)
         heading = f"{heading}: {of}" if of else heading
+        protocol = self.content["parameters"].get("protocol")
+        heading += "" if protocol in (None, "default") else f" ({protocol})"
         return heading if self.classes is None else f"{heading}, {listed(self.classes)} only"
 
     @property

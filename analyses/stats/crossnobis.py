@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays
+from frictionstore.analyses.core.terminal import excluded
 from frictionstore.analyses.stats.folds import grouped_folds
+from frictionstore.analyses.stats.intervals import jackknife
 
 Floats = NDArray[np.float64]
 MOST_FOLDS = 5
@@ -89,6 +91,13 @@ def class_folds(
     return folds, n_folds
 
 
+def ruled_out(most: float | None) -> str:
+    """Return how large a mean distance its interval rules out (`Crossnobis.most`), in words."""
+    of, unit = "a mean squared difference", " times the variance within classes"
+    # The ends of an interval of squares: an estimate below 0 may leave the upper one there.
+    return excluded(0.0, None if most is None else max(most, 0.0), unit, of)
+
+
 class Crossnobis:
     """Gathers what `crossnobis` needs of one map.
 
@@ -111,6 +120,9 @@ class Crossnobis:
     ----------
     distances
         After the pass: see `crossnobis`.
+    most
+        Upper end of the 95% interval of their mean over pairs, by a jackknife over folds; NaN for
+        fewer than 3 folds. (The lower end covers less where few images have heavy tails.)
     """
 
     def __init__(
@@ -127,6 +139,7 @@ class Crossnobis:
 
     def end_pass(self) -> bool:
         moments = self._moments
+        self.most = np.nan
         if not self._n_folds:
             self.distances = np.full((self._n_classes, self._n_classes), np.nan)
             return False
@@ -135,4 +148,12 @@ class Crossnobis:
         precision = np.divide(freedom, within, out=np.zeros_like(within), where=within > 0)
         means = moments.mean.reshape(self._n_folds, self._n_classes, -1)
         self.distances = crossnobis(means, precision)
+        if self._n_folds > 2:
+            pairs = np.triu_indices(self._n_classes, 1)
+            left_out = np.array([
+                crossnobis(np.delete(means, fold, axis=0), precision)[pairs].mean()
+                for fold in range(self._n_folds)
+            ])  # fmt: skip
+            _, high = jackknife(self.distances[pairs].mean(), left_out)
+            self.most = float(high)
         return False

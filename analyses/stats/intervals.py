@@ -85,22 +85,27 @@ def mean_interval(
     values: Floats, level: float = 0.95, *, groups: Ints | None = None
 ) -> tuple[float, float, float]:
     """Return mean and t interval; none (NaN) of fewer than 2 values or groups, or skewed ones."""
+    if len(values) >= 2 and too_skewed(values, groups):
+        return float(values.mean()), np.nan, np.nan
+    return t_interval(values, level, groups=groups)
+
+
+def t_interval(
+    values: Floats, level: float = 0.95, *, groups: Ints | None = None
+) -> tuple[float, float, float]:
+    """Return mean and t interval, however skewed; none (NaN) of fewer than 2 values or groups."""
     from scipy.special import stdtrit
 
-    n = len(values)
-    if n == 0:
+    if len(values) == 0:
         return np.nan, np.nan, np.nan
     mean = float(values.mean())
-    if n < 2 or too_skewed(values, groups):
+    if len(values) < 2:
         return mean, np.nan, np.nan
-    if groups is not None:
-        deviation = values.astype(np.float64) - mean
-        variance, count = mean_covariance(deviation, deviation, groups)
-        if count < 2:
-            return mean, np.nan, np.nan
-        half = float(stdtrit(count - 1, 0.5 + level / 2)) * float(np.sqrt(variance))
-        return mean, mean - half, mean + half
-    half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(values.std(ddof=1)) / np.sqrt(n)
+    away = values.astype(np.float64) - mean
+    variance, count = mean_covariance(away, away, groups)
+    if count < 2:
+        return mean, np.nan, np.nan
+    half = float(stdtrit(count - 1, 0.5 + level / 2)) * float(np.sqrt(variance))
     return mean, mean - half, mean + half
 
 

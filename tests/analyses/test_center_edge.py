@@ -151,7 +151,7 @@ def test_absence_is_no_evidence_and_constant_modes_are_named():
     x[..., 0] = 5.0
     result = analyses.center_edge(store_of(x))
     assert result.sentence.startswith(
-        "friction: no evidence of a difference between edge and centre in any mode (smallest p = "
+        "friction: no evidence of a difference between edge and centre in any mode, and one "
     )
     assert "Holm over 3 modes" in result.sentence
     assert result.sentences[1] == "Constant: mode 0 (largest)."

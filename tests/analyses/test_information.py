@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from scipy.optimize import minimize
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
 import frictionstore as fs
@@ -71,9 +72,9 @@ def test_the_same_seed_gives_the_same_and_batches_do_not_matter():
     )
 
 
-def brute(columns, problem, fold, penalties):
+def brute(columns, problem, fold, penalties, known=slice(None)):
     """Bits of the tested images, from rows: refits for each image left out, and any optimiser."""
-    z = [(x - x.mean(axis=0)) / x.std(axis=0) for x in columns]
+    z = [(x - x[known].mean(axis=0)) / x[known].std(axis=0) for x in columns]
     x = np.hstack([one / np.sqrt(p * one.shape[1]) for one, p in zip(z, penalties, strict=True)])
     train, test = np.flatnonzero(problem.folds != fold), np.flatnonzero(problem.folds == fold)
     target = np.eye(problem.n_classes)[problem.labels]
@@ -113,6 +114,33 @@ def test_bits_are_those_of_rows_and_refits():
     for fold in range(4):
         expected = brute(list(columns.values()), problem, fold, found.penalties[fold])
         np.testing.assert_allclose(found.bits[folds == fold], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_bits_of_a_test_split_are_those_of_rows_scaled_by_the_training_split():
+    rng = np.random.default_rng(3)
+    n = 60
+    labels = np.arange(n) % 3
+    columns = {"a": rng.normal(size=(n, 4)), "b": 5 + 3 * rng.normal(size=(n, 20))}
+    columns["a"][:, 0] += labels
+    part = np.where(np.arange(n) < 40, 1, 0)
+    columns["a"][part == 0] *= 1.5  # what scales by all images does not see
+    problem = readout.Problem(labels, part, 3, 1, part == 1)
+    kernels = {name: readout.products(x, problem.fitted) for name, x in columns.items()}
+    found = readout.read([("a", "b")], lambda name, fold: kernels[name], problem)[0]
+    given = list(columns.values()), problem, 0, found.penalties[0]
+    expected = brute(*given, known=part == 1)
+    np.testing.assert_allclose(found.bits[part == 0], expected, rtol=2e-3, atol=1e-3)
+    assert np.abs(found.bits[part == 0] - brute(*given)).max() > 0.05
+    assert (found.prediction[part == 1] == -1).all()
+    row = readout.measured(found, problem)
+    assert row["bits"] == pytest.approx(found.bits[part == 0].mean())
+    low, high = student.interval(
+        0.95, 19, found.bits[part == 0].mean(), found.bits[part == 0].std(ddof=1) / np.sqrt(20)
+    )
+    assert (row["bits_low"], row["bits_high"]) == (pytest.approx(low), pytest.approx(high))
+    right = int((found.prediction == labels)[part == 0].sum())
+    wilson = binomtest(right, 20).proportion_ci(method="wilson")
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx((wilson.low, wilson.high))
 
 
 def test_the_corrected_interval_is_its_formula():
