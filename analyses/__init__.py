@@ -70,7 +70,7 @@ _BUILT_IN = {
     "image-summary": "One row per image: mean, spread, extremes, entropy, hot spots.",
     "ridge-probe": "How well do maps classify images? Cross-validated ridge, paired comparisons.",
     "information": "What do friction and settle tell of the class beyond S? Bits, with floors.",
-    "conv-probe": "A readout that keeps space: pooled 3 x 3 patches, paired comparisons, floors.",
+    "conv-probe": "A readout that keeps space: pooled 3 x 3 patches or a network, floors.",
     "reliability": "Would the same images give the same map? Reliability by scale, rounding error.",
     "content": "Do maps follow what the image shows? Gradient and variance, torus shifts, donors.",
     "compare": "Two stores or two maps of the same images: RSA, CKA, correlations, McNemar.",

@@ -112,8 +112,8 @@ def train_test(
     ------
     AnalysisError
         If the store has no splits or not these, one of them has no labelled image, there is one
-        class to train on, a tested class has no image to train on, or images of one group lie in
-        both.
+        class to train on, a tested class has no image to train on, tested images are of one group,
+        or images of one group lie in both.
     """
     if asked.train is None or asked.test is None:
         return None
@@ -168,6 +168,11 @@ def _check_classes(found: TrainTest, where: str, analysis: str, classes: Classes
 
 
 def _check_groups(found: TrainTest, where: str, store: MapStore, groups: NDArray[np.int64]) -> None:
+    if len(np.unique(groups[found.part == TESTED])) < 2:
+        raise AnalysisError(
+            f"all images of split {printable(found.test, 60)!r} of {where} belong to one group: how "
+            "far another group would differ cannot be told; test on a split of two groups or more"
+        )
     both = np.intersect1d(groups[found.part == TRAINED], groups[found.part == TESTED])
     if not both.size:
         return

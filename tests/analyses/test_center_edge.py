@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from scipy.optimize import brentq
@@ -154,8 +156,31 @@ def test_absence_is_no_evidence_and_constant_modes_are_named():
         "friction: no evidence of a difference between edge and centre in any mode, and one "
     )
     assert "Holm over 3 modes" in result.sentence
+    modes = result.tables["modes"].iloc[1:]
+    most = max(modes["ratio_high"].max(), (1 / modes["ratio_low"]).max()) - 1
+    told = float(re.search(r"larger than ([\d.]+)% of the smaller of both", result.sentence)[1])
+    assert most * 100 <= told <= 1.1 * most * 100
     assert result.sentences[1] == "Constant: mode 0 (largest)."
     assert not any("no difference" in one or "do not differ" in one for one in result.sentences)
+
+
+def test_a_ratio_without_a_bound_rules_nothing_out():
+    rng = np.random.default_rng(0)
+    result = analyses.center_edge(store_of(rng.normal(size=(20, 4, 4, 2))))
+    assert "no evidence of a difference between edge and centre in any mode (" in result.sentence
+
+
+def test_the_bound_of_all_modes_holds_in_95_of_100_stores_without_correction():
+    rng = np.random.default_rng(1)
+    wrong = said = 0
+    for _ in range(200):
+        x = rng.normal(9.0, 1.0, (20, 4, 4, 4))
+        x[:, ~central_block(4, 4), 0] += 0.1  # 1.1% in one mode, which is hardly seen
+        found = re.search(r"larger than ([\d.]+)%", analyses.center_edge(store_of(x)).sentence)
+        said += found is not None
+        wrong += found is not None and float(found[1]) < 100 * 0.1 / 9
+    assert said > 100
+    assert wrong <= 20
 
 
 def test_the_family_of_modes_is_right_in_95_of_100_stores():

@@ -45,6 +45,48 @@ def test_p_holm_is_over_all_p_of_the_table_and_the_sentence_goes_by_it():
     assert "no evidence of a difference between class mean maps" not in result.sentence
 
 
+def test_means_whatever_the_spread_and_spread_stand_beside_f_in_the_same_family():
+    store = noise_store(effect=0.5)
+    result = analyses.summary(store, permutations=100)
+    f = analyses.f_statistic(store, permutations=100).values
+    rows = result.table.set_index("measure")
+    welch = rows.loc["largest Welch's F over positions and modes"]
+    spread = rows.loc["F of spread between classes (PERMDISP)"]
+    assert (welch["value"], welch["p"]) == (f["max_welch_f"], f["welch_family_wise_p"])
+    assert (spread["value"], spread["p"]) == (f["dispersion_f"], f["dispersion_p"])
+    p = result.table["p"].dropna()
+    assert spread["p_holm"] == pytest.approx(holm_by_hand(p.to_numpy())[
+        list(p.index).index(result.table.index[result.table["measure"] == spread.name][0])
+    ])  # fmt: skip
+    place = list(result.table["measure"])
+    largest = place.index("largest F over positions and modes")
+    assert place[largest + 1 : largest + 3] == [welch.name, spread.name]
+
+
+def test_unequal_spread_is_seen_as_such_in_the_closing_table():
+    """A small class with three times the spread: Fisher's F is large, the means are the same."""
+    rng = np.random.default_rng(0)
+    labels = np.r_[np.zeros(8, int), np.ones(92, int)]
+    x = 50 + rng.normal(size=(100, 4, 4, 2)) * np.where(labels == 0, 3.0, 1.0)[:, None, None, None]
+    store = analyses.MemoryStore({"friction": x, "S": x}, labels=labels, class_names=["a", "b"])
+    rows = analyses.summary(store, permutations=400).table.set_index("measure")
+    assert rows.loc["F of spread between classes (PERMDISP)", "p_holm"] <= 0.05
+    assert rows.loc["largest Welch's F over positions and modes", "p"] > 0.05
+
+
+def test_results_of_earlier_versions_have_no_such_lines():
+    from frictionstore.analyses.closing_table import closing_lines
+
+    values = analyses.f_statistic(noise_store(), permutations=20).values
+    old = {k: v for k, v in values.items() if "welch" not in k and "dispersion" not in k}
+    made = [
+        [line.measure for line in closing_lines([{"analysis": "f-statistic", "values": v,
+                                                  "notebook": {}}])]
+        for v in (values, old)
+    ]  # fmt: skip
+    assert [len(lines) for lines in made] == [3, 1]
+
+
 def test_holm_leaves_out_what_was_not_tested():
     p = [0.02, np.nan, 0.01, 0.5]
     np.testing.assert_allclose(permutation.holm(p), [0.04, np.nan, 0.03, 0.5])

@@ -41,8 +41,16 @@ OTHER: dict[str, list[str]] = {
     "--resamples": ["30"],
     "--margin": ["100"],
     "--groups": ["made below"],
+    "--train": ["train", "--test", "test"],
+    "--test": ["test", "--train", "train"],
+    "--readout": ["cnn", "--seeds", "1"],
+    "--seeds": ["2"],
 }
 """A value other than the default; options that are missing here fail the test."""
+
+SMALL = ["--features", "S", "--folds", "2"]
+BESIDE = {"--readout": SMALL, "--seeds": [*SMALL, "--readout", "cnn", "--seeds", "1"]}
+"""What an option is given beside, where it has no effect alone or would take long."""
 
 UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content",
               "information", "conv-probe")  # fmt: skip
@@ -67,8 +75,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> str:
     maps["friction"][label == 1, 2, 3, 2] *= 3
     maps["friction"][:, 0, :, 1] *= 1.5
     maps["image"] = random_images(36)
-    path = tmp_path_factory.mktemp("stores") / "made.zarr"
-    return fs.from_arrays(path, maps, label=label, class_names=["ant", "bee", "cow"]).location
+    folder = tmp_path_factory.mktemp("stores")
+    parts = {"train": slice(0, 24), "test": slice(24, 36)}
+    for name, part in parts.items():
+        fs.from_arrays(
+            folder / name, {key: x[part] for key, x in maps.items()}, label=label[part],
+            class_names=["ant", "bee", "cow"], image_id=[str(k) for k in range(36)[part]],
+        )  # fmt: skip
+    both = [folder / name for name in parts]
+    return fs.merge(both, folder / "made.zarr", names=list(parts)).location
 
 
 @pytest.fixture(scope="module")
@@ -119,12 +134,15 @@ def test_every_option_changes_what_is_found(
     features = {"reliability": ["settle"], "compare": ["settle", "--feature", "S"]}
     other = features.get(name, OTHER[flag]) if flag == "--feature" else OTHER[flag]
     if flag == "--groups":  # two images of one class each, six groups a class
-        lines = [f"{k},{k % 3} {k // 6}" for k in range(36)]
+        ids = fs.open(made).image_ids
+        lines = [f"{name},{k % 3} {k // 6}" for k, name in enumerate(ids)]
         Path(made).with_suffix(".csv").write_text("\n".join(["id,group", *lines]))
         other = [str(Path(made).with_suffix(".csv"))]
-    changed = found(name, made, flag, *other)
+    beside = BESIDE.get(flag, [])
+    changed = found(name, made, *beside, flag, *other)
     numbers = [[one[key] for key in ("values", "tables", "arrays")] for one in changed]
-    before = [[one[key] for key in ("values", "tables", "arrays")] for one in _PLAIN[name]]
+    plain = found(name, made, *beside) if beside else _PLAIN[name]
+    before = [[one[key] for key in ("values", "tables", "arrays")] for one in plain]
     assert numbers != before, (name, flag)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from frictionstore import analyses
-from frictionstore.analyses.core.terminal import interval_text, p_text, text_table
+from frictionstore.analyses.core.terminal import excluded, interval_text, p_text, text_table
 from tests.analyses.material import noise_store
 
 NAN, INF = math.nan, math.inf
@@ -34,6 +34,32 @@ NAN, INF = math.nan, math.inf
 )
 def test_intervals_in_words(low, high, expected):
     assert interval_text(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.5, 1.24, "1.3"),  # the nearest of two digits, 1.2, lies inside the interval
+        (-1.24, 0.5, "1.3"),  # the farther end counts, whichever it is
+        (0.0, 1.2, "1.2"),
+        (-1.1, 1.1, "1.1"),  # as it is written: in binary it is a little more
+        (-2e-5, 1.01e-5, "2.0e-5"),
+        (-99.5, 3.0, "100"),
+        (0.0, 1234.0, "1300"),
+        (0.0, 12_340_000.0, "1.3e+7"),
+    ],
+)
+def test_what_an_interval_rules_out_is_rounded_away_from_it(low, high, expected):
+    said = excluded(low, high, " points")
+    assert said == f", and one larger than {expected} points is excluded"
+    assert float(expected) >= max(abs(low), abs(high))
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(NAN, 1.0), (None, 1.0), (-INF, 1.0), (0.0, INF), (NAN, NAN), (0.0, 0.0)]
+)
+def test_an_interval_without_two_ends_rules_nothing_out(low, high):
+    assert excluded(low, high) == ""
 
 
 def test_an_interval_without_an_end_in_a_table():

@@ -119,6 +119,9 @@ def test_a_difference_is_told_as_far_as_it_is_known():
     assert found.low < 0 < found.high
     text = _difference("A+B", "A", found)
     assert text.startswith("There is no evidence of a difference between A+B and A")
+    told = float(re.search(r"one larger than ([\d.]+) percentage points is excluded", text)[1])
+    most = 100 * max(-found.low, found.high)
+    assert most <= told < most + 1
     assert f"{found.low * 100:+.1f} to {found.high * 100:+.1f}" in text
     second[4:140] = True
     worse = compare_paired(first, second)

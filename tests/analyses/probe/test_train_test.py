@@ -177,6 +177,13 @@ def test_groups_in_both_splits_are_named():
         analyses.ridge_probe(grouped(apart=False), features="S", **BOTH)
 
 
+def test_one_tested_group_tells_nothing_of_others():
+    with pytest.raises(AnalysisError, match="all images of split 'one' of .* belong to one group"):
+        store = grouped()
+        store.splits["one"] = slice(150, 160)
+        analyses.ridge_probe(store, features="S", train="train", test="one")
+
+
 @pytest.mark.parametrize(
     ("options", "asked", "said"),
     [

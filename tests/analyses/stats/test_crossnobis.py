@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from frictionstore import analyses
-from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds, crossnobis
+from frictionstore.analyses.stats.crossnobis import Crossnobis, class_folds, crossnobis, ruled_out
 from tests.analyses.material import feature, noise_store
 
 UPPER = np.triu_indices(3, 1)
@@ -126,3 +126,40 @@ def test_classes_of_two_images_have_no_noise_to_divide_by():
     store = analyses.MemoryStore({"friction": x}, labels=[0, 1, 0, 1])
     result = analyses.class_distance(store, permutations=0, splits=2)
     assert np.isnan(result.crossnobis).all()
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.3])
+def test_what_is_ruled_out_is_more_than_there_is(effect):
+    """The upper end of the jackknife holds in 97.5% of stores, one-sided."""
+    holds, ends = 0, []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels = rng.permutation(np.arange(60) % 3)
+        means = effect * rng.normal(size=(3, 4, 4, 2))
+        x = means[labels] + rng.normal(size=(60, 4, 4, 2))
+        folds, n_folds = class_folds(labels, rng)
+        one = Crossnobis("x", labels, folds, 3, n_folds, (4, 4, 2))
+        one.update(slice(0, 60), {"x": x})
+        one.end_pass()
+        flat = means.reshape(3, -1)
+        truth = np.mean([((flat[a] - flat[b]) ** 2).mean() for a in range(3) for b in range(a)])
+        holds += truth <= one.most
+        ends.append(one.most - truth)
+    assert holds >= 186  # 195 expected; 185 or fewer has probability 1e-6
+    assert np.median(ends) < 0.5
+
+
+def test_few_folds_rule_nothing_out_and_what_is_there_is_said():
+    labels = np.arange(8) % 2
+    folds, n_folds = class_folds(labels, np.random.default_rng(0))
+    one = Crossnobis("x", labels, folds, 2, n_folds, (2, 2, 1))
+    one.update(slice(0, 8), {"x": np.random.default_rng(0).normal(size=(8, 2, 2, 1))})
+    one.end_pass()
+    assert n_folds == 2
+    assert np.isnan(one.most)
+    assert ruled_out(one.most) == ruled_out(None) == ruled_out(-0.1) == ""
+    result = analyses.class_distance(noise_store(), permutations=50)
+    most = result.values["mean_crossnobis_high"]
+    assert ruled_out(most) in result.sentence
+    assert "and a mean squared difference larger than" in result.sentence
+    assert "times the variance within classes is excluded" in result.sentence
