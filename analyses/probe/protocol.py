@@ -170,8 +170,8 @@ def _check_classes(found: TrainTest, where: str, analysis: str, classes: Classes
 def _check_groups(found: TrainTest, where: str, store: MapStore, groups: NDArray[np.int64]) -> None:
     if len(np.unique(groups[found.part == TESTED])) < 2:
         raise AnalysisError(
-            f"all images of split {printable(found.test, 60)!r} of {where} belong to one group: how "
-            "far another group would differ cannot be told; test on a split of two groups or more"
+            f"all images of split {printable(found.test, 60)!r} of {where} belong to one group: "
+            "how another group would differ cannot be told; test on a split of two groups or more"
         )
     both = np.intersect1d(groups[found.part == TRAINED], groups[found.part == TESTED])
     if not both.size:

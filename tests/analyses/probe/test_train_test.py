@@ -26,7 +26,7 @@ BOTH = {"train": "train", "test": "test"}
 SETS = ["S", "friction", "S+friction"]
 
 
-def store_of(effect: float = 4.0, **options) -> analyses.MemoryStore:
+def store_of(effect: float = 15.0, **options) -> analyses.MemoryStore:
     options.setdefault("splits", SPLITS)
     return noise_store(n=160, effect=effect, **options)
 
@@ -178,9 +178,9 @@ def test_groups_in_both_splits_are_named():
 
 
 def test_one_tested_group_tells_nothing_of_others():
+    store = grouped()
+    store.splits["one"] = slice(150, 160)
     with pytest.raises(AnalysisError, match="all images of split 'one' of .* belong to one group"):
-        store = grouped()
-        store.splits["one"] = slice(150, 160)
         analyses.ridge_probe(store, features="S", train="train", test="one")
 
 
