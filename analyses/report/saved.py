@@ -74,13 +74,15 @@ class Saved:
         return classes
 
     def beside(self, others: list[Saved]) -> list[Saved]:
-        """Those of the others that are about the same map and images."""
-        from frictionstore.analyses.core.saved import is_about
+        """Those of the others that are about the same map and images, and of folds."""
+        from frictionstore.analyses.core.saved import in_folds, is_about
 
         return [
             one
             for one in others
-            if one.classes == self.classes and is_about(one.content, self.feature)
+            if one.classes == self.classes
+            and is_about(one.content, self.feature)
+            and in_folds(one.content)
         ]
 
     def array(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float64] | None:

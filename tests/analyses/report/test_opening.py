@@ -215,3 +215,21 @@ def test_a_report_uses_the_first_of_many_repeats_and_says_so(tmp_path: Path) -> 
     said = f"of the {MOST_REPEATS + 2} repeats of the measurement the first {MOST_REPEATS} are used"
     for one in ("spatial-cv", "reliability", "summary"):
         assert any(said in caveat for caveat in saved[one]["caveats"]), one
+
+
+def test_a_result_of_two_splits_has_a_section_and_leads_nothing(tmp_path: Path) -> None:
+    label = np.arange(24) % 2
+    maps = maps_with_classes(label, grid=4)
+    for name, part in (("a", slice(0, 12)), ("b", slice(12, 24))):
+        some = {key: values[part] for key, values in maps.items()}
+        fs.from_arrays(tmp_path / name, some, label=label[part])
+    store = fs.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both.zarr", names=["a", "b"])
+    alone = report_of(store, tmp_path / "r")
+    asked = {"features": "S,friction,S+friction", "permutations": 0}
+    of_splits = analyses.ridge_probe(store, train="a", test="b", **asked)
+    save_all([of_splits], tmp_path / "r", figures=False)
+    page = write_report(store, tmp_path / "both.html", tmp_path / "r").read_text(encoding="utf-8")
+    assert "(train a, test b)" in page
+    assert "trained on split a (12)" in page
+    for key in ("findings", "summary"):
+        assert section(page, key) == section(alone, key)
