@@ -29,7 +29,7 @@ from frictionstore.analyses.probe.notebook import NotebookProbe
 from frictionstore.analyses.probe.notebook_results import NAME, notebook_result
 from frictionstore.analyses.probe.protocol import TESTED, TRAINED, SplitParameters, train_test
 from frictionstore.analyses.probe.results import default_result
-from frictionstore.analyses.probe.split import SetFit, Split
+from frictionstore.analyses.probe.split import FittedOnce, SetFit, Split
 from frictionstore.analyses.probe.streamed import StreamedProbe
 from frictionstore.analyses.stats.folds import folds_of
 from frictionstore.text import printable
@@ -157,40 +157,64 @@ class RidgeProbe:
             )
             for name, parts in self._sets.items()
         ]
+        self._elsewhere: list[tuple[SetFit, SetFit]] = []
         drawn = {"permutations": self.permutations, "seed": self.seed}
         default = self.protocol == "default"
         held = default and self._choose_form(sum(maps.values())) == "held"
         # Of a repeat only claims are used, and no claim rests on floors.
         compared = default and not passes.claims_only
         self.lifts = lifts_of(self.sets, again=not held) if compared else []
+        wanted = [*self.sets, *(to_fit(self.lifts) if held else ())]
+        if default:
+            wanted = self._not_yet_fitted(passes, wanted, self.split, held=held)
+        # Nor does any rest on the notebook's figures, which are not those of a split that was given.
+        without = default and (passes.claims_only or self.parts is not None)
+        notebook = None if without else self.notebook_split
         if held:
             self.floor_split = self.split
-            fitted = [*self.sets, *to_fit(self.lifts)]
-            passes.share(
-                ("probe", id(self)),
-                lambda: HeldProbe(
-                    maps, fitted, self.split, notebook=None if self.parts else self.notebook_split,
-                    **drawn,
-                ),
-            )  # fmt: skip
+            if wanted:
+                passes.share(
+                    ("probe", id(self)),
+                    lambda: HeldProbe(maps, wanted, self.split, notebook=notebook, **drawn),
+                )
             return
-        if default:
+        if default and wanted:
             passes.share(
-                ("probe", id(self)), lambda: StreamedProbe(maps, self.sets, self.split, **drawn)
+                ("probe", id(self)), lambda: StreamedProbe(maps, wanted, self.split, **drawn)
             )
         if self.lifts:
             self.floor_split = self._some_images()
+            floors = self._not_yet_fitted(passes, to_fit(self.lifts), self.floor_split, held=True)
+            if floors:
+                passes.share(
+                    ("probe floors", id(self)),
+                    lambda: FloorProbe(
+                        maps, floors, self.floor_split, notebook=None, seed=self.seed
+                    ),
+                )
+        if notebook is not None and wanted:
             passes.share(
-                ("probe floors", id(self)),
-                lambda: FloorProbe(
-                    maps, to_fit(self.lifts), self.floor_split, notebook=None, seed=self.seed
-                ),
+                ("notebook probe", id(self)), lambda: NotebookProbe(maps, wanted, notebook)
             )
-        if self.parts is None:
-            passes.share(
-                ("notebook probe", id(self)),
-                lambda: NotebookProbe(maps, self.sets, self.notebook_split),
-            )
+
+    def _not_yet_fitted(
+        self, passes: Passes, sets: Sequence[SetFit], split: Split, *, held: bool
+    ) -> list[SetFit]:
+        """Return the sets that are not fitted already for another plan, or for the measurement.
+
+        A set of maps that have no repeats is the same in every repeat of the measurement.
+        """
+        left = []
+        for one in sets:
+            decided_by = (held, split.digest, self.seed, one.null_correct.shape[1], one.keeps)
+            fitted = passes.share(
+                ("probe set", *decided_by, *one.columns), lambda one=one: FittedOnce(one)
+            ).fit
+            if fitted is one:
+                left.append(one)
+            else:
+                self._elsewhere.append((one, fitted))
+        return left
 
     def _choose_form(self, width: int) -> Literal["held", "streamed"]:
         """Return how to go about it: rows in memory if they are few, Gram matrices otherwise.
@@ -268,6 +292,8 @@ class RidgeProbe:
         return Split(labels, folds, 1, self.classes.n)
 
     def result(self) -> Result:
+        for one, fitted in self._elsewhere:
+            one.take(fitted)
         result = notebook_result(self) if self.protocol == "notebook" else default_result(self)
         for name, moments in self._moments.items():
             result.caveats += caveats.heavy_tail(name, moments.everything)

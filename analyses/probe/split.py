@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 
 import numpy as np
@@ -51,6 +53,14 @@ class Split:
     n_folds: int
     n_classes: int
     belonging: NDArray[np.int64] | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all of it: splits that differ in anything have different ones."""
+        found = sha256(repr((self.n_folds, self.n_classes, self.belonging is None)).encode())
+        for part in (self.labels, self.folds, self.belonging):
+            found.update(b"" if part is None else part.astype("<i8").tobytes())
+        return found.hexdigest()
 
     @property
     def n_groups(self) -> int:
@@ -235,11 +245,19 @@ class SetFit:
         Of joined maps it is the one that came with the balance; else it is chosen now.
         """
         if fold in self.joint:
-            choice = Choice(problem.at(self.joint[fold]), "")
+            choice = Choice(problem.only_at(self.joint[fold]), "")
         else:
             choice = choose_penalty(problem)
         self.note(fold, choice)
         return choice.solved
+
+    def take(self, fitted: SetFit) -> None:
+        """Take over what the same maps have come to on the same split."""
+        for found in (
+            "prediction", "notebook_prediction", "null_correct", "penalties", "ends", "used",
+            "notebook_used", "balance", "joint",
+        ):  # fmt: skip
+            setattr(self, found, getattr(fitted, found))
 
     def note(self, fold: int, choice: Choice) -> None:
         """Note the penalty chosen for a fold."""
@@ -272,6 +290,20 @@ class SetFit:
             )
         self.used[fold] = used.sum()
         return Scaling(mean, np.sqrt(np.where(used, variance, 1.0)), used)
+
+
+class FittedOnce:
+    """Stands for a set in the passes, so that one probe fits it for all that ask for the same."""
+
+    def __init__(self, fit: SetFit) -> None:
+        self.features = tuple(fit.columns)
+        self.fit = fit
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        """Take in nothing: the probe that fits the set does."""
+
+    def end_pass(self) -> bool:
+        return False
 
 
 class Rows:

@@ -32,15 +32,17 @@ def problem(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_both_forms_are_scikit_learns(n, d, penalty):
     x, y = problem(n, d)
     expected = Ridge(alpha=penalty, fit_intercept=False, solver="svd").fit(x, y).coef_.T
-    primal = ridge.Primal(x.T @ x, x.T @ y, float((y**2).sum()), n).at(penalty)
-    dual = ridge.Dual(x @ x.T, y).at(penalty)
-    np.testing.assert_allclose(primal.coefficients, expected, rtol=1e-9, atol=1e-11)
-    np.testing.assert_allclose(x.T @ dual.coefficients, expected, rtol=1e-9, atol=1e-11)
+    primal = ridge.Primal(x.T @ x, x.T @ y, float((y**2).sum()), n)
+    dual = ridge.Dual(x @ x.T, y)
+    for solved in (primal.only_at(penalty), primal.at(penalty)):
+        np.testing.assert_allclose(solved.coefficients, expected, rtol=1e-9, atol=1e-11)
+    for solved in (dual.only_at(penalty), dual.at(penalty)):
+        np.testing.assert_allclose(x.T @ solved.coefficients, expected, rtol=1e-9, atol=1e-11)
     hat = x @ np.linalg.solve(x.T @ x + penalty * np.eye(d), x.T)
     left = n - np.trace(hat) - 1
     gcv = n * np.square(y - hat @ y).sum() / left**2 if left > 0 else np.inf
-    assert primal.criterion == pytest.approx(gcv, rel=1e-7)
-    assert dual.criterion == pytest.approx(gcv, rel=1e-7)
+    for one in (primal, dual):
+        assert one.criteria(np.array([penalty])) == pytest.approx(gcv, rel=1e-7)
 
 
 @pytest.mark.parametrize("m", [1, 5, 300])
@@ -48,11 +50,30 @@ def test_more_right_hand_sides_are_solved_as_numpy_does(m):
     rng = np.random.default_rng(m)
     x = rng.normal(size=(m + 3, m))
     right = rng.normal(size=(m, 3))
-    solved = ridge.Primal(x.T @ x, right, 1.0, m + 3).at(0.5)
+    problem = ridge.Primal(x.T @ x, right, 1.0, m + 3)
     whole = x.T @ x + 0.5 * np.eye(m)
-    np.testing.assert_allclose(solved.coefficients, np.linalg.solve(whole, right), rtol=1e-9)
     other = rng.normal(size=(m, 7))
-    np.testing.assert_allclose(solved.solve(other), np.linalg.solve(whole, other), rtol=1e-9)
+    for solved in (problem.at(0.5), problem.only_at(0.5)):
+        np.testing.assert_allclose(solved.coefficients, np.linalg.solve(whole, right), rtol=1e-9)
+        np.testing.assert_allclose(solved.solve(other), np.linalg.solve(whole, other), rtol=1e-9)
+
+
+def test_one_penalty_leaves_the_gram_matrix_for_others_and_takes_one_without_a_factor():
+    """Images that rounding makes linearly dependent, and a penalty far below that rounding."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 12)) * 1e6
+    gram = x.T @ x
+    before = gram.copy()
+    right = x.T @ rng.normal(size=(40, 2))
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(gram + 1e-6 * np.eye(12))
+    problem = ridge.Primal(gram, right, 1.0, 40)
+    problem.only_at(1.0)
+    solved = problem.only_at(1e-6)
+    np.testing.assert_array_equal(gram, before)
+    np.testing.assert_array_equal(solved.coefficients, problem.at(1e-6).coefficients)
+    minimal = np.linalg.lstsq(x, np.linalg.lstsq(x.T, right)[0])[0]
+    np.testing.assert_allclose(x @ solved.coefficients, x @ minimal, rtol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
