@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ from frictionstore.analyses.stats.notebook_sums import (
 Floats = NDArray[np.float64]
 NAME = "f-statistic"
 QUESTION = "Does the map differ between classes at single positions of the grid?"
+_ADDING = Lock()
+"""Held while counts of several threads are added up; whole numbers, so their order is no matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +121,8 @@ class FStatistic:
         f = label_sums.f_from_sums(sums[:, :, usable], counts, total)
         self._maxima[which] = f.max(axis=1)
         extreme = permutation.at_least(f, observed[usable], "greater").sum(axis=0)
-        self._extreme.reshape(-1)[usable] += extreme
+        with _ADDING:
+            self._extreme.reshape(-1)[usable] += extreme
         self._unequal[which] = dispersion.unequal_from_sums(sums, squares[..., -1:], counts)
         if self._clusters is not None:
             maps = np.full((len(f), *self._extreme.shape), np.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import click
@@ -207,9 +208,8 @@ class RidgeProbe:
         left = []
         for one in sets:
             decided_by = (held, split.digest, self.seed, one.null_correct.shape[1], one.keeps)
-            fitted = passes.share(
-                ("probe set", *decided_by, *one.columns), lambda one=one: FittedOnce(one)
-            ).fit
+            key = ("probe set", *decided_by, *one.columns)
+            fitted = passes.share(key, partial(FittedOnce, one)).fit
             if fitted is one:
                 left.append(one)
             else:

@@ -191,8 +191,8 @@ class Extremes:
 
     def update(self, values: NDArray[Any]) -> None:
         """Take in maps of shape (image, row, col, mode)."""
-        self._low = np.minimum(self._low, values.min(axis=(0, 1, 2)))
-        self._high = np.maximum(self._high, values.max(axis=(0, 1, 2)))
+        self._low = np.minimum(self._low, values.min(axis=0).min(axis=(0, 1)))
+        self._high = np.maximum(self._high, values.max(axis=0).max(axis=(0, 1)))
 
     def constant(self) -> NDArray[np.bool_]:
         """Return which modes have one value in the whole map, bool of shape (n_modes,)."""

@@ -19,21 +19,22 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Here, since passes hold only those BLAS libraries to one thread that are loaded before them.
-from scipy.linalg.lapack import dpotrs
-
 from frictionstore.analyses.stats.intervals import independent_images, mean_covariance
+from frictionstore.analyses.stats.permutation import spans
 
 Floats = NDArray[np.float64]
 
 _PATH = (-2, 7)
 """Powers of ten between which penalties for features of unit variance mostly lie."""
+
+_BLOCK = 128
+"""Rows of a triangular matrix that are solved for at a time."""
 
 _ROUNDING = float(np.finfo(np.float64).eps)
 
@@ -165,18 +166,33 @@ class _Problem(ABC):
         diagonal = np.einsum("ii->i", self._matrix)
         before = diagonal.copy()
         diagonal += penalty
+        factor: Floats | None
         try:
-            factor = np.linalg.cholesky(self._matrix).T  # numpy's lets other threads run
+            factor = np.asarray(np.linalg.cholesky(self._matrix), np.float64)
         except np.linalg.LinAlgError:
             factor = None
         diagonal[:] = before
         if factor is None:
             return self.at(penalty)
 
-        def solve(right: Floats) -> Floats:
-            return np.asarray(dpotrs(factor, right)[0])
-
+        solve = partial(_substituted, factor)
         return Solved(solve(self._right), penalty, solve)
+
+
+def _substituted(factor: Floats, right: Floats) -> Floats:
+    """Return (LL')^-1 R for lower triangular L, (m, m), and R, (m, k).
+
+    By blocks and with numpy, which lets other threads run; scipy's does not.
+    """
+    found = np.array(right)
+    blocks = list(spans(len(found), _BLOCK))
+    for rows in blocks:
+        found[rows] -= factor[rows, : rows.start] @ found[: rows.start]
+        found[rows] = np.linalg.solve(factor[rows, rows], found[rows])
+    for rows in reversed(blocks):
+        found[rows] -= factor[rows.stop :, rows].T @ found[rows.stop :]
+        found[rows] = np.linalg.solve(factor[rows, rows].T, found[rows])
+    return found
 
 
 class Primal(_Problem):

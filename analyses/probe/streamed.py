@@ -23,8 +23,11 @@ from frictionstore.analyses.stats.permutation import group_sums
 _Block = tuple[int, int, int, int]
 """Columns of one map and of another: start, stop, start, stop."""
 
-_FIT_MEMORY = 400 << 20
-"""Bytes that training sets solved at once may take, five square matrices each."""
+_FIT_MEMORY = 450 << 20
+"""Bytes that training sets solved at once may take."""
+
+_EIGENVECTORS, _FACTOR = 5, 3
+"""Square matrices held where lambda is to be chosen, and where it is known, of joined maps."""
 
 _ROWS = 2048
 """Images gathered before Gram matrices are formed, so that products are large."""
@@ -139,7 +142,8 @@ class StreamedProbe(Probe):
         left = sorted(self._sets, key=lambda one: -one.n_columns)
         while left:
             one = left.pop(0)
-            at_once = _FIT_MEMORY // (5 * one.n_columns**2 * 8)
+            matrices = _EIGENVECTORS if len(one.columns) == 1 else _FACTOR
+            at_once = _FIT_MEMORY // (matrices * one.n_columns**2 * 8)
             with ThreadPoolExecutor(max(1, min(THREADS, at_once))) as pool:
                 for models in pool.map(fit, product([one], range(self._split.n_folds))):
                     self._models += models
@@ -206,7 +210,7 @@ class StreamedProbe(Probe):
             class_sums += one.select(group.class_sums)
         square = float(n - (by_class * by_class / n).sum())
 
-        scaled = gram[np.ix_(used, used)]
+        scaled = gram if len(used) == len(gram) else gram[np.ix_(used, used)]
         del gram
         cross = np.ascontiguousarray(class_sums[:, used].T)
 

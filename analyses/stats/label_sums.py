@@ -30,6 +30,9 @@ Reducer = Callable[[slice, Floats, Floats, Floats], None]
 MEMORY = 256 << 20
 """Bytes of permuted sums held at a time; more permutations than fit take another pass."""
 
+_REDUCING = 2
+"""Threads that sums are handed to at once: each may take several times the memory of its sums."""
+
 _ROWS = 1024
 """Images multiplied at a time, so that adding up the sums costs little beside the products."""
 
@@ -81,7 +84,8 @@ class PermutedClassSums:
     Attributes
     ----------
     reducers
-        Called at the end of each pass with the slice of permutations, their sums of shape
+        Called at the end of each pass, by several threads at once, with the slice of permutations
+        (no two of which have any in common), their sums of shape
         (permutations, n_classes, n_features), their sums of squares and the shift of shape
         (n_features,) that was taken off every value first.
     squares
@@ -150,12 +154,16 @@ class PermutedClassSums:
     def end_pass(self) -> bool:
         self._multiply()
         assert self._buffer.shift is not None
-        start = sum(self._sizes[: self._first])
-        for both in self._sums:
-            sums, squares = np.split(both, [self._n_features], axis=2)
+        shift, starts = self._buffer.shift, np.cumsum([0, *self._sizes])[self._first :]
+
+        def reduce(tile: int) -> None:
+            sums, squares = np.split(self._sums[tile], [self._n_features], axis=2)
+            which = slice(int(starts[tile]), int(starts[tile + 1]))
             for reducer in self.reducers:
-                reducer(slice(start, start + len(sums)), sums, squares, self._buffer.shift)
-            start += len(sums)
+                reducer(which, sums, squares, shift)
+
+        with ThreadPoolExecutor(min(THREADS, _REDUCING)) as pool:
+            list(pool.map(reduce, range(len(self._sums))))
         self._first += len(self._sums)
         self._sums = []
         return self._first < len(self._sizes)

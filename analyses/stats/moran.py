@@ -20,7 +20,6 @@ from frictionstore.analyses.stats.lattice import (
     Contiguity,
     Weights,
     neighbours,
-    shifted,
     weight_matrix,
 )
 from frictionstore.analyses.stats.permutation import (
@@ -237,25 +236,37 @@ def _count_extreme(
     expectation = np.array([[test.expectation] for test in tests])
     bound = distance_bound(np.stack(observed), expectation)
     counts = np.zeros(bound.shape, np.int64)
-    weight_single = weight.astype(np.float32)
     close_by = n_pairs * _SINGLE * weight.max() * _largest_products(z)
+    # A patch of zeros behind every row of the grid: then two neighbours are as far apart in memory
+    # wherever they are, and all products of a step are one run of numbers.
+    side = cols + 1
+    place = np.add.outer(np.arange(rows) * side, np.arange(cols)).reshape(-1)
+    apart = [down * side + right for down, right in STEPS[widest.contiguity]]
+    stops = np.cumsum([max(rows * side - step, 0) for step in apart])
+    step = np.array([apart.index(by) for by in np.diff(place[pairs])[:, 0]])
+    where = stops[step] - (rows * side - np.array(apart)[step]) + place[pairs[:, 0]]
+    weight_single = np.zeros((len(tests), stops[-1]), np.float32)
+    weight_single[:, where] = weight
+    padded = np.full((len(order), rows * side), rows * cols)
+    padded[:, place] = order
 
     def count(block: slice) -> None:
-        values = np.ascontiguousarray(z[:, block], np.float32)
+        values = np.zeros((rows * cols + 1, len(z[0, block])), np.float32)
+        values[:-1] = z[:, block]
         width = values.shape[1]
-        products = np.empty((n_pairs, width), np.float32)
-        shuffled = np.empty_like(values)
-        grid = shuffled.reshape(rows, cols, width)
-        factors = []
-        start = 0
-        for step in STEPS[widest.contiguity]:
-            here, there = shifted(rows, cols, step)
-            shape = grid[here].shape
-            stop = start + shape[0] * shape[1]
-            factors.append((grid[here], grid[there], products[start:stop].reshape(shape)))
-            start = stop
+        products = np.empty((stops[-1], width), np.float32)
+        shuffled = np.empty((rows * side, width), np.float32)
+        factors = [
+            (
+                shuffled[: len(shuffled) - by],
+                shuffled[by:],
+                products[stop - len(shuffled) + by : stop],
+            )
+            for by, stop in zip(apart, stops, strict=True)
+            if by < len(shuffled)
+        ]
         distance = np.empty((len(order), len(tests), width), np.float32)
-        for patches, out in zip(order, distance, strict=True):
+        for patches, out in zip(padded, distance, strict=True):
             np.take(values, patches, axis=0, out=shuffled, mode="clip")
             for left, right, product in factors:
                 np.multiply(left, right, out=product)

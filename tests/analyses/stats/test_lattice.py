@@ -75,20 +75,26 @@ def test_published_formulas(contiguity, weights):
         np.testing.assert_allclose(found.variance_random[j], random, rtol=1e-10)
 
 
-def test_p_values_against_shuffling_by_hand():
+@pytest.mark.parametrize("weights", ["row", "binary"])
+@pytest.mark.parametrize("shape", [(4, 5), (1, 6), (6, 1), (2, 2), (2, 7), (7, 2), (3, 3)])
+def test_p_values_against_shuffling_by_hand(shape, weights):
+    """Narrow grids too: no patch is a neighbour of the one that follows it in the next row."""
     rng = np.random.default_rng(0)
-    maps = rng.normal(size=(90, 4, 5))
-    maps[:5] += np.arange(5.0)  # a gradient
-    found = moran.moran(maps, permutations=199, rng=np.random.default_rng(7), threads=2)
-    order = permutation.patch_shuffles(20, 199, np.random.default_rng(7))
+    maps = rng.normal(size=(90, *shape))
+    maps[:5] += np.arange(float(shape[1]))  # a gradient
+    found = moran.moran(
+        maps, permutations=99, rng=np.random.default_rng(7), threads=2, weights=weights
+    )
+    order = permutation.patch_shuffles(shape[0] * shape[1], 99, np.random.default_rng(7))
     for contiguity, result in found.items():
-        w = lattice.weight_matrix(4, 5, contiguity)
-        for j in range(0, 90, 6):
+        w, expectation = lattice.weight_matrix(*shape, contiguity, weights), result.expectation
+        for j in range(0, 90, 9):
             values = maps[j].reshape(-1)
             null = np.array([definition(values[o], w) for o in order])
-            away = np.abs(null + 1 / 19) >= np.abs(definition(values, w) + 1 / 19) - 1e-12
-            np.testing.assert_allclose(result.p[j], (1 + away.sum()) / 200, rtol=1e-12)
-    assert (found["queen"].p[:5] <= 0.05).all()
+            away = np.abs(definition(values, w) - expectation) - 1e-12
+            extreme = np.abs(null - expectation) >= away
+            np.testing.assert_allclose(result.p[j], (1 + extreme.sum()) / 100, rtol=1e-12)
+    assert shape != (4, 5) or (found["queen"].p[:5] <= 0.05).all()
 
 
 def test_the_bound_on_products_holds():
