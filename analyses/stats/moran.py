@@ -237,36 +237,27 @@ def _count_extreme(
     bound = distance_bound(np.stack(observed), expectation)
     counts = np.zeros(bound.shape, np.int64)
     close_by = n_pairs * _SINGLE * weight.max() * _largest_products(z)
-    # A patch of zeros behind every row of the grid: then two neighbours are as far apart in memory
-    # wherever they are, and all products of a step are one run of numbers.
-    side = cols + 1
-    place = np.add.outer(np.arange(rows) * side, np.arange(cols)).reshape(-1)
-    apart = [down * side + right for down, right in STEPS[widest.contiguity]]
-    stops = np.cumsum([max(rows * side - step, 0) for step in apart])
-    step = np.array([apart.index(by) for by in np.diff(place[pairs])[:, 0]])
-    where = stops[step] - (rows * side - np.array(apart)[step]) + place[pairs[:, 0]]
+    # The neighbours one step away are as many patches on wherever they are: all products of a step
+    # are one run of numbers. Those from the end of one row to the next have no weight.
+    n = rows * cols
+    apart = [down * cols + right for down, right in STEPS[widest.contiguity]]
+    stops = np.cumsum([max(n - by, 0) for by in apart])
+    step = np.array([apart.index(by) for by in np.diff(pairs)[:, 0]])
     weight_single = np.zeros((len(tests), stops[-1]), np.float32)
-    weight_single[:, where] = weight
-    padded = np.full((len(order), rows * side), rows * cols)
-    padded[:, place] = order
+    weight_single[:, stops[step] - n + pairs[:, 1]] = weight
 
     def count(block: slice) -> None:
-        values = np.zeros((rows * cols + 1, len(z[0, block])), np.float32)
-        values[:-1] = z[:, block]
+        values = np.ascontiguousarray(z[:, block], np.float32)
         width = values.shape[1]
         products = np.empty((stops[-1], width), np.float32)
-        shuffled = np.empty((rows * side, width), np.float32)
+        shuffled = np.empty_like(values)
         factors = [
-            (
-                shuffled[: len(shuffled) - by],
-                shuffled[by:],
-                products[stop - len(shuffled) + by : stop],
-            )
+            (shuffled[: n - by], shuffled[by:], products[stop - n + by : stop])
             for by, stop in zip(apart, stops, strict=True)
-            if by < len(shuffled)
+            if by < n
         ]
         distance = np.empty((len(order), len(tests), width), np.float32)
-        for patches, out in zip(padded, distance, strict=True):
+        for patches, out in zip(order, distance, strict=True):
             np.take(values, patches, axis=0, out=shuffled, mode="clip")
             for left, right, product in factors:
                 np.multiply(left, right, out=product)
