@@ -26,7 +26,7 @@ READY = "body[data-idle=true]"
 EXPLORER: dict[str, tuple[str, dict[str, Any]]] = {
     "images": ("mode=1", {}),
     "sorted": ("mode=3&sort=moran.desc", {}),
-    "one-image": ("mode=1&image=17&patch=9,6", {}),
+    "one-image": ("mode=1&image=17&patch=9,6", {"height": 860}),
     "compare": ("view=compare&mode=3&a=c0&b=c1&patch=8,8", {}),
     "classes": ("view=classes&mode=3&difference=1", {"dark": True}),
     "phone": ("mode=1&image=17&patch=9,6", {"width": 390, "height": 780}),

@@ -19,6 +19,12 @@ export class About {
       ["images", show(store.n)],
       ["patch grid", `${store.grid[0]} × ${store.grid[1]}`],
       ["classes", store.classNames.length ? show(store.classNames.length) : "none"],
+      ...(store.groups
+        ? [["groups", show(store.groupNames.length)] satisfies [string, string]]
+        : []),
+      ...(app.beside
+        ? [["beside", app.beside.store.source.base.href] satisfies [string, string]]
+        : []),
       ["fingerprint", h("span", { class: "hex" }, String(attributes.fingerprint ?? "–"))],
     ];
     this.element = h(

@@ -1,5 +1,6 @@
 // The one place that holds what is shown and what is known; the views draw from it.
 
+import type { Beside } from "./beside.js";
 import { colourRange, lut, type Lut, type Range } from "./colour.js";
 import {
   ClassMeans,
@@ -10,10 +11,12 @@ import {
   figureIndex,
   modeValues,
   rowsOfClass,
+  rowsWith,
 } from "./figures.js";
 import { bytes, plural, show } from "./format.js";
 import { fromHash, initialState, toHash, type State } from "./state.js";
-import type { MapInfo, Store } from "./store.js";
+import type { MapInfo } from "./metadata.js";
+import type { Store } from "./store.js";
 
 const UNASKED_BYTES = 64 * 1024 * 1024; // what a sort or a class mean may read without asking
 const ADDRESS_DELAY = 200; // ms; browsers limit how often an address may change
@@ -32,7 +35,7 @@ export class App {
   state: State;
   refused: string[] = [];
   private readonly figuresByMap = new Map<string, MapFigures>();
-  private readonly meansByMap = new Map<string, ClassMeans>();
+  private readonly meansByMap = new WeakMap<MapInfo, ClassMeans>();
   private readonly allowed = new Set<string>();
   private frame = 0;
   private timer = 0;
@@ -40,14 +43,25 @@ export class App {
   private knownHash = "";
   private orderKey = "";
   private orderRows: Int32Array = new Int32Array(0);
-  private metadataProblem = "";
+  private ofGroup = { key: "", rows: new Int32Array(0) };
+  private readonly metadataProblems: string[] = [];
   draw: () => void = () => {};
 
-  constructor(readonly store: Store) {
+  /** `beside` is a second store, or why there is none where one was asked for. */
+  constructor(
+    readonly store: Store,
+    readonly beside: Beside | null = null,
+    private readonly besideProblem = "",
+  ) {
     this.initial = initialState(store);
     this.state = this.initial;
     this.readAddress();
     store.onSlab((map, chunk) => this.arrived(map, chunk));
+    beside?.store.onSlab((map, chunk) => {
+      this.ingestMeans(beside.store, map, chunk);
+      this.redraw();
+    });
+    if (beside) beside.onready = () => this.redraw();
     addEventListener("hashchange", () => {
       this.readAddress();
       this.changed();
@@ -55,7 +69,7 @@ export class App {
   }
 
   private readAddress(): void {
-    const { state, refused } = fromHash(location.hash, this.store);
+    const { state, refused } = fromHash(location.hash, this.store, this.beside !== null);
     this.state = state;
     this.refused = refused;
     this.knownHash = location.hash;
@@ -120,16 +134,26 @@ export class App {
     return figures;
   }
 
-  get means(): ClassMeans {
-    const { map } = this.state;
-    let means = this.meansByMap.get(map);
-    if (!means) this.meansByMap.set(map, (means = new ClassMeans(this.store, this.info)));
+  /** The stores that have the map that is shown. */
+  private get stores(): Store[] {
+    return this.beside?.map(this.state.map) ? [this.store, this.beside.store] : [this.store];
+  }
+
+  meansIn(store: Store): ClassMeans {
+    const info = store.info(this.state.map);
+    let means = this.meansByMap.get(info);
+    if (!means) this.meansByMap.set(info, (means = new ClassMeans(store, info)));
     return means;
   }
 
+  /** Whether geometric means can be shown: of both stores or of neither. */
+  get robust(): boolean {
+    return this.stores.every((store) => this.meansIn(store).robust);
+  }
+
   /** The mean map of a class as it is shown. */
-  mean(label: number | "all"): ClassMean | undefined {
-    return this.means.mean(label, this.state.raw);
+  mean(label: number | "all", store = this.store): ClassMean | undefined {
+    return this.meansIn(store).mean(label, this.state.raw || !this.robust);
   }
 
   /** The mode that is shown; `info.modes` stands for the sum over modes. */
@@ -157,17 +181,16 @@ export class App {
   }
 
   /** One image's values, where its chunk is in memory. */
-  values(row: number, plane = this.plane, map = this.state.map): Float64Array | undefined {
-    const slab = this.store.slab(map, row);
-    const [rows, cols] = this.store.grid;
-    return (
-      slab && modeValues(slab, this.store.info(map), row, plane, new Float64Array(rows * cols))
-    );
+  values(row: number, plane = this.plane, store = this.store): Float64Array | undefined {
+    const { map } = this.state;
+    const slab = store.slab(map, row);
+    const [rows, cols] = store.grid;
+    return slab && modeValues(slab, store.info(map), row, plane, new Float64Array(rows * cols));
   }
 
-  className(row: number): string {
-    const label = this.store.labels[row];
-    return label < 0 ? "" : this.classTitle(label);
+  className(row: number, store = this.store): string {
+    const label = store.labels[row];
+    return label < 0 ? "" : this.classTitle(label, store);
   }
 
   /** A class for a caption: a bare number says that it is one. */
@@ -176,25 +199,43 @@ export class App {
     return /^\d+$/.test(name) ? `class ${name}` : name;
   }
 
-  classTitle(label: number): string {
-    const name = this.store.classNames[label];
+  classTitle(label: number, store = this.store): string {
+    const name = store.classNames[label];
     return name === undefined ? `class ${label}` : name === "" ? `(class ${label})` : name;
+  }
+
+  groupTitle(group: number, store = this.store): string {
+    return store.groupNames[group] || `(group ${group})`;
+  }
+
+  /** What an image's group is called; null where the store has no groups. */
+  groupOf(row: number, store = this.store): string | null {
+    return store.groups ? this.groupTitle(store.groups[row], store) : null;
   }
 
   // ---- which images, in which order ---------------------------------------------------------
 
   get filtered(): Int32Array {
-    const { classes } = this.state;
-    if (classes === "all") return rowsOfClass(this.store, "all");
-    return rowsOfClass(this.store, classes === "none" ? -1 : Number(classes));
+    const { classes, group } = this.state;
+    const { store } = this;
+    const label = classes === "all" ? "all" : classes === "none" ? -1 : Number(classes);
+    if (group === null) return rowsOfClass(store, label);
+    const rows = rowsWith(store.groups!, group);
+    if (label === "all") return rows;
+    // The same images stay the same array, so that the grid does not jump.
+    const key = `${classes}|${group}`;
+    if (this.ofGroup.key !== key) {
+      this.ofGroup = { key, rows: rows.filter((row) => store.labels[row] === label) };
+    }
+    return this.ofGroup.rows;
   }
 
   /** Rows in the order shown: the store's order until every figure to sort by is known. */
   get order(): Int32Array {
-    const { sort, map, classes } = this.state;
+    const { sort, map, classes, group } = this.state;
     const rows = this.filtered;
     if (sort === "store" || this.sortPending().length > 0) return rows;
-    const key = [sort, map, this.plane, classes, this.figures.size].join("|");
+    const key = [sort, map, this.plane, classes, group, this.figures.size].join("|");
     if (key !== this.orderKey) {
       const [id, direction] = sort.split(".");
       const figure = figureIndex(id);
@@ -233,33 +274,40 @@ export class App {
     );
   }
 
-  private meansPending(): number[] {
+  private meansPending(store: Store): number[] {
     const { map } = this.state;
-    return this.means.missing().filter((chunk) => !this.store.problems.has(`${map}/${chunk}`));
+    return this.meansIn(store)
+      .missing()
+      .filter((chunk) => !store.problems.has(`${map}/${chunk}`));
+  }
+
+  /** What is to be read of each store, beyond what is on the screen. */
+  private pending(): [Store, number[]][] {
+    const { view, sort } = this.state;
+    if (view === "images") return sort === "store" ? [] : [[this.store, this.sortPending()]];
+    if (view === "about") return [];
+    const averaged = this.stores.filter((store) => this.meansIn(store).wanted);
+    return averaged.map((store) => [store, this.meansPending(store)]);
   }
 
   /** What has to be read for what is shown, beyond what is on the screen. */
   work(): Work | null {
-    const { view, sort, map } = this.state;
-    let pending: number[];
-    let what: string;
-    let total: number;
-    if (view === "images") {
-      if (sort === "store") return null;
-      pending = this.sortPending();
-      what = `Sorting by ${this.sortFigure!.name} needs ${map} of ${plural(this.filtered.length, "image")}`;
-      total = chunksOfRows(this.filtered, this.info).length;
-    } else if (view === "compare" || view === "classes") {
-      pending = this.meansPending();
-      what = `Class means need ${map} of every image they are the mean of`;
-      total = this.store.chunkCount(map);
-    } else {
-      return null;
+    const { view, map } = this.state;
+    const pending = this.pending();
+    const left = pending.reduce((sum, [, chunks]) => sum + chunks.length, 0);
+    if (left === 0) return null;
+    const images = view === "images";
+    const what = images
+      ? `Sorting by ${this.sortFigure!.name} needs ${map} of ${plural(this.filtered.length, "image")}`
+      : `Class means need ${map} of every image they are the mean of`;
+    let total = images ? chunksOfRows(this.filtered, this.info).length : 0;
+    let cost = 0;
+    for (const [store, chunks] of pending) {
+      if (!images) total += store.chunkCount(map);
+      cost += (store.info(map).storedBytes * chunks.length) / store.chunkCount(map);
     }
-    if (pending.length === 0) return null;
-    const cost = (this.info.storedBytes * pending.length) / this.store.chunkCount(map);
     const waiting = cost > UNASKED_BYTES && !this.allowed.has(map);
-    return { what, done: Math.max(0, total - pending.length), total, cost, waiting };
+    return { what, done: Math.max(0, total - left), total, cost, waiting };
   }
 
   workText(work: Work): string {
@@ -275,11 +323,12 @@ export class App {
 
   /** Ask for the chunks that a computation needs, if it may read them. */
   plan(): void {
-    const work = this.work();
-    const { map, view } = this.state;
-    const pending =
-      !work || work.waiting ? [] : view === "images" ? this.sortPending() : this.meansPending();
-    this.store.wantInBackground(pending.map((chunk) => [map, chunk]));
+    const waiting = this.work()?.waiting;
+    const pending = new Map(waiting ? [] : this.pending());
+    for (const store of this.beside ? [this.store, this.beside.store] : [this.store]) {
+      const chunks = pending.get(store) ?? [];
+      store.wantInBackground(chunks.map((chunk) => [this.state.map, chunk]));
+    }
   }
 
   private arrived(map: string, chunk: number): void {
@@ -288,7 +337,7 @@ export class App {
       if (slab) {
         const figures = this.figuresOf(map);
         figures.ingest(chunk, slab);
-        this.meansByMap.get(map)?.ingest(chunk, slab);
+        this.ingestMeans(this.store, map, chunk);
         if (map === this.state.map && this.state.mode === null && this.info.hasModes) {
           this.set({ mode: firstVarying(figures) });
         }
@@ -297,27 +346,52 @@ export class App {
     this.redraw();
   }
 
+  private ingestMeans(store: Store, map: string, chunk: number): void {
+    const info = store.maps.get(map);
+    if (!info) return;
+    const slab = store.slab(map, chunk * info.chunkImages);
+    if (slab) this.meansByMap.get(info)?.ingest(chunk, slab);
+  }
+
   /** Compare the metadata with the manifest: a check that the first view does not wait for. */
   async checkMetadata(): Promise<void> {
-    const { says, damaged } = await this.store.checkMetadata();
-    this.metadataProblem = damaged ? `${this.store.name}: ${says}` : "";
+    for (const store of this.beside ? [this.store, this.beside.store] : [this.store]) {
+      const { says, damaged } = await store.checkMetadata();
+      if (damaged) this.metadataProblems.push(`${store.name}: ${says}`);
+    }
     this.redraw();
+  }
+
+  get busy(): boolean {
+    return this.store.busy || !!this.beside?.store.busy;
   }
 
   retry(): void {
     this.store.retry();
+    this.beside?.retry();
     this.changed();
   }
 
   /** What cannot be read, in words. */
   get problems(): string[] {
-    const texts = [...this.store.problems.values()].map((problem) => problem.text);
-    return this.metadataProblem ? [this.metadataProblem, ...texts] : texts;
+    const { beside } = this;
+    return [
+      ...(this.besideProblem ? [this.besideProblem] : []),
+      ...this.metadataProblems,
+      ...[...this.store.problems.values()].map((problem) => problem.text),
+      ...[...(beside?.store.problems.values() ?? [])].map(
+        (problem) => `${beside!.names[1]}: ${problem.text}`,
+      ),
+    ];
   }
 
-  describeImage(row: number): string {
-    const name = this.className(row);
-    return `image ${show(row)}, ${this.store.id(row)}${name ? `, class ${name}` : ""}`;
+  describeImage(row: number, store = this.store): string {
+    const name = this.className(row, store);
+    const group = this.groupOf(row, store);
+    return (
+      `image ${show(row)}, ${store.id(row)}${name ? `, class ${name}` : ""}` +
+      (group === null ? "" : `, group ${group}`)
+    );
   }
 }
 

@@ -107,9 +107,11 @@ export class Classes {
   }
 
   prepare(): void {
-    this.app.means.want("all");
-    this.cards.forEach((_, label) => this.app.means.want(label));
-    this.app.store.want([]);
+    const { store } = this.app;
+    const means = this.app.meansIn(store);
+    means.want("all");
+    this.cards.forEach((_, label) => means.want(label));
+    store.want([]);
   }
 
   draw(): void {

@@ -1,4 +1,4 @@
-// Two images, or two class means, side by side, and their difference.
+// Two images, or two class means, of one store or of two, side by side, and their difference.
 
 import type { App } from "./app.js";
 import { decideScale, ends, lut, symmetricRange, type Range } from "./colour.js";
@@ -7,12 +7,14 @@ import type { ClassMean } from "./figures.js";
 import { show } from "./format.js";
 import { Legend, Pane, type Patch, type Picture } from "./pane.js";
 import { isSubject } from "./state.js";
+import type { Store } from "./store.js";
 
 interface Subject {
   title: string;
   note: string;
   values: Float64Array | null;
   row: number | null;
+  store: Store;
 }
 
 type Side = "a" | "b";
@@ -93,7 +95,7 @@ export class Compare {
     const { store } = this.app;
     const name = text.trim();
     let subject = `i${name}`;
-    if (!isSubject(subject, store)) subject = `i${await store.findId(name)}`;
+    if (!isSubject(subject, store)) subject = `i${(await store.allIds()).indexOf(name)}`;
     if (isSubject(subject, store)) {
       this.app.set({ [side]: subject }, true);
     } else {
@@ -104,10 +106,12 @@ export class Compare {
     }
   }
 
-  /** What is compared where the address does not say: two classes, or two images. */
+  /** What is compared where the address does not say: two stores, two classes, or two images. */
   private chosen(side: Side): string {
-    const { state, store } = this.app;
+    const { state, store, beside } = this.app;
     if (state[side]) return state[side];
+    if (beside && side === "b") return "o";
+    if (beside && this.chosen("b") === "o") return `i${beside.common}`;
     if (store.classNames.length > 1) return side === "a" ? "c0" : "c1";
     if (side === "a") return "i0";
     return store.n > 1 ? "i1" : "all";
@@ -116,41 +120,79 @@ export class Compare {
   /** Ask for what both sides need; class means come in the background. */
   prepare(): void {
     const { app } = this;
-    const wanted: [string, number][] = [];
+    const { beside } = app;
+    const wanted = new Map<Store, [string, number][]>([[app.store, []]]);
+    if (beside) wanted.set(beside.store, []);
     for (const side of ["a", "b"] as const) {
-      const subject = this.chosen(side);
-      if (subject[0] === "i") {
-        const row = Number(subject.slice(1));
-        for (const map of app.store.thumbnails ? [app.state.map, "image"] : [app.state.map]) {
-          if (!app.store.slab(map, row)) wanted.push([map, app.store.chunkOf(map, row)]);
+      const { store, row, label } = this.place(side);
+      if (label !== null) {
+        app.meansIn(store).want(label);
+      } else if (row !== null) {
+        for (const map of store.thumbnails ? [app.state.map, "image"] : [app.state.map]) {
+          if (!store.slab(map, row)) wanted.get(store)!.push([map, store.chunkOf(map, row)]);
         }
-      } else {
-        app.means.want(subject === "all" ? "all" : Number(subject.slice(1)));
       }
     }
-    app.store.want(wanted);
+    for (const [store, chunks] of wanted) store.want(chunks);
+  }
+
+  /** Where the values of a side are: the image or class of a store; or why there are none. */
+  private place(side: Side): {
+    store: Store;
+    row: number | null;
+    label: number | "all" | null;
+    lacks: string;
+  } {
+    const { store, beside, state } = this.app;
+    const other = side === "b" && this.chosen("b") === "o" ? beside : null;
+    const text = this.chosen(other ? "a" : side);
+    const number = Number(text.slice(1));
+    const place = { store, row: null, label: null, lacks: "" };
+    if (!other) {
+      if (text[0] === "i") return { ...place, row: number };
+      return { ...place, label: text === "all" ? text : number };
+    }
+    place.store = other.store;
+    const [, name] = other.names;
+    if (!other.map(state.map)) return { ...place, lacks: other.lacks(state.map) };
+    if (text === "all") return { ...place, label: text };
+    if (text[0] === "c") {
+      const label = other.label(number);
+      return label >= 0
+        ? { ...place, label }
+        : { ...place, lacks: `${name} has no class ${this.app.classTitle(number)}` };
+    }
+    const row = other.row(number);
+    if (row === undefined) return { ...place, lacks: "ids are being read …" };
+    return row >= 0
+      ? { ...place, row }
+      : { ...place, lacks: `${name} has no image, or several, of the id ${store.id(number)}` };
   }
 
   private subject(side: Side): Subject {
     const { app } = this;
-    const text = this.chosen(side);
-    if (text[0] === "i") {
-      const row = Number(text.slice(1));
-      const problem = app.store.problem(app.state.map, row);
+    const { store, row, label, lacks } = this.place(side);
+    const two = this.chosen("b") === "o";
+    const name = two ? app.beside!.names[store === app.store ? 0 : 1] : "";
+    const [where, whose] = two ? [` in ${name}`, `${name}: `] : ["", ""];
+    if (row !== null) {
+      const problem = store.problem(app.state.map, row);
       return {
-        title: `image ${app.store.id(row)}`,
-        note: problem ? problem.text : app.describeImage(row),
-        values: app.values(row) ?? null,
+        title: `image ${store.id(row)}${where}`,
+        note: whose + (problem ? problem.text : app.describeImage(row, store)),
+        values: app.values(row, app.plane, store) ?? null,
         row,
+        store,
       };
     }
-    const label = text === "all" ? "all" : Number(text.slice(1));
-    const mean = app.mean(label);
-    const title = label === "all" ? "all images" : `class ${app.classTitle(label)}`;
+    if (label === null) return { title: name, note: lacks, values: null, row, store };
+    const mean = app.mean(label, store);
+    const title = label === "all" ? "all images" : `class ${app.classTitle(label, store)}`;
     return {
-      title,
-      row: null,
-      note: mean ? meanNote(mean) : "no image read yet",
+      title: title + where,
+      row,
+      store,
+      note: whose + (mean ? meanNote(mean) : "no image read yet"),
       values: mean ? planeOf(mean.values, app.info.modes, app.plane) : null,
     };
   }
@@ -164,7 +206,7 @@ export class Compare {
     const patch = this.hovered ?? state.patch;
     const at = patch ? patch[0] * cols + patch[1] : -1;
     this.raw.draw();
-    this.raw.element.hidden ||= a.row !== null && b.row !== null;
+    this.raw.element.hidden ||= this.place("a").label === null && this.place("b").label === null;
     for (const [side, subject] of [
       ["a", a],
       ["b", b],
@@ -172,13 +214,14 @@ export class Compare {
       const parts = this.sides[side];
       this.drawPickers(side);
       setText(parts.note, subject.note);
+      const { thumbnails } = subject.store;
       const slab =
-        subject.row !== null && store.thumbnails ? store.slab("image", subject.row) : undefined;
+        subject.row !== null && thumbnails ? subject.store.slab("image", subject.row) : undefined;
       const range =
         state.range === "image"
           ? sharedRange(app, subject.values)
           : sharedRange(app, a.values, b.values);
-      parts.legend.draw(range, app.table, info.unit, subject.values?.[at]);
+      parts.legend.draw(subject.values && range, app.table, info.unit, subject.values?.[at]);
       const picture: Picture = {
         label: `${side.toUpperCase()}: ${app.title} of ${subject.title}`,
         values: subject.values,
@@ -187,7 +230,7 @@ export class Compare {
         table: app.table,
         range,
         mix: state.mix,
-        thumbnail: slab && { info: store.thumbnails!, slab, row: subject.row! },
+        thumbnail: slab && { info: thumbnails!, slab, row: subject.row! },
       };
       parts.pane.draw(picture, patch);
     }
@@ -232,6 +275,7 @@ export class Compare {
     app.store.classNames.forEach((_, label) => {
       options.push([`c${label}`, `class ${app.classTitle(label)}`]);
     });
+    if (side === "b" && app.beside) options.push(["o", `the same in ${app.beside.names[1]}`]);
     if (kind.options.length !== options.length) {
       kind.replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
     }
@@ -266,7 +310,7 @@ export function rawMeans(app: () => App): { element: HTMLElement; draw: () => vo
   );
   const draw = (): void => {
     box.checked = app().state.raw;
-    element.hidden = !app().means.robust;
+    element.hidden = !app().robust;
   };
   return { element, draw };
 }

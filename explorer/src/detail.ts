@@ -3,11 +3,13 @@
 import type { App } from "./app.js";
 import { paintMap } from "./colour.js";
 import { h, setText } from "./dom.js";
-import { FIGURES, figuresOf, modeValues } from "./figures.js";
-import { show } from "./format.js";
+import { FIGURES, figuresOf, modeValues, rowsWith } from "./figures.js";
+import { plural, show } from "./format.js";
 import { Legend, Pane, type Patch } from "./pane.js";
+import { advice } from "./reliability.js";
 import { atPatch } from "./repeats.js";
-import type { MapInfo } from "./store.js";
+import type { State } from "./state.js";
+import type { MapInfo } from "./metadata.js";
 
 export class Detail {
   private readonly title = h("h2", { id: "detail-title" });
@@ -34,6 +36,26 @@ export class Detail {
     h("span", {}, "map"),
   );
   private readonly damage = h("p", { class: "damage", role: "alert", hidden: true });
+  private readonly group = h("span", {});
+  private readonly ofGroup = h("button", {
+    type: "button",
+    class: "link",
+    onclick: () => this.filterGroup(),
+  });
+  private readonly groupLine = h("p", { class: "subtitle" }, this.group, this.ofGroup);
+  private readonly advice = h("span", {});
+  private readonly instead = h(
+    "button",
+    { type: "button", onclick: () => this.app.set(this.remedy!, true) },
+    "Show it",
+  );
+  private readonly adviceLine = h(
+    "p",
+    { class: "advice", role: "note" },
+    this.advice,
+    this.instead,
+  );
+  private remedy: Partial<State> | null = null;
   readonly element: HTMLElement;
   private hovered: Patch | null = null;
   onstep: (step: number) => void = () => {};
@@ -47,9 +69,10 @@ export class Detail {
     });
     const button = (text: string, label: string, onclick: () => void): HTMLElement =>
       h("button", { type: "button", "aria-label": label, title: label, onclick }, text);
-    const compare = (key: "a" | "b") => (): void => {
+    const compare = (key: "a" | "b" | "o") => (): void => {
       const row = app.state.image;
-      if (row !== null) app.set({ [key]: `i${row}`, view: "compare" }, true);
+      const sides = key === "o" ? { a: `i${row}`, b: key } : { [key]: `i${row}` };
+      if (row !== null) app.set({ ...sides, view: "compare" }, true);
     };
     this.element = h(
       "aside",
@@ -57,7 +80,7 @@ export class Detail {
       h(
         "header",
         {},
-        h("div", { class: "names" }, this.title, this.subtitle),
+        h("div", { class: "names" }, this.title, this.subtitle, this.groupLine),
         button("‹", "Previous image (P)", () => this.onstep(-1)),
         button("›", "Next image (N)", () => this.onstep(1)),
         button("×", "Close (Escape)", () => this.onclose()),
@@ -66,6 +89,7 @@ export class Detail {
       this.pane.stage,
       this.readout,
       this.legend.element,
+      this.adviceLine,
       this.mixField,
       this.modes,
       this.others,
@@ -75,6 +99,12 @@ export class Detail {
         { class: "buttons" },
         h("button", { type: "button", onclick: compare("a") }, "Compare as A"),
         h("button", { type: "button", onclick: compare("b") }, "Compare as B"),
+        app.beside &&
+          h(
+            "button",
+            { type: "button", onclick: compare("o") },
+            `Compare with ${app.beside.names[1]}`,
+          ),
       ),
     );
   }
@@ -96,6 +126,7 @@ export class Detail {
       this.subtitle,
       `image ${show(row)}${name ? ` · class ${name}` : " · no class"} · ${app.title}`,
     );
+    this.drawGroup(row);
     const values = app.values(row) ?? null;
     const range = values && app.range(values);
     const problem = store.problem(state.map, row);
@@ -121,9 +152,37 @@ export class Detail {
     const value = values && patch ? values[patch[0] * cols + patch[1]] : undefined;
     this.drawReadout(patch, value);
     this.legend.draw(range, app.table, info.unit, value);
+    const said = advice(app, row);
+    this.adviceLine.hidden = !said;
+    setText(this.advice, said ? said.text : "");
+    this.remedy = said && said.instead;
+    this.instead.hidden = !this.remedy;
     this.drawModes(row, info);
     this.drawOthers(row, patch);
     this.drawFigures(values, rows, cols);
+  }
+
+  /** The image's group, and the way to the others of it. */
+  private drawGroup(row: number): void {
+    const { app } = this;
+    const { groups } = app.store;
+    this.groupLine.hidden = !groups;
+    if (!groups) return;
+    const more = rowsWith(groups, groups[row]).length - 1;
+    const here = app.state.group === groups[row];
+    setText(this.group, `group ${app.groupOf(row)}, ${more === 0 ? "no other image " : ""}`);
+    this.ofGroup.hidden = more === 0 && !here;
+    setText(this.ofGroup, here ? "show all images" : plural(more, "other image"));
+  }
+
+  private filterGroup(): void {
+    const { app } = this;
+    const { group, image } = app.state;
+    const own = app.store.groups![image!];
+    // Where the large image covers the grid, it goes away.
+    const covers = matchMedia("(max-width: 899px)").matches;
+    const shown = group === own ? { group: null } : { group: own, classes: "all" };
+    app.set({ ...shown, at: 0, image: covers ? null : image }, true);
   }
 
   private drawReadout(patch: Patch | null, value: number | undefined): void {

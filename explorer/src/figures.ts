@@ -1,6 +1,7 @@
 // Numbers about one image's map, and what is known about all images read so far.
 
-import type { MapInfo, Slab, Store } from "./store.js";
+import type { MapInfo } from "./metadata.js";
+import type { Slab, Store } from "./store.js";
 
 export interface Figure {
   id: string;
@@ -324,6 +325,11 @@ export class ClassMeans {
     for (const sum of this.sums.values()) sum.add(chunk, slab, this.store.labels);
   }
 
+  /** Whether any class was asked for. */
+  get wanted(): boolean {
+    return this.sums.size > 0;
+  }
+
   /** Chunks that hold images of the classes asked for and were not added yet. */
   missing(): number[] {
     const missing = new Set<number>();
@@ -356,24 +362,29 @@ export class ClassMeans {
   }
 }
 
-const rowsCache = new WeakMap<Store, Map<number | "all", Int32Array>>();
+const rowsCache = new WeakMap<Int32Array, Map<number | "all", Int32Array>>();
 const noRows = new Int32Array(0);
 
 /** Positions of a class's images, in the store's order; found for all classes in one pass. */
 export function rowsOfClass(store: Store, label: number | "all"): Int32Array {
-  let known = rowsCache.get(store);
+  return rowsWith(store.labels, label);
+}
+
+/** Positions of the images that have a number, such as a group's. */
+export function rowsWith(numbers: Int32Array, value: number | "all"): Int32Array {
+  let known = rowsCache.get(numbers);
   if (!known) {
-    known = new Map<number | "all", Int32Array>([["all", Int32Array.from(store.labels.keys())]]);
+    known = new Map<number | "all", Int32Array>([["all", Int32Array.from(numbers.keys())]]);
     const lists = new Map<number, number[]>();
-    store.labels.forEach((own, row) => {
+    numbers.forEach((own, row) => {
       const list = lists.get(own);
       if (list) list.push(row);
       else lists.set(own, [row]);
     });
     for (const [own, list] of lists) known.set(own, Int32Array.from(list));
-    rowsCache.set(store, known);
+    rowsCache.set(numbers, known);
   }
-  return known.get(label) ?? noRows;
+  return known.get(value) ?? noRows;
 }
 
 const chunksCache = new WeakMap<Int32Array, Map<number, number[]>>();

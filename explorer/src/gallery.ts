@@ -164,7 +164,10 @@ export class Gallery {
     const { columns, width, height, left } = this.layout;
     this.space.style.height = `${this.extent(order.length).shown}px`;
     this.empty.hidden = order.length > 0;
-    setText(this.empty, "No image has this class.");
+    setText(
+      this.empty,
+      app.state.group === null ? "No image has this class." : "No image of this group is shown.",
+    );
     const moved = before.columns !== columns || before.height !== height;
     if (this.placed && moved && this.lastOrder === order) {
       // Opening the large image makes the grid narrower: what one looks at stays where it is.
@@ -251,6 +254,7 @@ export class Gallery {
     if (thumbnails && !thumb && !problem) this.complete = false;
 
     setText(tile.name, store.id(row));
+    if (store.groups) element.title = app.describeImage(row);
     const figure = app.sortFigure;
     const value = figure && app.figures.figure(row, app.plane, figure.index);
     const parts: string[] = [];

@@ -2,6 +2,7 @@
 
 import { About } from "./about.js";
 import { App } from "./app.js";
+import { Beside } from "./beside.js";
 import { Classes } from "./classes.js";
 import { Compare } from "./compare.js";
 import { Detail } from "./detail.js";
@@ -10,7 +11,8 @@ import { plural, show } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Legend } from "./pane.js";
 import type { View } from "./state.js";
-import { Store, reason } from "./store.js";
+import { reason } from "./source.js";
+import { Store } from "./store.js";
 import { Tools } from "./tools.js";
 
 const VIEWS: [View, string][] = [
@@ -33,11 +35,11 @@ const KEYS: [string, string][] = [
 
 const LATER = 1500; // ms after the first view
 
-/** Where the store is: ?store=, or what `frictionstore view --export` wrote into the page. */
-function storeAddress(): URL | null {
-  const asked = new URLSearchParams(location.search).get("store");
+/** Where a store is: ?store= or ?with=, or what `frictionstore view` wrote into the page. */
+function storeAddress(name: "store" | "with"): URL | null {
+  const asked = new URLSearchParams(location.search).get(name);
   const written = document
-    .querySelector<HTMLMetaElement>('meta[name="frictionstore-store"]')
+    .querySelector<HTMLMetaElement>(`meta[name="frictionstore-${name}"]`)
     ?.getAttribute("content");
   const text = asked ?? written;
   if (!text) return null;
@@ -60,6 +62,8 @@ function start(app: App): void {
     `${store.grid[0]} × ${store.grid[1]} patches`,
     plural(Math.max(...[...store.maps.values()].map((info) => info.modes)), "mode"),
     store.classNames.length > 0 ? plural(store.classNames.length, "class", "classes") : "no labels",
+    ...(store.groups ? [plural(store.groupNames.length, "group")] : []),
+    ...(app.beside ? [`beside ${app.beside.names[1]}`] : []),
   ];
   document.title = `${store.name} · friction maps`;
 
@@ -239,7 +243,7 @@ function start(app: App): void {
       detail.focus();
     }
     opened = images ? state.image : null;
-    const idle = !store.busy && (!images || gallery.complete) && (!work || work.waiting);
+    const idle = !app.busy && (!images || gallery.complete) && (!work || work.waiting);
     if (idle && performance.getEntriesByName("first-view").length === 0) {
       performance.mark("first-view");
       setTimeout(() => void app.checkMetadata(), LATER);
@@ -302,7 +306,7 @@ function start(app: App): void {
 function orderText(app: App): string {
   const { state, store } = app;
   const count = plural(app.filtered.length, "image");
-  const of = state.classes === "all" ? "" : ` of ${show(store.n)}`;
+  const of = app.filtered.length === store.n ? "" : ` of ${show(store.n)}`;
   const figure = app.sortFigure;
   const order = figure
     ? `${state.sort.endsWith("asc") ? "smallest" : "largest"} ${figure.name} of ${app.title} first`
@@ -339,16 +343,31 @@ function failed(message: string): void {
   document.body.dataset.idle = "true";
 }
 
+/** The second store; or why it cannot be read, which does not keep one from the first. */
+async function openBeside(): Promise<Store | string | null> {
+  try {
+    const address = storeAddress("with");
+    return address && (await Store.open(address));
+  } catch (error) {
+    return `The second store cannot be shown: ${reason(error)}`;
+  }
+}
+
 async function main(): Promise<void> {
   try {
-    const address = storeAddress();
+    const address = storeAddress("store");
     if (!address) {
       failed(
         "This page was not told which store to read: name one here, or in its address as ?store=…",
       );
       return;
     }
-    start(new App(await Store.open(address)));
+    const [store, beside] = await Promise.all([Store.open(address), openBeside()]);
+    start(
+      typeof beside === "object"
+        ? new App(store, beside && new Beside(store, beside))
+        : new App(store, null, beside),
+    );
   } catch (error) {
     failed(reason(error));
   }

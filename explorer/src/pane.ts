@@ -3,7 +3,8 @@
 import { paintBar, paintImage, paintMap, position, type Lut, type Range } from "./colour.js";
 import { h, setText } from "./dom.js";
 import { show } from "./format.js";
-import type { MapInfo, Slab } from "./store.js";
+import type { MapInfo } from "./metadata.js";
+import type { Slab } from "./store.js";
 
 export type Patch = [row: number, col: number];
 

@@ -1,6 +1,7 @@
 // What repeats of the measurement say: how far a value moves where its matrix's last bits do.
 
-import type { MapInfo, Slab } from "./store.js";
+import type { MapInfo } from "./metadata.js";
+import type { Slab } from "./store.js";
 
 /** The map that the page makes of a measured one and its repeats. */
 export function changeMap(measured: MapInfo, again: MapInfo): MapInfo {

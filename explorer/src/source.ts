@@ -11,6 +11,15 @@ const LARGEST_WHOLE = 64 * 1024 * 1024; // what is accepted from a server that i
 /** A failure a person can act on: the message is one sentence. */
 export class ReadError extends Error {}
 
+/** The innermost message of an error, without the wrapping of codec pipelines. */
+export function reason(error: unknown): string {
+  let inner = error;
+  while (inner instanceof Error && inner.cause !== undefined && !(inner instanceof ReadError)) {
+    inner = inner.cause;
+  }
+  return inner instanceof Error ? inner.message : String(inner);
+}
+
 interface Waiting {
   start: number;
   end: number;

@@ -17,13 +17,14 @@ export interface State {
   range: string; // shared, full, image, or low..high
   scale: ScaleChoice;
   classes: string; // all, none, or a class's position
+  group: number | null; // only images of this group
   sort: string; // store, or figure.asc, figure.desc
   size: number;
   at: number; // position of the first image on the screen
   image: number | null; // row of the image that is large
   patch: [number, number] | null;
   a: string; // what is compared: iROW, cCLASS, all
-  b: string;
+  b: string; // or o: the same as a, of the second store
   difference: boolean; // class means as differences from the mean of all images
   raw: boolean; // plain means, where geometric ones can be shown
 }
@@ -41,6 +42,7 @@ export function initialState(store: Store): State {
     range: "shared",
     scale: "auto",
     classes: "all",
+    group: null,
     sort: "store",
     size: 128,
     at: 0,
@@ -66,12 +68,17 @@ export function toHash(state: State, initial: State): string {
 }
 
 /** State of an address; `refused` names the parts that mean nothing in this store. */
-export function fromHash(hash: string, store: Store): { state: State; refused: string[] } {
+export function fromHash(
+  hash: string,
+  store: Store,
+  beside: boolean,
+): { state: State; refused: string[] } {
   const state = initialState(store);
   const refused: string[] = [];
   const asked = new URLSearchParams(hash.replace(/^#/, ""));
   for (const [key, value] of asked) {
-    if (!apply(state, key, value, store)) refused.push(`${key}=${value}`);
+    if (key === "b" && value === "o" && beside) state.b = value;
+    else if (!apply(state, key, value, store)) refused.push(`${key}=${value}`);
   }
   const info = store.maps.get(state.map)!;
   const highest = info.hasModes ? info.modes : 0;
@@ -121,6 +128,10 @@ function apply(state: State, key: string, value: string, store: Store): boolean 
         return false;
       }
       state.classes = value;
+      return true;
+    case "group":
+      if (whole < 0 || whole >= store.groupNames.length) return false;
+      state.group = whole;
       return true;
     case "sort": {
       const [figure, direction] = value.split(".");

@@ -7,6 +7,8 @@ import { FIGURES, rowsOfClass } from "./figures.js";
 import { show } from "./format.js";
 import { SIZES, type Show, type State } from "./state.js";
 
+const MOST_OFFERED = 1000; // groups in the list; any can be typed
+
 export class Tools {
   private readonly map = choice("Map", "map", (map) => this.app.set({ map }, true));
   private readonly mode = choice("Mode", "mode", (mode) =>
@@ -30,8 +32,10 @@ export class Tools {
   );
   private readonly colours = choice("Colours", "colours", (colours) => this.app.set({ colours }));
   private readonly size = choice("Size", "size", (size) => this.app.set({ size: Number(size) }));
-  private readonly low = this.number("lowest colour value");
-  private readonly high = this.number("highest colour value");
+  private readonly low = this.input("lowest colour value", () => this.fixedChanged(), "decimal");
+  private readonly high = this.input("highest colour value", () => this.fixedChanged(), "decimal");
+  private readonly group = this.input("group", () => this.grouped());
+  private readonly groups = h("label", { class: "field" }, h("span", {}, "Group"), this.group);
   private readonly fixed = h(
     "span",
     { class: "field fixed", hidden: true },
@@ -52,6 +56,7 @@ export class Tools {
         this.map.field,
         this.mode.field,
         this.classes.field,
+        this.groups,
         this.sort.field,
         this.direction.field,
         this.showing.field,
@@ -62,6 +67,14 @@ export class Tools {
         this.size.field,
       ),
     );
+    const { groups, groupNames } = app.store;
+    if (groups) {
+      this.group.setAttribute("list", "groups");
+      this.group.placeholder = `all (${show(groupNames.length)})`;
+      const offered = groupNames.slice(0, MOST_OFFERED);
+      const options = offered.map((_, k) => h("option", { value: app.groupTitle(k) }));
+      this.groups.append(h("datalist", { id: "groups" }, ...options));
+    }
     // Open where there is room; the user's own choice stays until the width class changes.
     const wide = matchMedia("(min-width: 700px)");
     const follow = (): void => {
@@ -71,15 +84,19 @@ export class Tools {
     follow();
   }
 
-  private number(label: string): HTMLInputElement {
-    const input: HTMLInputElement = h("input", {
-      type: "text",
-      inputmode: "decimal",
-      size: "8",
-      "aria-label": label,
-      onchange: () => this.fixedChanged(),
-    });
-    return input;
+  private input(label: string, onchange: () => void, inputmode?: string): HTMLInputElement {
+    return h("input", { type: "text", inputmode, size: "8", "aria-label": label, onchange });
+  }
+
+  /** Names are compared as a field holds them, without line breaks. */
+  private grouped(): void {
+    const { app, group } = this;
+    const { groupNames } = app.store;
+    const at = groupNames.findIndex((_, k) => fieldText(app.groupTitle(k)) === group.value);
+    const good = at >= 0 || group.value === "";
+    group.setCustomValidity(good ? "" : "No group has this name.");
+    group.reportValidity();
+    if (good) app.set({ group: at >= 0 ? at : null, at: 0 }, true);
   }
 
   private sorted(figure: string, direction: string): void {
@@ -155,6 +172,12 @@ export class Tools {
     setOptions(this.classes.select, classes, state.classes);
     this.classes.field.hidden = !inImages || store.classNames.length === 0;
 
+    this.groups.hidden = !inImages || !store.groups;
+    if (document.activeElement !== this.group) {
+      this.group.setCustomValidity("");
+      this.group.value = state.group === null ? "" : app.groupTitle(state.group);
+    }
+
     const [figure, direction] = state.sort.split(".");
     setOptions(
       this.sort.select,
@@ -209,7 +232,18 @@ export class Tools {
     this.size.field.hidden = !inImages;
     setText(
       this.summary,
-      `Controls: ${app.title}${inImages && state.classes !== "all" ? `, ${this.classes.select.selectedOptions[0]?.text ?? ""}` : ""}`,
+      [
+        `Controls: ${app.title}`,
+        inImages && state.classes !== "all" && this.classes.select.selectedOptions[0]?.text,
+        inImages && state.group !== null && `group ${app.groupTitle(state.group)}`,
+      ]
+        .filter(Boolean)
+        .join(", "),
     );
   }
+}
+
+/** A name as a field of one line holds it. */
+function fieldText(name: string): string {
+  return name.replace(/[\r\n]/g, "");
 }

@@ -33,6 +33,12 @@ def open_browser(url: str) -> None:
 )
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
 @click.option(
+    "--with",
+    "beside",
+    metavar="STORE",
+    help="Another store, to compare its maps of the same images with.",
+)
+@click.option(
     "--export",
     "folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -43,20 +49,30 @@ def open_browser(url: str) -> None:
     help="With --export: where the store already is; it is not copied then.",
 )
 def view(
-    store: str, port: int, no_browser: bool, folder: Path | None, store_url: str | None
+    store: str,
+    port: int,
+    no_browser: bool,
+    beside: str | None,
+    folder: Path | None,
+    store_url: str | None,
 ) -> None:
     """Look at a store's maps in the browser."""
     from frictionstore.share.copy import copy_store
+    from frictionstore.show.beside import common_images
     from frictionstore.show.view import ViewServer, export
     from frictionstore.store.reader import open_store
 
     if store_url is not None and folder is None:
         raise click.UsageError("--store-url goes with --export")
     opened = open_store(store)
+    other = None if beside is None else open_store(beside)
+    if other is not None:
+        common = common_images(opened, other)
+        say(f"{common:,} image{' is' if common == 1 else 's are'} in both, by id.")
     if folder is not None:
-        show(str(export(opened, folder, copy_store, store_url=store_url)))
+        show(str(export(opened, folder, copy_store, store_url=store_url, beside=other)))
         return
-    with ViewServer(opened, port) as server:
+    with ViewServer(opened, port, other) as server:
         show(server.url)
         say("Ctrl-C ends it.")
         if not no_browser:

@@ -1,8 +1,8 @@
-"""Look at a store in the browser: serve the explorer page and one store, or export both.
+"""Look at a store in the browser, or at two side by side: serve the explorer page, or export it.
 
-The page (`explorer/`) reads the store's files itself over HTTP; nothing here decodes a chunk.
-The server answers on the loopback address only, and only for files that the store's manifest
-names.
+The page (`explorer/`) reads the stores' files itself over HTTP; nothing here decodes a map.
+The server answers on the loopback address only, and only for files that the stores' manifests
+name.
 """
 
 from __future__ import annotations
@@ -37,18 +37,22 @@ HTTP_PORT = 80
 PIECE = 1 << 20  # bytes read and sent at a time
 CONNECTIONS = 64  # at once; a browser opens six
 PATIENCE = 30.0  # seconds for a request, and for a piece of an answer to be taken
-_META = b'<meta name="frictionstore-store" content="">'
+_META = b'<meta name="frictionstore-%s" content="">'
+BESIDE = "with"
+"""Folder of the second store: two of one name are two."""
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 _DIGITS = 18  # of a number of bytes; no file has more
 
 
-def explorer_page(store_url: str) -> bytes:
+def explorer_page(store_url: str, with_url: str | None = None) -> bytes:
     """The explorer as one HTML file that opens the store at `store_url`.
 
     Parameters
     ----------
     store_url : str
         Relative to the page, or absolute.
+    with_url : str, optional
+        The same, of the store to compare it with.
 
     Raises
     ------
@@ -69,10 +73,17 @@ def explorer_page(store_url: str) -> bytes:
     if problem is not None:
         show(f"the explorer page is older than its sources ({problem})", err=True)
     page = path.read_bytes()
-    if page.count(_META) != 1:
-        raise RequestError(f"the explorer page is of another version: remove {path} and view again")
-    content = html.escape(store_url, quote=True).encode()
-    return page.replace(_META, _META.replace(b'content=""', b'content="%s"' % content))
+    for name, url in ((b"store", store_url), (b"with", with_url)):
+        if url is None:
+            continue
+        meta = _META % name
+        if page.count(meta) != 1:
+            raise RequestError(
+                f"the explorer page is of another version: remove {path} and view again"
+            )
+        content = html.escape(url, quote=True).encode()
+        page = page.replace(meta, meta.replace(b'content=""', b'content="%s"' % content))
+    return page
 
 
 def store_folder(store: Store) -> str:
@@ -81,7 +92,7 @@ def store_folder(store: Store) -> str:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """GET and HEAD of the page and of the store's own files."""
+    """GET and HEAD of the page and of the stores' own files."""
 
     protocol_version = "HTTP/1.1"
     timeout = PATIENCE
@@ -112,11 +123,11 @@ class _Handler(BaseHTTPRequestHandler):
                 len(page), "text/html; charset=utf-8", lambda a, n: page[a : a + n], send_body
             )
             return
-        key = path.removeprefix(self.server.prefix) if path.startswith(self.server.prefix) else ""
-        if key not in self.server.keys:
+        found = self.server.find(path)
+        if found is None:
             self._refuse(HTTPStatus.NOT_FOUND, "no such file")
             return
-        location = self.server.header.location
+        location, key = found
         try:
             size = location.size(key)
         except StoreError as error:
@@ -208,13 +219,15 @@ def own_hosts(port: int) -> set[str]:
 
 
 class ViewServer(ThreadingHTTPServer):
-    """Serve one store and the explorer on the loopback address.
+    """Serve the explorer and one store, or two, on the loopback address.
 
     Parameters
     ----------
     store : Store
     port : int
         0 for any free port.
+    beside : Store, optional
+        One to compare it with: see `beside.common_images`.
 
     Raises
     ------
@@ -226,12 +239,10 @@ class ViewServer(ThreadingHTTPServer):
     address_family = socket.AF_INET
     request_queue_size = CONNECTIONS
 
-    def __init__(self, store: Store, port: int = 0) -> None:
-        self.header: Header = store.header
-        self.keys = {*self.header.manifest, schema.MANIFEST, schema.PROVENANCE}
-        folder = store_folder(store)
-        self.prefix = f"/store/{folder}/"
-        self.page = explorer_page(f"store/{quote(folder)}")
+    def __init__(self, store: Store, port: int = 0, beside: Store | None = None) -> None:
+        self._served: dict[str, tuple[Header, set[str]]] = {}
+        url = self._serve("store", store)
+        self.page = explorer_page(url, None if beside is None else self._serve(BESIDE, beside))
         try:
             super().__init__((LOOPBACK, port), _Handler)
         except OSError as error:
@@ -242,6 +253,20 @@ class ViewServer(ThreadingHTTPServer):
         self._lock = threading.Lock()
         self._waiting: dict[socket.socket, None] = {}  # for a request, the longest first
         self._answering: set[socket.socket] = set()
+
+    def _serve(self, place: str, store: Store) -> str:
+        """Where the page finds a store, whose manifest says what it may read."""
+        folder, header = store_folder(store), store.header
+        keys = {*header.manifest, schema.MANIFEST, schema.PROVENANCE}
+        self._served[f"/{place}/{folder}/"] = header, keys
+        return f"{place}/{quote(folder)}"
+
+    def find(self, path: str) -> tuple[Location, str] | None:
+        """The store and the file of it that a path names; None for anything else."""
+        for prefix, (header, keys) in self._served.items():
+            if path.startswith(prefix) and path.removeprefix(prefix) in keys:
+                return header.location, path.removeprefix(prefix)
+        return None
 
     @property
     def port(self) -> int:
@@ -309,7 +334,14 @@ class Copy(Protocol):
     def __call__(self, place: Location, target: Path, /) -> object: ...
 
 
-def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = None) -> Path:
+def export(
+    store: Store,
+    folder: Path,
+    copy: Copy,
+    *,
+    store_url: str | None = None,
+    beside: Store | None = None,
+) -> Path:
     """Write the page, and the store beside it, for any static host with range requests.
 
     Parameters
@@ -321,6 +353,8 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
         Writes the copy (`share.copy.copy_store`), or completes one that is there.
     store_url : str, optional
         Where the store is already, absolute or relative to the page: it is not copied then.
+    beside : Store, optional
+        One to compare it with, which is copied too: see `beside.common_images`.
 
     Returns
     -------
@@ -338,7 +372,11 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
         raise RequestError("the address in store_url holds a user name or password: leave it out")
     target = folder / "index.html"
     name = store_folder(store)
-    page = explorer_page(store_url if store_url is not None else quote(name))
+    name_beside = None if beside is None else f"{BESIDE}/{store_folder(beside)}"
+    page = explorer_page(
+        store_url if store_url is not None else quote(name),
+        None if name_beside is None else quote(name_beside),
+    )
     with explain_os_errors(str(folder), "choose a folder that can be written"):
         refuse_inside_store(target)
         ours = target.is_file() and b'name="frictionstore-store"' in target.read_bytes()
@@ -349,6 +387,9 @@ def export(store: Store, folder: Path, copy: Copy, *, store_url: str | None = No
         folder.mkdir(parents=True, exist_ok=True)
         if store_url is None:
             _copy_store(store, folder / name, copy)
+        if beside is not None and name_beside is not None:
+            (folder / BESIDE).mkdir(exist_ok=True)
+            _copy_store(beside, folder / name_beside, copy)
         write_atomic(target, page)
     return target
 
