@@ -168,8 +168,7 @@ class ConvProbe:
         columns = np.concatenate([x.reshape(len(x), -1) for x in maps.values()], axis=1)
         z = columns - columns.mean(axis=0, dtype=np.float64)
         scale = z.std(axis=0)
-        varies = columns.max(axis=0) > columns.min(axis=0)
-        z = z[:, varies] / scale[varies]
+        z = z[:, scale > 0] / scale[scale > 0]
         centres = patches.k_means(z, TYPES_A_CLASS * problem.n_classes, rng)
         types = (0.5 * np.square(centres).sum(axis=1) - z @ centres.T).argmin(axis=1)
         labels = rng.permutation(np.arange(len(centres)) % problem.n_classes)[types]

@@ -344,8 +344,7 @@ class Store:
         import xarray as xr
 
         data = xr.open_zarr(self.zarr_store, consolidated=True, chunks=None)
-        if "image" in data.coords:  # named as its dimension, it is taken for a coordinate
-            data = data.reset_coords("image")
+        data = data.reset_coords(list({"image"} & set(data.coords)))  # named as its dimension
         for variable in data.data_vars.values():
             if str(variable.dtype) == "uint8":  # netCDF 3 has no unsigned bytes
                 variable.encoding = {"dtype": "int16"}
@@ -432,6 +431,7 @@ class Store:
             Where to draw; by default in a new pyplot figure.
         """
         from frictionstore.store.picture import draw
+
         self._check_name(map)
         return draw(self, image, map, mode, ax)
 

@@ -113,7 +113,7 @@ def test_words_are_learnt_from_training_images_only(monkeypatch):
 def test_shares_stay_shares_and_the_largest_class_is_named():
     rng = np.random.default_rng(0)
     labels = (np.arange(24) < 2).astype(int)
-    maps = {"S": rng.normal(size=(24, 4, 4, 2)), "flat": np.full((24, 4, 4, 1), np.float32(0.1))}
+    maps = {"S": rng.normal(size=(24, 4, 4, 2)), "flat": np.full((24, 4, 4), 0.5)}
     store = analyses.MemoryStore(maps, labels=labels, class_names=["a", "b"])
     found = analyses.conv_probe(store, features="S,flat,S+flat")
     assert (found.table["accuracy_low"] >= 0).all()
