@@ -334,7 +334,7 @@ def _result(this: Comparison, tables: dict[str, Any]) -> Result:
         },
         shown=("maps", "modes", *(["probes"] if "probes" in tables else [])),
     )  # fmt: skip
-    return recorded(result, stores[0])
+    return recorded(result, stores[0], stores[common.grouped])
 
 
 def _sentences(this: Comparison, tables: dict[str, Any]) -> list[str]:
@@ -348,7 +348,7 @@ def _sentences(this: Comparison, tables: dict[str, Any]) -> list[str]:
         else:
             p = "" if np.isnan(row["rsa_p"]) else f"; {p_text(row['rsa_p'])}"
             none = "no evidence that " if row["rsa_p"] > LEVEL else ""
-            agree = "agree" if this.common.groups is None else "are not tested"
+            agree = "are not tested" if np.isnan(row["rsa_p"]) else "agree"
             low, high = row["rsa_low"], row["rsa_high"]
             ends = interval_text(low, high)
             bound = excluded(low, high, of="a rank correlation") if none else ""

@@ -103,25 +103,27 @@ class Collected:
     ) -> None:
         self.features = (feature, IMAGE)
         self._grid = grid
-        self._patches = grid[0] * grid[1]
+        self.patches = grid[0] * grid[1]
         rng = np.random.default_rng(seed)
         self._donors = np.sort(rng.permutation(n_images)[:donors])
+        # The least p among donors; an image is not held against itself.
+        self.least_of_donors = 1.0 / (len(self._donors) + (len(self._donors) < n_images))
         self._donated: list[Floats] = []
-        self._sums: list[Floats] = [np.zeros((self._patches, k)) for k in (n_modes, len(CONTENTS))]
+        self._sums: list[Floats] = [np.zeros((self.patches, k)) for k in (n_modes, len(CONTENTS))]
         self._counts = [np.zeros(k) for k in (n_modes, len(CONTENTS))]
         self._second = False
         shape = (n_images, n_modes, len(CONTENTS))
         self.rho, self.p_torus, self.p_naive, self.p_donors, self.others, self.of_others = (
             np.full(shape, np.nan) for _ in range(6)
         )
-        self.shifted: Floats = np.zeros((self._patches, *shape[1:]))
+        self.shifted: Floats = np.zeros((self.patches, *shape[1:]))
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         ranks = [
             standard_ranks(values)
             for values in (arrays[self.features[0]], contents(arrays[IMAGE], self._grid))
         ]
-        flat = [one.reshape(len(one), self._patches, -1) for one in ranks]
+        flat = [one.reshape(len(one), self.patches, -1) for one in ranks]
         if self._second:
             self._correlate(rows, ranks, flat)
             return
@@ -135,14 +137,14 @@ class Collected:
         maps, content = flat
         varies = [np.asarray(one.any(axis=1)) for one in flat]
         known = varies[0][:, :, None] & varies[1][:, None, :]
-        shifted = torus_correlations(*ranks).reshape(len(maps), self._patches, *known.shape[1:])
+        shifted = torus_correlations(*ranks).reshape(len(maps), self.patches, *known.shape[1:])
         rho = shifted[:, 0]
         self.shifted += shifted.sum(axis=0)
         bound = permutation.distance_bound(rho, 0.0)
         found = {
             "rho": rho,
             "p_torus": (np.abs(shifted) >= bound[:, None]).mean(axis=1),
-            "p_naive": naive_p(rho, self._patches),
+            "p_naive": naive_p(rho, self.patches),
             "p_donors": self._among_donors(rows, maps, bound),
         }
         # An image is none of the others.
@@ -264,7 +266,7 @@ class Content:
                 "rho": drawn("intervals", rows, *ends, title, "Spearman's rho, mean over images")
             },
             shown=("modes",),
-            claims=_claims(asked.feature, table),
+            claims=_claims(asked, table),
         )
 
 
@@ -300,12 +302,17 @@ def _table(
             _, low, high = mean_interval(rho - twice, groups=of)
             off = float((rho - twice).mean()) - excess if len(rho) else np.nan
             null = np.abs(found.shifted[:, m, c])
+            # A share of p that cannot be so small is no share: 16 shifts have no p <= 0.05.
+            tests = ((found.p_torus, 1.0 / found.patches), (found.p_donors, found.least_of_donors),
+                     (found.p_naive, 0.0))  # fmt: skip
             row = [
                 mode, content, *mean_interval(rho, groups=of),
                 float(others.mean()) if len(rho) else np.nan,
                 *(
-                    float((one[known, m, c] <= alpha).mean()) if len(rho) else np.nan
-                    for one in (found.p_torus, found.p_donors, found.p_naive)
+                    float((one[known, m, c] <= alpha).mean())
+                    if len(rho) and least <= alpha and np.isfinite(one[known, m, c]).any()
+                    else np.nan
+                    for one, least in tests
                 ),
                 excess, low - off, high - off, _t_p(rho - twice - off, of),
                 float((null >= permutation.distance_bound(null[0], 0.0)).mean())
@@ -358,6 +365,11 @@ def _answer(asked: ContentParameters, table: dict[str, list[Any]], content: str)
     parts = []
     for row in rows:
         follows = row["excess_p_holm"] <= asked.alpha
+        share = (
+            f"too few torus shifts for p <= {asked.alpha:g}"
+            if np.isnan(row["share_torus"])
+            else f"p <= {asked.alpha:g} under torus shifts in {row['share_torus']:.0%} of images"
+        )
         bound = (
             "" if follows else excluded(row["excess_low"], row["excess_high"], of="a difference")
         )
@@ -366,23 +378,22 @@ def _answer(asked: ContentParameters, table: dict[str, list[Any]], content: str)
             f"{number(row['rho'])}, with other images {number(row['rho_others'])}, difference "
             f"{number(row['excess'])} (95% interval "
             f"{interval_text(row['excess_low'], row['excess_high'])}; Holm's "
-            f"{p_text(row['excess_p_holm'])}), p <= {asked.alpha:g} under torus shifts in "
-            f"{row['share_torus']:.0%} of images"
+            f"{p_text(row['excess_p_holm'])}), {share}"
         )
     return (
         f"{asked.feature} and the {what} of its patch, the image's own: " + "; ".join(parts) + "."
     )
 
 
-def _claims(feature: str, table: dict[str, list[Any]]) -> list[Claim]:
+def _claims(asked: ContentParameters, table: dict[str, list[Any]]) -> list[Claim]:
     claims = []
     for content in sorted(told(table)):
         row = _rows(table, content)[0]
-        says = f"{feature} following the {content} of its own image beyond other images'"
+        says = f"{asked.feature} following the {content} of its own image beyond other images'"
         claims.append(
             Claim(
                 f"{content}_excess", f"{says}, most in {row['mode']}", row["excess"],
-                row["excess_low"], row["excess_high"], p=row["excess_p_holm"], level=0.05,
+                row["excess_low"], row["excess_high"], p=row["excess_p_holm"], level=asked.alpha,
             )
         )  # fmt: skip
     return claims

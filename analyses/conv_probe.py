@@ -95,7 +95,7 @@ class ConvProbe:
         )  # fmt: skip
 
     def _default(self) -> list[str]:
-        maps = [name for name in available(self.store) if "settle" in name or "exact" in name
+        maps = [name for name in available(self.store, NAME) if "settle" in name or "exact" in name
                 or name in ("S", "log_friction")]  # fmt: skip
         return [*maps, "+".join(maps)]
 
@@ -197,7 +197,7 @@ class ConvProbe:
         )  # fmt: skip
         values: dict[str, Any] = {
             "n_images": int(self.problem.tested.sum()), "chance_level": chance,
-            "entropy_bits": readout.entropy(self.problem),
+            "majority_level": self._majority, "entropy_bits": readout.entropy(self.problem),
         }  # fmt: skip
         values |= {f"accuracy {row['features']}": row for row in rows}
         values |= {f"difference {row['first']} - {row['second']}": row for row in pairs}
@@ -231,6 +231,11 @@ class ConvProbe:
             whole = "cnn" if parts is None else f"cnn {parts.protocol}"
             found |= {"protocol": whole, "readout": "cnn", "seeds": asked.seeds}
         return found
+
+    @property
+    def _majority(self) -> float:
+        labels = self.problem.labels[self.problem.tested]
+        return float(np.bincount(labels).max() / len(labels))
 
     def _by_size(self) -> list[str]:
         return sorted(self.sets, key=lambda name: len(self.sets[name]))
@@ -273,8 +278,8 @@ class ConvProbe:
             f"{f', the best of {len(rows)} feature sets here,' if len(rows) > 1 else ''} "
             f"{best['accuracy']:.1%} of images{whose} are classified correctly (95% interval "
             f"{best['accuracy_low']:.1%} to {best['accuracy_high']:.1%}; chance "
-            f"{1 / self.problem.n_classes:.1%}; selectivity {best['selectivity'] * 100:+.1f} "
-            "points)."
+            f"{1 / self.problem.n_classes:.1%}, the largest class {self._majority:.1%}; "
+            f"selectivity {best['selectivity'] * 100:+.1f} points)."
         ]
         for row, other in zip(lifts[::2], lifts[1::2], strict=True):
             lift, floor = (

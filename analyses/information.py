@@ -80,7 +80,7 @@ def questions(maps: Sequence[str]) -> list[Question]:
     return found + ([Question(DIAGONAL, (S,))] if DIAGONAL in maps else [])
 
 
-def available(store: MapStore) -> tuple[str, ...]:
+def available(store: MapStore, analysis: str = NAME) -> tuple[str, ...]:
     """Return the features that are compared: the exact maps where the store has them.
 
     Raises
@@ -92,9 +92,10 @@ def available(store: MapStore) -> tuple[str, ...]:
     friction = next((m for m in ("friction_exact", "friction") if m in stored), None)
     settle = next((m for m in ("settle_exact", "settle") if m in stored), None)
     if S not in stored or (friction is None and settle is None):
+        named = "" if analysis == NAME else ", or name maps with --features"
         raise AnalysisError(
-            f"{NAME} asks what friction or settle tells beyond S and {printable(store.name)} has "
-            f"the maps {listed(list(stored), 8)}: extract with --maps S,friction,settle"
+            f"{analysis} asks what friction or settle tells beyond S and {printable(store.name)} "
+            f"has the maps {listed(list(stored), 8)}: extract with --maps S,friction,settle{named}"
         )
     found = [S]
     found += [DIAGONAL] if DIAGONAL in stored else []

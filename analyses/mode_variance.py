@@ -280,8 +280,10 @@ def _answer(feature: str, table: dict[str, Any], values: dict[str, Any], n_modes
     test = f"F for positions {number(table['f'][top])}"
     if np.isfinite(table["p_holm"][top]):
         test += f", Holm {p_text(table['p_holm'][top])}"
-    if values["modes_varying"] or not np.isfinite(table["p"]).any():
+    if values["modes_varying"]:
         said = f"the mean {feature} map varies most in {name}"
+    elif not np.isfinite(table["p"]).any():
+        said = f"whether the mean {feature} map varies over patches is not tested, {name}"
     else:
         most = excluded(0.0, np.max(table["variance_high"]), of="a variance")
         said = f"no evidence that the mean {feature} map varies over patches in any mode{most}"

@@ -188,7 +188,9 @@ class Reliability:
                 "largest_change_99": float(change.quantile(0.99).max()),
             }
             share = 100 * of_map["share_changed"]
-            lead = f"rounding decides {name}: " if share > 100 * NOISE else ""
+            # Where values span decades, many may change and none change its place among them.
+            robust = of_map["least_reliability_logarithm"] >= RELIABLE
+            lead = f"rounding decides {name}: " if share > 100 * NOISE and not robust else ""
             self.sentences.append(
                 f"{lead}{said}; {share:.2g}% of the values change by more than {CHANGED:.0%} when "
                 "a matrix changes by one unit in the last place."

@@ -5,6 +5,7 @@ Beside `extract` the one module that imports torch; `import frictionstore` does 
 
 from __future__ import annotations
 
+import operator
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +95,7 @@ class MapDataset(Dataset[Any]):
         return self._units[number]
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        row = int(index)
+        row = operator.index(index)
         if not -self.n_images <= row < self.n_images:
             raise IndexError(f"image {row} of {self.n_images:,}")
         row %= self.n_images
@@ -158,6 +159,8 @@ class UnitBatches(Sampler[list[int]]):
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value < 1:
                 raise RequestError(f"{name} is {value}: it must be 1 or more")
+        if seed < 0:
+            raise RequestError(f"seed is {seed}: it must be 0 or more")
         self.n_images, self.unit_images = len(data), data.unit_images
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         # in the store's order there is one stream: workers then share units

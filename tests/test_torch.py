@@ -190,6 +190,10 @@ def test_bad_input(store: fs.Store, options: dict[str, Any], said: str) -> None:
         data.loader(0)
     with pytest.raises(RequestError, match="workers is 0"):
         UnitBatches(data, 2, workers=0)
+    with pytest.raises(RequestError, match="seed is -1"):
+        data.loader(seed=-1)
+    with pytest.raises(TypeError):
+        data[1.5]  # type: ignore[index]
 
 
 def test_the_package_is_imported_without_torch(tmp_path: Path) -> None:

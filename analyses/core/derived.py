@@ -115,7 +115,12 @@ class Derived:
             ROUNDING_ERROR: self._rounding_error, ERANK: self._erank, RATIO: self._ratio,
             DELTA: self._delta,
         }[feature]  # fmt: skip
-        return make(maps, rows).astype(np.float32)
+        exact = make(maps, rows)
+        with np.errstate(over="ignore"):
+            made = exact.astype(np.float32)
+        beyond = np.isinf(made) & np.isfinite(exact)
+        self._refuse(beyond, rows, feature, "no float32", "above 3.4e38", MADE_OF[feature][0])
+        return made
 
     def _rounding_error(self, maps: Arrays, rows: slice) -> NDArray[Any]:
         friction, exact = (maps[name].astype(np.float64) for name in MADE_OF[ROUNDING_ERROR])

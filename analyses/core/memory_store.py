@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.text import printable
+
 
 class MemoryStore:
     """Maps in memory with a store's interface: for arrays that are not in a store, and for tests.
@@ -28,6 +31,11 @@ class MemoryStore:
         Rows of each split by its name, as a merged store has them.
     batch
         Images per chunk.
+
+    Raises
+    ------
+    AnalysisError
+        Maps, labels, ids and groups are not of the same images, or maps differ in grid or modes.
     """
 
     def __init__(
@@ -43,7 +51,11 @@ class MemoryStore:
         batch: int = 256,
     ) -> None:
         self._maps = {key: np.asarray(value) for key, value in maps.items()}
-        first = next(iter(self._maps.values()))
+        first = next((a for key, a in self._maps.items() if key != "image"), None)
+        if first is None or first.ndim < 3:
+            raise AnalysisError(
+                "a store in memory needs a map over patches: (image, row, col, mode)"
+            )
         n = len(first)
         self.name = name
         self.fingerprint = ""
@@ -59,9 +71,24 @@ class MemoryStore:
         self.splits = dict(splits or {})
         self.n_images = n
         self.grid = (int(first.shape[1]), int(first.shape[2]))
-        self.n_modes = max((a.shape[3] for a in self._maps.values() if a.ndim == 4), default=1)
+        # Thumbnails ("image") have channels and pixels, where other maps have modes and patches.
+        over_patches = {key: a for key, a in self._maps.items() if key != "image"}
+        modes = (a.shape[3] for a in over_patches.values() if a.ndim > 3)
+        self.n_modes = next(modes, 1)
         self.maps = tuple(self._maps)
         self._batch = batch
+        given = {"labels": self.labels, "image_ids": self.image_ids, "groups": self.groups}
+        fits = (n, *self.grid, self.n_modes)
+        wrong = [(name, a) for name, a in over_patches.items() if a.shape[:4] != fits[: a.ndim]]
+        wrong += [(name, a) for name, a in {**self._maps, **given}.items()
+                  if a is not None and len(a) != n]  # fmt: skip
+        if wrong:
+            name, array = wrong[0]
+            raise AnalysisError(
+                f"{printable(name)} has shape {array.shape} beside maps of {n} images, "
+                f"{self.grid[0]} x {self.grid[1]} patches and {self.n_modes} modes: give all of "
+                "one size"
+            )
 
     @property
     def digest(self) -> str:

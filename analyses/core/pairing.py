@@ -55,6 +55,8 @@ class Common:
         What has to be known of labels.
     groups
         Group of every common image in the first store that has groups, None if none has.
+    grouped
+        The number of that store, 0 if none has groups.
     """
 
     places: list[NDArray[np.int64]]
@@ -64,6 +66,7 @@ class Common:
     labels: NDArray[np.int64]
     said: list[str]
     groups: NDArray[np.int64] | None
+    grouped: int
 
     def of_rows(self, which: int, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return what is known of common images for a store's rows, -1 for its other images."""
@@ -111,46 +114,63 @@ def common_images(stores: Sequence[MapStore], analysis: str, *, at_least: int) -
         place[[of[one] for one in paired]] = np.arange(len(paired))
         places.append(place)
     only = [[one for one in of if one not in shared] for of in rows]
-    return Common(places, only, paired, *_classes(stores, places), _groups(stores, places))
+    classes, labels, said = _classes(stores, places)
+    groups, grouped, said_of_groups = _groups(stores, places)
+    said += said_of_groups
+    return Common(places, only, paired, classes, labels, said, groups, grouped)
 
 
 def _groups(
     stores: Sequence[MapStore], places: Sequence[NDArray[np.int64]]
-) -> NDArray[np.int64] | None:
-    for store, place in zip(stores, places, strict=True):
+) -> tuple[NDArray[np.int64] | None, int, list[str]]:
+    """Return the common images' groups, the number of the store they are of, and what to say."""
+    found: list[tuple[int, NDArray[np.int64]]] = []
+    for number, (store, place) in enumerate(zip(stores, places, strict=True)):
         groups = groups_of(store)
         if groups is not None:
             of_image = np.empty(int(place.max()) + 1, np.int64)
             of_image[place[place >= 0]] = groups[place >= 0]
-            return of_image
-    return None
+            found.append((number, of_image))
+    if not found:
+        return None, 0, []
+    number, used = found[0]
+    both = {(int(a), int(b)) for a, b in zip(used, found[-1][1], strict=True)}
+    alike = len(both) == len(np.unique(used)) == len(np.unique(found[-1][1]))
+    said = "the second store puts other images together: groups are those of the first"
+    return used, number, [] if alike else [said]
 
 
 def _classes(
     stores: Sequence[MapStore], places: Sequence[NDArray[np.int64]]
 ) -> tuple[list[str], NDArray[np.int64], list[str]]:
-    """Return the first store's classes, the common images' labels, and what to say of them."""
+    """Return the classes of the first store with labels, the common images' labels, what to say."""
     named = []
     for store, place in zip(stores, places, strict=True):
         names = np.array([*class_labels(store), ""], dtype=object)
         of_image = np.full(int(place.max()) + 1, "", dtype=object)
         of_image[place[place >= 0]] = names[np.asarray(store.labels)[place >= 0]]
         named.append(of_image)
-    said = []
-    differ = int(sum((named[0] != other).sum() for other in named[1:]))
-    if differ:
-        said.append(
-            f"{differ} of {len(named[0])} images have another label in the second store: classes "
-            "are those of the first"
-        )
-    known = class_labels(stores[0])
-    counts = {name: int((named[0] == name).sum()) for name in known}
+    which = next((number for number, of in enumerate(named) if (of != "").any()), 0)
+    used, said = named[which], []
+    words = [("another label", (named[-1] != used) & (named[-1] != "") & (used != "")),
+             ("no label", (named[-1] == "") & (used != ""))]  # fmt: skip
+    if which:
+        words = [("no label", named[0] == "")]
+    order = ("first", "second")
+    for word, differ in words:
+        if differ.any():
+            said.append(
+                f"{differ.sum()} of {len(used)} images have {word} in the {order[1 - which]} "
+                f"store: classes are those of the {order[which]}"
+            )
+    known = class_labels(stores[which])
+    counts = {name: int((used == name).sum()) for name in known}
     classes = [name for name in known if counts[name] >= 2]
     small = [name for name in known if counts[name] == 1]
     if small:
         said.append(f"classes with one common image count as unlabelled: {listed(small, 8)}")
     number_of = {name: c for c, name in enumerate(classes)}
-    return classes, np.array([number_of.get(one, -1) for one in named[0]], np.int64), said
+    return classes, np.array([number_of.get(one, -1) for one in used], np.int64), said
 
 
 def chosen_pairs(stores: Sequence[MapStore], features: Sequence[str], analysis: str) -> list[Pair]:

@@ -271,16 +271,20 @@ def noise_caveat(store: MapStore, features: Iterable[str]) -> list[str]:
     ]
 
 
-def recorded(result: Result, store: MapStore) -> Result:
-    """Record in a result what its store, a view of another, leaves out."""
+def recorded(result: Result, store: MapStore, grouped: MapStore | None = None) -> Result:
+    """Record in a result what its store, a view of another, leaves out, and the groups it used.
+
+    `grouped` is the store whose groups they are, where that may be another.
+    """
+    grouped = store if grouped is None else grouped
     selected = getattr(store, "selected_classes", None)
     if selected is not None:
         result.parameters["classes"] = list(selected)
-    found = groups.described(store)
+    found = groups.described(grouped)
     if found is not None:
         result.parameters["image_groups"] = found
     result.caveats[:0] = getattr(store, "caveats", list)()
-    result.caveats += caveats.independence(store.n_images, found)
+    result.caveats += caveats.independence(grouped.n_images, found)
     return result
 
 

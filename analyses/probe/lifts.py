@@ -80,7 +80,9 @@ def rows(lifts: Sequence[Lift], split: Split, floor_split: Split) -> list[dict[s
         right = [one.prediction[of.tested] == labels for one in (first, second)]
         if of.sharing:
             away = right[0].astype(float) - right[1]
-            mean, low, high = corrected_interval(away, of.folds[of.tested], groups=groups)
+            mean, low, high = corrected_interval(
+                away, of.folds[of.tested], groups=groups, least=-1.0
+            )
         else:
             once = compare_paired(*right, groups=groups)
             mean, low, high = once.difference, once.low, once.high

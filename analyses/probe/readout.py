@@ -85,10 +85,13 @@ class Problem:
     def _of_tested(self) -> NDArray[np.int64] | None:
         return None if self.groups is None else self.groups[self.tested]
 
-    def interval(self, values: Floats) -> tuple[float, float, float]:
-        """Return the mean of what tested images give and its 95% interval, corrected in folds."""
+    def interval(self, values: Floats, least: float | None = None) -> tuple[float, float, float]:
+        """Return the mean of what tested images give and its 95% interval, corrected in folds.
+
+        `least` is that of `corrected_interval`, of counts.
+        """
         if self.n_folds > 1:
-            return corrected_interval(values, self.folds, groups=self.groups)
+            return corrected_interval(values, self.folds, groups=self.groups, least=least)
         return t_interval(values[self.tested], groups=self._of_tested())
 
     def share(self, right: NDArray[np.bool_]) -> tuple[float, float, float]:
@@ -97,8 +100,7 @@ class Problem:
         Wilson's where one readout is tested.
         """
         if self.n_folds > 1:
-            mean, low, high = self.interval(right.astype(np.float64))
-            return mean, *np.clip((low, high), 0.0, 1.0).tolist()
+            return self.interval(right.astype(np.float64), least=0.0)
         tested = right[self.tested]
         return float(tested.mean()), *share_interval(tested, self._of_tested())
 
@@ -107,7 +109,7 @@ class Problem:
     ) -> tuple[float, float, float]:
         """Return the difference of two shares of the same images; Tango's interval likewise."""
         if self.n_folds > 1:
-            return self.interval(first.astype(np.float64) - second)
+            return self.interval(first.astype(np.float64) - second, least=-1.0)
         found = self.paired(first, second)
         return found.difference, found.low, found.high
 

@@ -10,7 +10,7 @@ from frictionstore.analyses.stats.intervals import group_sums
 
 def corrected_interval(
     values: NDArray[np.float64], folds: NDArray[np.int64], level: float = 0.95,
-    *, groups: NDArray[np.int64] | None = None,
+    *, groups: NDArray[np.int64] | None = None, least: float | None = None,
 ) -> tuple[float, float, float]:  # fmt: skip
     """Return the mean of what tested images give, and its corrected interval.
 
@@ -31,6 +31,11 @@ def corrected_interval(
         The fold that tested it, shape (n,).
     groups
         The group that it belongs to, whole groups in one fold; None where images are independent.
+    least
+        For counts: 0 for right or wrong, -1 for differences of these. The interval then ends there
+        and at 1, and is never narrower than that of the score test (Wilson's, Tango's) for m
+        images that all are alike, t^2 / (m + t^2) either way with m = n / (1 + K / (K - 1)): that
+        none of few images differs is no evidence that none ever would.
 
     References
     ----------
@@ -49,5 +54,9 @@ def corrected_interval(
     away = away if groups is None else group_sums(away, groups)
     within = float(np.square(away).sum()) * (count / n) / (count - k)
     error = np.sqrt(within / n * (1.0 + k / (k - 1)))
-    half = float(stdtrit(count - k, 0.5 + level / 2)) * error
-    return mean, mean - half, mean + half
+    student = float(stdtrit(count - k, 0.5 + level / 2))
+    half = student * error
+    if least is None:
+        return mean, mean - half, mean + half
+    half = max(half, student**2 / (count / (1.0 + k / (k - 1)) + student**2))
+    return mean, max(least, mean - half), min(1.0, mean + half)

@@ -84,8 +84,8 @@ def position_effects(
     common = _squared_noise(products)
     of_noise = 2.0 * common / (n_groups * (n_groups - 1))
     error = np.maximum(jackknife - of_noise, of_noise)
-    freedom = np.clip(np.square(noise * n_groups / n_images) / common, 1.0, n_patches - 1)
     with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = np.clip(np.square(noise * n_groups / n_images) / common, 1.0, n_patches - 1)
         beyond = freedom * (error / of_noise - 1.0) / 2.0
         skewness = 8.0 * (freedom + 3.0 * beyond) / (2.0 * freedom + 4.0 * beyond) ** 1.5
     student, upper = _quantiles(np.nan_to_num(skewness), n_groups, level)

@@ -174,6 +174,8 @@ def linear_cka(x: Floats, y: Floats, groups: NDArray[np.int64]) -> Estimate:
 
 def _linear_kernel(rows: Floats) -> Floats:
     centred = rows - rows.mean(axis=0)
+    # Whatever the unit: squares of products of tiny values would be 0. A power of 2 rounds nothing.
+    centred = np.ldexp(centred, -np.frexp(np.abs(centred).max(initial=0.0))[1])
     return np.asarray(centred @ centred.T)
 
 

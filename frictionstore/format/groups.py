@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,7 +67,8 @@ def read_groups(path: str | os.PathLike[str]) -> GroupFile:
     Raises
     ------
     RequestError
-        It cannot be read, lacks a column, names an id twice or leaves a group empty.
+        It cannot be read, lacks a column or has it twice, names an id twice, leaves a group empty,
+        or has a line of more values than columns.
     """
     name = printable(os.fspath(path))
     try:
@@ -81,16 +83,24 @@ def read_groups(path: str | os.PathLike[str]) -> GroupFile:
         raise RequestError(f"groups cannot be read from {name}: {error.strerror}") from None
     groups: dict[str, str] = {}
     try:
-        lines = csv.DictReader(data.decode("utf-8-sig").splitlines(), strict=True)
+        lines = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
         there = lines.fieldnames or []
         if not set(COLUMNS) <= set(there):
             raise RequestError(
                 f"{name} has the columns {listed([str(one) for one in there], 6) or 'of nothing'}: "
                 "its first line must name id and group"
             )
+        for column in COLUMNS:
+            if there.count(column) > 1:
+                raise RequestError(f"{name} has {there.count(column)} columns {column}: keep one")
         for row in lines:
             text, group = row["id"], row["group"]
             where = f"{name}, line {lines.line_num}"
+            if None in row:
+                raise RequestError(
+                    f"{where} has more values than there are columns: put what holds a comma in "
+                    "quotes"
+                )
             if not text or not group:
                 raise RequestError(f"{where} has no {'group' if text else 'id'}: give both")
             if text in groups:

@@ -200,7 +200,7 @@ def _netcdf(store: Store, names: list[str], file: BinaryIO, advance: Advance) ->
     if engine == "scipy":
         for name in names:
             plan = store.header.arrays[name]
-            wide = 2 if plan.spec.dtype == "uint8" and "channel" in plan.spec.dims else 1
+            wide = 2 if plan.spec.dtype == "uint8" else 1  # as `to_xarray` says
             size = wide * schema.row_bytes(plan.spec, plan.shape)
             if size > LARGEST_NETCDF3:
                 raise RequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def row_of(store: Store, image: int | str) -> int:
             f"{printable(store.location)} has no image {printable(image, 60)!r}: its first is "
             f"{printable(some[0], 60)!r}{did_you_mean(image, some)}"
         )
-    row = int(image)
+    row = index(image)
     if not -store.n_images <= row < store.n_images:
         raise RequestError(
             f"{printable(store.location)} has no image {row}: it has {store.n_images:,}, "
@@ -41,7 +42,7 @@ def row_of(store: Store, image: int | str) -> int:
     return row % store.n_images
 
 
-def draw(store: Store, image: int | str, name: str, mode: int, axes: Axes | None) -> Axes:
+def draw(store: Store, image: int | str, name: str, mode: int | None, axes: Axes | None) -> Axes:
     """See `Store.plot`."""
     row = row_of(store, image)
     values = store.read(name, slice(row, row + 1))[0]
@@ -59,6 +60,7 @@ def draw(store: Store, image: int | str, name: str, mode: int, axes: Axes | None
         return axes
     what = name
     if spec.modes:
+        mode = min(1, values.shape[2] - 1) if mode is None else index(mode)
         if not 0 <= mode < values.shape[2]:
             raise RequestError(f"{name} has no mode {mode}: its modes are 0 to {store.n_modes - 1}")
         values = values[:, :, mode]

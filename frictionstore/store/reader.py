@@ -344,9 +344,10 @@ class Store:
         import xarray as xr
 
         data = xr.open_zarr(self.zarr_store, consolidated=True, chunks=None)
-        if "image" in data.coords:  # named as its dimension, it is taken for a coordinate
-            data = data.reset_coords("image")
-            data["image"].encoding = {"dtype": "int16"}  # netCDF 3 has no unsigned bytes
+        data = data.reset_coords(list({"image"} & set(data.coords)))  # named as its dimension
+        for variable in data.data_vars.values():
+            if str(variable.dtype) == "uint8":  # netCDF 3 has no unsigned bytes
+                variable.encoding = {"dtype": "int16"}
         if data["image_id"].dtype.kind == "O":  # older xarray keeps a type that few formats have
             data["image_id"].encoding.pop("dtype", None)
         data.attrs = {
@@ -413,8 +414,9 @@ class Store:
         }
 
     def plot(
-        self, image: int | str, map: str = "friction", mode: int = 1, ax: Axes | None = None
-    ) -> Axes:
+        self, image: int | str, map: str = "friction", mode: int | None = None,
+        ax: Axes | None = None,
+    ) -> Axes:  # fmt: skip
         """Draw one map of one image with matplotlib.
 
         Parameters
@@ -424,10 +426,9 @@ class Store:
         map : str
             Friction has logarithmic colours (blank where not positive), repeats their mean.
         mode : int
-            0 is the largest singular value.
+            0 is the largest singular value. Default: 1, or 0 where there is no other.
         ax : matplotlib Axes, optional
             Where to draw; by default in a new pyplot figure.
-
         """
         from frictionstore.store.picture import draw
 

@@ -212,7 +212,7 @@ def test_memory_bounds_what_is_held(maps, monkeypatch):
 def test_without_labels_or_with_other_ones(maps):
     store = subset(maps, np.arange(40))
     bare = MemoryStore({"S": maps["S"][:40]}, image_ids=store.image_ids)
-    result = analyses.compare(bare, store, feature="S", **QUICK)
+    result = analyses.compare(bare, bare, feature="S", **QUICK)
     assert "probes" not in result.columns
     assert np.isnan(result.values["class_rsa S"])
     assert any("no probe: there are 0 classes" in one for one in result.caveats)
@@ -283,6 +283,47 @@ def test_maps_that_are_not_in_both(maps):
         analyses.compare(store, other, feature="S")
     with pytest.raises(AnalysisError, match="something to compare S with: name another store"):
         analyses.compare(store, feature="S")
+
+
+def test_without_permutations_nothing_is_said_to_agree(maps):
+    store = subset(maps, np.arange(40))
+    said = analyses.compare(store, store, feature="S", permutations=0, resamples=0).sentence
+    assert "distances between images are not tested (rank correlation 1.000" in said
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_labels_of_one_store_are_those_of_both(maps, first):
+    labelled = subset(maps, np.arange(60))
+    bare = subset(maps, np.arange(60))
+    bare.labels = np.full(60, -1, np.int32)
+    stores = (bare, labelled) if first else (labelled, bare)
+    found = analyses.compare(*stores, feature="S", **QUICK)
+    expected = analyses.compare(labelled, labelled, feature="S", **QUICK)
+    assert found.columns["probes"] == expected.columns["probes"]
+    which, other = ("first", "second") if first else ("second", "first")
+    assert (
+        f"60 of 60 images have no label in the {which} store: classes are those of the {other}"
+        in found.caveats
+    )
+    assert not any("another label" in one for one in found.caveats)
+
+
+def test_groups_of_either_store_count_and_are_said(maps):
+    rows = np.arange(60)
+    bare, grouped, other = (subset(maps, rows) for _ in range(3))
+    grouped.groups, other.groups = rows // 2, rows // 3
+    for stores in ((bare, grouped), (grouped, bare)):
+        found = analyses.compare(*stores, feature="S", folds=2, **QUICK)
+        assert found.parameters["image_groups"]["count"] == 30
+        assert any("60 images in 30 groups" in one for one in found.caveats)
+        assert not any("taken as independent of each other" in one for one in found.caveats)
+        assert not any("other images together" in one for one in found.caveats)
+    found = analyses.compare(grouped, other, feature="S", folds=2, **QUICK)
+    assert any("the second store puts other images together" in one for one in found.caveats)
+    renamed = subset(maps, rows)
+    renamed.groups = 40 - rows // 2
+    found = analyses.compare(grouped, renamed, feature="S", folds=2, **QUICK)
+    assert not any("other images together" in one for one in found.caveats)
 
 
 # ---- from the command line ------------------------------------------------------------------

@@ -210,3 +210,20 @@ def test_a_store_on_disk(tmp_path):
     assert result.rho.shape == (8, 4, 2)
     with pytest.raises(AnalysisError, match="donors is 0"):
         analyses.content(store, donors=0)
+
+
+def test_shares_that_cannot_be_are_not_there():
+    """12 patches have no p <= 0.05 by torus shifts, nor have 6 images by others."""
+    grid = (3, 4)
+    store = noise_store(n=6, grid=grid, modes=2, maps={"image": images(0, 6, grid)})
+    found = analyses.content(store)
+    assert np.isnan(found.table[["share_torus", "share_donors"]]).all(axis=None)
+    assert np.isfinite(found.table["share_naive"]).all()
+    assert "too few torus shifts for p <= 0.05" in found.sentence
+    assert np.isfinite(analyses.content(store, alpha=0.2).table["share_torus"]).all()
+
+
+def test_two_patches_have_no_p_of_t():
+    friction = np.random.default_rng(0).random((6, 1, 2, 2))
+    store = analyses.MemoryStore({"friction": friction, "image": images(0, 6, (1, 2))})
+    assert np.isnan(analyses.content(store).table["share_naive"]).all()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from frictionstore import analyses
+from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.probe import patches
 
 
@@ -107,3 +108,24 @@ def test_words_are_learnt_from_training_images_only(monkeypatch):
     assert len(seen) == 5
     for fold, values in enumerate(seen):
         np.testing.assert_array_equal(values, S[result.fold != fold])
+
+
+def test_shares_stay_shares_and_the_largest_class_is_named():
+    rng = np.random.default_rng(0)
+    labels = (np.arange(24) < 2).astype(int)
+    maps = {"S": rng.normal(size=(24, 4, 4, 2)), "flat": np.full((24, 4, 4), 0.5)}
+    store = analyses.MemoryStore(maps, labels=labels, class_names=["a", "b"])
+    found = analyses.conv_probe(store, features="S,flat,S+flat")
+    assert (found.table["accuracy_low"] >= 0).all()
+    assert (found.table["accuracy_high"] <= 1).all()
+    assert found.values["majority_level"] == pytest.approx(22 / 24)
+    assert "chance 50.0%, the largest class 91.7%" in found.sentence
+
+
+def test_a_store_without_s_is_told_what_would_work():
+    store = analyses.MemoryStore(
+        {"friction": np.random.default_rng(0).random((20, 3, 3, 1))},
+        labels=np.arange(20) % 2, class_names=["a", "b"],
+    )  # fmt: skip
+    with pytest.raises(AnalysisError, match="^conv-probe .* or name maps with --features$"):
+        analyses.conv_probe(store)

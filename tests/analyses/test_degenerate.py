@@ -248,3 +248,29 @@ def test_a_feature_of_one_number_per_patch():
     x = feature(store, "recon_error")[..., None]
     assert np.isfinite(result.f).all()
     assert x.shape[1:] == result.f.shape
+
+
+@pytest.mark.parametrize(
+    ("maps", "more", "said"),
+    [
+        ({"S": (8, 3, 4, 1)}, {}, r"S has shape \(8, 3, 4, 1\) beside maps of 8 images, 3 x 4"),
+        ({"S": (7, 3, 4, 2)}, {}, r"S has shape \(7, 3, 4, 2\)"),
+        ({"S": (8, 4, 3, 2)}, {}, r"S has shape \(8, 4, 3, 2\)"),
+        ({"friction_repeats": (8, 3, 4, 1, 2)}, {}, "friction_repeats has shape"),
+        ({"image": (7, 6, 8, 3)}, {}, "image has shape"),
+        ({}, {"labels": [0, 1]}, r"labels has shape \(2,\)"),
+        ({}, {"image_ids": ["a"]}, "image_ids has shape"),
+        ({}, {"groups": [1] * 9}, "groups has shape"),
+    ],
+)
+def test_arrays_in_memory_that_are_not_of_the_same_images(maps, more, said):
+    arrays = {name: np.ones(shape) for name, shape in {"friction": (8, 3, 4, 2), **maps}.items()}
+    with pytest.raises(AnalysisError, match=said):
+        analyses.MemoryStore(arrays, **more)
+
+
+def test_thumbnails_in_memory_have_channels_and_no_modes():
+    maps = {"image": np.ones((8, 6, 8, 3), np.uint8), "friction": np.ones((8, 3, 4, 2))}
+    store = analyses.MemoryStore(maps)
+    assert store.n_modes == 2
+    assert store.grid == (3, 4)

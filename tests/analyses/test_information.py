@@ -159,6 +159,28 @@ def test_the_corrected_interval_is_its_formula():
     assert np.isnan(corrected_interval(values, np.zeros(103, int))[1])
 
 
+@pytest.mark.parametrize("n", [24, 900])
+def test_none_of_few_images_is_no_equivalence(n):
+    folds = np.arange(n) % 5
+    student_of = student.ppf(0.975, n - 5) ** 2
+    half = student_of / (n / 2.25 + student_of)
+    assert corrected_interval(np.zeros(n), folds, least=-1.0) == pytest.approx((0, -half, half))
+    assert corrected_interval(np.ones(n), folds, least=0.0) == pytest.approx((1, 1 - half, 1))
+    values = np.where(np.arange(n) % 12, 0.0, 1.0)  # Wald's would end below 0
+    mean, low, high = corrected_interval(values, folds, least=0.0)
+    assert 0 <= low < mean < high <= 1
+    assert corrected_interval(values, folds)[2] <= high
+
+
+def test_a_map_that_changes_no_prediction_of_few_images():
+    constant = np.full((24, 3, 3, 2), 2.0)
+    found = analyses.information(store_of(n=24, friction=constant, friction_donor=constant))
+    row = found.table.set_index(["map", "given"]).loc[("log_friction", "S")]
+    assert row["accuracy_high"] - row["accuracy_low"] > 0.2
+    assert not row["within_margin"]
+    assert "a difference of 1 point in accuracy is not excluded" in found.sentences[0]
+
+
 def test_what_is_missing_is_said(tmp_path):
     rng = np.random.default_rng(0)
     maps = {

@@ -101,6 +101,16 @@ def test_three_images_have_no_interval():
     assert "variance has no interval: it takes 4 images" in result.caveats
 
 
+def test_what_is_not_tested_is_not_claimed():
+    result = analyses.mode_variance(of(made(3, n=3)))
+    assert result.sentence.startswith("whether the mean friction map varies over patches is not")
+
+
+def test_images_without_any_pattern():
+    level = np.arange(1.0, 41)[:, None, None, None] * np.ones((40, 4, 4, 2))
+    assert "varies most" not in analyses.mode_variance(of(level)).sentence
+
+
 def test_does_not_depend_on_chunks():
     one = analyses.mode_variance(noise_store(batch=60))
     many = analyses.mode_variance(noise_store(batch=7))

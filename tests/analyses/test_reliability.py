@@ -203,3 +203,19 @@ def test_the_interval_knows_that_other_repeats_have_other_extremes():
         many = brute(np.delete(x, (1, 2), axis=4))  # twenty others
         inside += list((rows["reliability_low"] <= many) & (many <= rows["reliability_high"]))
     assert np.mean(inside) >= 0.88
+
+
+def test_what_spans_decades_may_change_and_be_reliable():
+    """Logarithms with a variance of 1 and noise of 0.01: most values change by more than 10%."""
+    rng = np.random.default_rng(0)
+    measured = rng.normal(size=(40, 3, 3, 2, 1)) + 0.1 * rng.normal(size=(40, 3, 3, 2, 3))
+    values = 10**measured
+    maps = {"friction": values[..., 0], "friction_repeats": values[..., 1:]}
+    found = analyses.reliability(store_of(maps), samples=50)
+    assert found.values["share_changed"] > 0.5
+    assert found.values["least_reliability_logarithm"] > 0.98
+    assert "rounding decides" not in found.sentence
+    noise = 10 ** (measured + 3 * rng.normal(size=measured.shape))
+    maps = {"friction": noise[..., 0], "friction_repeats": noise[..., 1:]}
+    found = analyses.reliability(store_of(maps), samples=50)
+    assert found.sentence.startswith("rounding decides friction")

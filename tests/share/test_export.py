@@ -222,3 +222,14 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.zarr"]
     with pytest.raises(RequestError, match="there is no format 'netcf'.*netcdf"):
         export(here, "netcf", tmp_path / "a")
+
+
+def test_netcdf_of_every_byte(tmp_path: Path) -> None:
+    import xarray as xr
+
+    votes = np.arange(255, dtype=np.uint8).reshape(255, 1, 1)
+    own = {"votes": fs.OwnMap("all of uint8", dtype="uint8")}
+    store = fs.from_arrays(tmp_path / "a.zarr", {"votes": votes}, own=own)
+    out = export(store.location, "netcdf", tmp_path / "a.nc")
+    with xr.open_dataset(out, engine="scipy") as found:
+        np.testing.assert_array_equal(found["votes"].values, votes)

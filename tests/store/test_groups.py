@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,16 @@ def test_a_csv_file_gives_groups(tmp_path: Path) -> None:
         found.of(["a", "c"], "there")
 
 
+def test_only_a_lines_end_ends_a_line(tmp_path: Path) -> None:
+    ids = ["a\nb", "a\r\nb", "a\x0bb", "a\x0cb", "a\x1cb", "a\x85b", "a\u2028b", "007", 'a,"b']
+    for end in ("\n", "\r\n", "\r"):
+        file = io.StringIO(newline="")
+        lines = csv.writer(file, quoting=csv.QUOTE_ALL, lineterminator=end)
+        lines.writerows([("id", "group"), *((one, f"g {one}") for one in ids)])
+        (tmp_path / "g.csv").write_bytes(file.getvalue().encode())
+        assert read_groups(tmp_path / "g.csv").groups == {one: f"g {one}" for one in ids}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -171,6 +183,9 @@ def test_a_csv_file_gives_groups(tmp_path: Path) -> None:
         (b"id,group\na\n", "line 2 has no group: give both"),
         (b"id,group\n,p\n", "line 2 has no id: give both"),
         (b"id,group\na,\xff\n", "is not a CSV file of UTF-8 text"),
+        (b"id,group\na,b,p\n", "line 2 has more values than there are columns"),
+        (b"id,group,group\na,p,q\n", "has 2 columns group: keep one"),
+        (b"id,id,group\na,b,p\n", "has 2 columns id: keep one"),
         (b'id,group\na,"p\n', "is not a CSV file of UTF-8 text"),
     ],
 )

@@ -127,6 +127,17 @@ def test_every_map_is_drawn(make_store: MakeStore) -> None:
     pyplot.close(ax.figure)
 
 
+def test_the_mode_drawn_unasked_is_there(tmp_path: Path) -> None:
+    from matplotlib import pyplot
+
+    one = np.ones((2, 3, 3, 1), np.float32)
+    store = fs.from_arrays(tmp_path / "a.zarr", {"S": one, "friction": one})
+    pyplot.close(store.plot(0).figure)
+    for arguments in ((0.5,), (0, "friction", 0.0)):
+        with pytest.raises(TypeError, match="float"):
+            store.plot(*arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -116,7 +116,7 @@ def test_a_sketch_that_is_not_exact_is_said(monkeypatch):
 
 
 def test_a_map_of_the_store_comes_before_what_is_made():
-    x = np.random.default_rng(0).random((12, 3, 3, 2))
+    x = np.random.default_rng(0).random((60, 4, 5, 3))
     store = noise_store(maps={"ratio": x, "rank_S": x})
     np.testing.assert_array_equal(given(store, "ratio"), x)
     np.testing.assert_array_equal(given(store, "rank_S"), x)
@@ -139,6 +139,12 @@ def test_names():
         ({"S": np.zeros((60, 4, 5, 3))}, "erank", "map 'S' of memory has no effective rank: image"),
         ({"S": np.ones((60, 4, 5, 3)) * [3, 1, 0]}, "ratio", "'S' of memory has no ratio: image"),
         ({"S": np.ones((60, 4, 5, 3)) * [1, 1, -3]}, "log_ratio", "'ratio' .* has no logarithm"),
+        ({"S": np.ones((60, 4, 5, 3)) * [1, 1, 1e-40]}, "ratio", "above 3.4e38; use S itself"),
+        (
+            {"friction": np.ones((60, 4, 5, 3)), "friction_exact": np.full((60, 4, 5, 3), 1e-40)},
+            "rounding_error",
+            "'rounding_error' of memory has no float32",
+        ),
     ],
 )
 def test_what_is_not_defined_is_said(maps, name, message):

@@ -181,3 +181,12 @@ def test_ranks_are_scipys(shape):
     for values in (rng.normal(size=shape), rng.integers(0, 5, shape), np.ones(shape)):
         expected = rankdata(values, axis=-1) - (shape[-1] + 1) / 2
         np.testing.assert_array_equal(centred_ranks(values), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e-43, 1e36, 1e150])
+def test_kernels_do_not_know_the_unit(scale):
+    x, y = rows(1), rows(2)
+    groups = np.arange(12) % 4
+    found, expected = linear_cka(x * scale, y * scale, groups), linear_cka(x, y, groups)
+    assert found.value == pytest.approx(expected.value, rel=1e-9)
+    assert found.low == pytest.approx(expected.low, rel=1e-9)
