@@ -101,14 +101,9 @@ class Collected:
     of_others: Floats
 
     def __init__(
-        self,
-        feature: str,
-        n_images: int,
-        grid: tuple[int, int],
-        n_modes: int,
-        donors: int,
+        self, feature: str, n_images: int, grid: tuple[int, int], n_modes: int, donors: int,
         seed: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.features = (feature, IMAGE)
         self._grid = grid
         self._patches = grid[0] * grid[1]

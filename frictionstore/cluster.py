@@ -7,8 +7,7 @@ Dask is an extra and imported when a cluster is asked for.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -57,8 +56,12 @@ def check_cluster(address: str) -> None:
 
 
 @contextmanager
-def connected(address: str, device: str) -> Iterator[tuple[Client, int | None]]:
-    """A client of the cluster, and the threads of a worker where it is one of this machine."""
+def connected(address: str, gpus: Sequence[str] = ()) -> Iterator[tuple[Client, int | None]]:
+    """A client of the cluster, and the threads of a worker where it is one of this machine.
+
+    Such a cluster has a worker for each of the `gpus`, as CUDA_VISIBLE_DEVICES names them, or for
+    every four cores; a number in the address goes before both.
+    """
     from distributed import Client
 
     kind, _, count = address.partition(":")
@@ -66,7 +69,7 @@ def connected(address: str, device: str) -> Iterator[tuple[Client, int | None]]:
         if name.split(".")[0] == "distributed":  # what is lost is said once, in a sentence of ours
             logging.getLogger(name).setLevel(logging.CRITICAL)
     if kind == "local":
-        with _local(count, device) as (cluster, threads), Client(cluster) as client:
+        with _local(count, gpus) as (cluster, threads), Client(cluster) as client:
             yield client, threads
         return
     told = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
@@ -82,16 +85,10 @@ def connected(address: str, device: str) -> Iterator[tuple[Client, int | None]]:
 
 
 @contextmanager
-def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
+def _local(count: str, gpus: Sequence[str]) -> Iterator[tuple[SpecCluster, int]]:
     import dask
     from distributed import Nanny, Scheduler, SpecCluster
 
-    gpus = [] if device == "cpu" else _gpus()
-    if device not in ("auto", "cpu", "cuda"):
-        raise RequestError(
-            f"--device {printable(device)} is one device: with --cluster local say cuda, and "
-            "choose with CUDA_VISIBLE_DEVICES"
-        )
     workers = int(count) if count else len(gpus) or max(1, cores() // CORE_GROUP)
     threads = max(1, cores() // workers)
 
@@ -128,15 +125,6 @@ def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
             silence_logs=logging.CRITICAL,
         ) as cluster:
             yield cluster, threads
-
-
-def _gpus() -> list[str]:
-    """GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = [*map(str, range(torch.cuda.device_count()))]
-    return visible.split(",")[: len(found)] if visible else found
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class PartReader(WorkerPlugin):
 
     def read(self, part: slice) -> list[dict[str, Any]]:
         """Return what each collector has seen of a part."""
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         mine = versions_of(SAME)()
         for name, wanted in self._versions.items():
@@ -183,7 +183,7 @@ def on_cluster(address: str) -> Iterator[None]:
     RequestError
         There is no such cluster, or its workers have other versions than this client.
     """
-    with connected(address, "cpu") as (client, _):
+    with connected(address) as (client, _):
         with losses(GO_ON):
             check_versions(client, SAME)
         token = readers.set(Workers(client))

@@ -342,7 +342,7 @@ class Probe:
     Of the images that are trained on, penalties of joined maps are weighed on a sample.
     """
 
-    stays: tuple[str, ...] = ("_sets",)
+    stays = ("_sets", "_scratch", "_notebook")
 
     @property
     def state(self) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ _BLOCK = 4
 def stream(key: int, which: int, start: int, stop: int) -> Keys:
     """Return numbers `start` to `stop` - 1 of one stream, uint64."""
     first = start // _BLOCK
-    made = np.random.Philox(key=[key, which], counter=[first, 0, 0, 0])
+    made = np.random.Philox(key=np.array([key, which], np.uint64), counter=[first, 0, 0, 0])
     return np.asarray(made.random_raw(stop - first * _BLOCK)[start - first * _BLOCK :])
 
 
@@ -95,6 +95,9 @@ class _Ordered:
         """Return labels of positions, in order, shape (permutations, len(index))."""
         drawn = np.empty((which.stop - which.start, len(index)), self._label_of.dtype)
         if not drawn.size:
+            return drawn
+        if not len(self._label_of):
+            drawn[:] = -1  # none of them takes part
             return drawn
         if self._held is None or not (
             self._held[0].start <= which.start and which.stop <= self._held[0].stop

