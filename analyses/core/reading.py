@@ -63,7 +63,7 @@ def names_of(collectors: Sequence[Any]) -> tuple[str, ...]:
 def look(store: MapStore, collectors: Sequence[Any]) -> None:
     """Show the first chunk to collectors that take a constant off, the same in every part."""
     names = names_of(collectors)
-    for _, arrays in islice(store.iter_chunks(names), 1) if names else ():
+    for _, arrays in islice(store.iter_chunks(names, threads=1), 1) if names else ():
         maps = {name: _as_map(arrays[name]) for name in names}
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
             for collector in collectors:
