@@ -19,6 +19,7 @@ import frictionstore as fs
 from frictionstore import analyses
 from frictionstore.analyses.core import collecting
 from frictionstore.analyses.core.groups import WithGroups
+from frictionstore.analyses.core.reading import readers
 from frictionstore.analyses.core.source import SelectedClasses
 from frictionstore.errors import RequestError
 
@@ -253,8 +254,9 @@ def test_workers_that_do_not_see_the_store_or_have_other_versions(
     store = fs.open(moved)
     with on_cluster("local:1"):
         moved.rename(tmp_path / "elsewhere.zarr")
+        reader: Any = readers.get()
         with pytest.raises(RequestError, match=r"worker 0 cannot be used: StoreError.*moved\.zarr"):
-            analyses.mode_variance(store)
+            list(reader(store, [], [slice(0, 1)], lambda images: None))
     with pytest.raises(RequestError, match="sees another store"):
         cluster.sees(str(path), "0" * 64)
 
