@@ -96,7 +96,7 @@ class CenterEdge:
         self._moments = class_moments(passes, feature, self._n_modes)
         self._regions = passes.share(
             ("region means", feature, self._central.tobytes()),
-            lambda: RegionMeans(feature, self._central, store.n_images, self._n_modes),
+            lambda: RegionMeans(feature, self._central, self._n_modes),
         )
 
     def result(self) -> Result:

@@ -183,13 +183,12 @@ class ClassDistance:
         means = moments.mean.reshape(classes.n, -1)
         # The overall mean is taken off before sums of squares are formed.
         centred = (means - self._collected.labelled.mean.reshape(-1)) * classes.counts[:, None]
-        halves = self._halves
         within = moments.m2.reshape(classes.n, -1).sum(axis=1)
         variance = (within / (classes.counts - 1))[:, None]
         found = Found(
             means=moments.mean,
             observed=distances(means),
-            halves=np.sqrt(np.square(halves.first - halves.second).sum(axis=2)),
+            halves=self._halves.distances,
             crossnobis=self._unbiased.distances,
             most=self._unbiased.most,
             within=within,

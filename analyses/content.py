@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Arrays, Passes, run
@@ -92,15 +93,17 @@ class Collected:
         Mean over images of the correlation under each shift, (row * col, modes, contents).
     """
 
+    rho: Floats
+    p_torus: Floats
+    p_naive: Floats
+    p_donors: Floats
+    others: Floats
+    of_others: Floats
+
     def __init__(
-        self,
-        feature: str,
-        n_images: int,
-        grid: tuple[int, int],
-        n_modes: int,
-        donors: int,
+        self, feature: str, n_images: int, grid: tuple[int, int], n_modes: int, donors: int,
         seed: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.features = (feature, IMAGE)
         self._grid = grid
         self.patches = grid[0] * grid[1]
@@ -108,15 +111,23 @@ class Collected:
         self._donors = np.sort(rng.permutation(n_images)[:donors])
         # The least p among donors; an image is not held against itself.
         self.least_of_donors = 1.0 / (len(self._donors) + (len(self._donors) < n_images))
-        self._donated: list[Floats] = []
-        self._sums: list[Floats] = [np.zeros((self.patches, k)) for k in (n_modes, len(CONTENTS))]
-        self._counts = [np.zeros(k) for k in (n_modes, len(CONTENTS))]
+        self._widths = (n_modes, len(CONTENTS))
         self._second = False
-        shape = (n_images, n_modes, len(CONTENTS))
-        self.rho, self.p_torus, self.p_naive, self.p_donors, self.others, self.of_others = (
-            np.full(shape, np.nan) for _ in range(6)
-        )
-        self.shifted: Floats = np.zeros((self.patches, *shape[1:]))
+        self.begin()
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Of the images together in the first pass, of each in the second."""
+        return ("_rows", "shifted") if self._second else ("_donated", "_sums", "_counts")
+
+    def begin(self) -> None:
+        if self._second:
+            self._rows: dict[str, list[Floats]] = {}
+            self.shifted: Floats = np.zeros((self.patches, *self._widths))
+            return
+        self._donated: list[Floats] = []
+        self._sums = {k: np.zeros((self.patches, n)) for k, n in enumerate(self._widths)}
+        self._counts = {k: np.zeros(n) for k, n in enumerate(self._widths)}
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         ranks = [
@@ -127,9 +138,9 @@ class Collected:
         if self._second:
             self._correlate(rows, ranks, flat)
             return
-        for sums, count, one in zip(self._sums, self._counts, flat, strict=True):
-            sums += one.sum(axis=0)
-            count += one.any(axis=1).sum(axis=0)
+        for k, one in enumerate(flat):
+            self._sums[k] += one.sum(axis=0)
+            self._counts[k] += one.any(axis=1).sum(axis=0)
         chosen = self._donors[(self._donors >= rows.start) & (self._donors < rows.stop)]
         self._donated.append(flat[1][chosen - rows.start])
 
@@ -154,7 +165,7 @@ class Collected:
             found["others"] = by_map / (self._counts[1] - varies[1])[:, None, :]
             found["of_others"] = by_content / (self._counts[0] - varies[0])[:, :, None]
         for name, values in found.items():
-            getattr(self, name)[rows] = np.where(known, values, np.nan)
+            self._rows.setdefault(name, []).append(np.where(known, values, np.nan))
 
     def _among_donors(self, rows: slice, maps: Floats, bound: Floats) -> Floats:
         """Return the share of donors, and the image itself, with as large a correlation."""
@@ -170,6 +181,8 @@ class Collected:
         return p
 
     def end_pass(self) -> bool:
+        if self._second:
+            vars(self).update(joined(self._rows))
         again, self._second = not self._second, True
         return again
 

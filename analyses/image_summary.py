@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
@@ -83,22 +84,27 @@ def image_figures(maps: NDArray[Any]) -> Figures:
 class ImageRows:
     """Collects `image_figures` of every image, and which modes are constant."""
 
-    def __init__(self, feature: str, n_images: int, n_modes: int) -> None:
+    state = ("_rows", "_extremes")
+    figures: Figures
+
+    def __init__(self, feature: str, n_modes: int) -> None:
         self.features = (feature,)
         self._feature = feature
-        self.figures: Figures = {
-            name: np.empty(n_images, np.int64 if name == "hot_spots" else np.float64)
-            for name in FIGURES
-        }
-        self._extremes = Extremes(n_modes)
+        self._n_modes = n_modes
+        self.begin()
+
+    def begin(self) -> None:
+        self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in FIGURES}
+        self._extremes = Extremes(self._n_modes)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         for name, numbers in image_figures(values).items():
-            self.figures[name][rows] = numbers
+            self._rows[name].append(numbers)
         self._extremes.update(values)
 
     def end_pass(self) -> bool:
+        self.figures = joined(self._rows)
         self.constant = self._extremes.constant()
         return False
 
@@ -122,9 +128,7 @@ class ImageSummary:
         require_grid(store, NAME)
         n_modes = require_feature(store, feature)
         self._moments = class_moments(passes, feature, n_modes)
-        self._rows = passes.share(
-            ("image rows", feature), lambda: ImageRows(feature, store.n_images, n_modes)
-        )
+        self._rows = passes.share(("image rows", feature), lambda: ImageRows(feature, n_modes))
 
     def result(self) -> Result:
         feature, rows = self._asked.feature, self._rows

@@ -97,6 +97,8 @@ class GroupedSums:
         Moments of the images' own means over patches, one group, shape (n_modes,).
     """
 
+    state = ("sums", "image_means")
+
     def __init__(
         self,
         feature: str,
@@ -117,9 +119,17 @@ class GroupedSums:
         else:
             self._groups, groups = parts_of_groups(belonging, GROUPS, rng, NAME)
         self.counts = np.bincount(self._groups, minlength=groups)
-        self.sums = np.zeros((groups, grid[0] * grid[1], n_modes))
-        self.image_means = Moments(1, (n_modes,))
+        self._shape = (groups, grid[0] * grid[1], n_modes)
         self.shift: Floats | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        self.sums = np.zeros(self._shape)
+        self.image_means = Moments(1, self._shape[-1:])
+
+    def look(self, arrays: Arrays) -> None:
+        values = arrays[self._feature]
+        self.shift = values.reshape(len(values), *self._shape[1:]).mean(axis=0, dtype=np.float64)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]

@@ -7,18 +7,22 @@ from functools import cache
 from math import ceil
 from pathlib import Path
 
+SHARE = "FRICTIONSTORE_CORES"
+
 
 def cores(most: int | None = None) -> int:
     """Cores that this process may keep busy, `most` at the most.
 
-    The least of what the machine has, what the process is bound to (`taskset`, a batch system), and
-    what the quota of its control group comes to (a container), rounded up.
+    The least of what the machine has, what the process is bound to (`taskset`, a batch system),
+    what the quota of its control group comes to (a container), rounded up, and the variable
+    `FRICTIONSTORE_CORES`, by which several processes of one machine share its cores.
     """
     try:
         known = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not every system has it
         known = os.cpu_count() or 1
-    limits = [known, quota(), most]
+    said = os.environ.get(SHARE, "")
+    limits = [known, quota(), most, int(said) if said.isdecimal() else None]
     return max(min(limit for limit in limits if limit is not None), 1)
 
 

@@ -22,7 +22,7 @@ ROOT = DATA.parent.parent
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "installed", "cores"),
     ("text",),
-    ("progress",),
+    ("progress", "cluster"),
     ("io",),
     ("format",),
     ("store",),
@@ -46,6 +46,7 @@ ALLOWED = {
     "frictionstore.errors": "errors that a user can act on",
     "frictionstore.progress": "one progress bar",
     "frictionstore.cores": "how many threads share the work",
+    "frictionstore.cluster": "workers of a Dask cluster, found and asked as for an extraction",
     "frictionstore.version": "who made a report",
     "frictionstore.format.schema": "which maps there are",
     "frictionstore.format.groups": "which images belong together, from a CSV file",

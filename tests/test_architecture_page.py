@@ -43,7 +43,7 @@ def test_every_link_leads_to_a_file() -> None:
         ("def what_to_keep", "frictionstore/check/repair.py"),
         ("def run", "analyses/core/passes.py"),
         ("class FStatistic", "analyses/f_statistic.py"),
-        ("def label_shuffles", "analyses/stats/permutation.py"),
+        ("class Arrangements", "analyses/stats/arrangements.py"),
         ("def patch_shuffles", "analyses/stats/permutation.py"),
         ("def p_from_counts", "analyses/stats/permutation.py"),
         ("_BUILT_IN", "analyses/__init__.py"),

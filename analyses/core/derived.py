@@ -23,6 +23,7 @@ from frictionstore.analyses.core.source import (
     REPEATS,
     ROUNDING_ERROR,
     MapStore,
+    chunks,
     is_repeated,
     stored_maps,
 )
@@ -65,9 +66,14 @@ class Derived:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With what ranks it knows: its `__getattr__` must not be asked before there is a store."""
+        return _derived, (self._store, self._sketches)
+
     def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
         """As the store's. The first ranks of a feature take a pass over it by themselves.
 
         Raises
@@ -75,11 +81,14 @@ class Derived:
         AnalysisError
             If a map holds a value of which what is asked for is not defined.
         """
-        for name in names:
-            self._prepare_ranks(name.partition(AT)[0])
+        for feature in self.unranked(names):
+            sketches = Sketches(feature)
+            for rows, arrays in self.iter_chunks((feature,)):
+                sketches.update(rows, arrays)
+            self.know_ranks(sketches)
         sources = {name: self._sources(name) for name in names}
         stored = dict.fromkeys(map_name for of in sources.values() for _, map_name, _ in of)
-        for rows, arrays in self._store.iter_chunks(tuple(stored), batch=batch, threads=threads):
+        for rows, arrays in chunks(self._store, tuple(stored), batch, threads, part):
             given = {}
             for name in names:
                 maps = {
@@ -155,22 +164,21 @@ class Derived:
                 f"{holds}; use {printable(instead)} itself"
             )
 
-    def _prepare_ranks(self, feature: str) -> None:
-        """Make the sketches that a feature needs and that are not there yet."""
-        while feature not in self._store.maps and feature.startswith((LOG, RANK)):
-            is_rank = feature.startswith(RANK)
-            feature = feature.removeprefix(RANK if is_rank else LOG)
-            if is_rank and feature not in self._sketches:
-                self._sketches[feature] = self._sketched(feature)
+    def unranked(self, names: Iterable[str]) -> list[str]:
+        """Return the features whose values have to be known first, in the order to get them in."""
+        needed: list[str] = []
+        for name in names:
+            feature = name.partition(AT)[0]
+            while feature not in self._store.maps and feature.startswith((LOG, RANK)):
+                is_rank = feature.startswith(RANK)
+                feature = feature.removeprefix(RANK if is_rank else LOG)
+                if is_rank and feature not in self._sketches:
+                    needed.append(feature)
+        return list(dict.fromkeys(reversed(needed)))
 
-    def _sketched(self, feature: str) -> list[QuantileSketch]:
-        sketches: list[QuantileSketch] = []
-        for _, arrays in self.iter_chunks((feature,)):
-            modes = _by_mode(arrays[feature])
-            sketches = sketches or [QuantileSketch() for _ in modes]
-            for sketch, values in zip(sketches, modes, strict=True):
-                sketch.add(values)
-        return sketches
+    def know_ranks(self, sketches: Sketches) -> None:
+        """Take the values of a feature for those that its ranks are among."""
+        self._sketches[sketches.features[0]] = sketches.by_mode
 
     def _ranks(self, feature: str, values: NDArray[Any]) -> NDArray[np.float32]:
         of_modes = zip(self._sketches[feature], _by_mode(values), strict=True)
@@ -191,6 +199,41 @@ class Derived:
             f"ranks are from a sketch of the store's values: none is off by more than {bound:.1g} "
             "of them"
         ]
+
+
+def _derived(store: MapStore, sketches: dict[str, list[QuantileSketch]]) -> Derived:
+    made = Derived(store)
+    made._sketches = sketches
+    return made
+
+
+class Sketches:
+    """A collector of the values of a feature, by mode, to rank among."""
+
+    state = ("by_mode",)
+
+    def __init__(self, feature: str) -> None:
+        self.features = (feature,)
+        self.begin()
+
+    def begin(self) -> None:
+        self.by_mode: list[QuantileSketch] = []
+
+    def update(self, rows: slice, arrays: dict[str, NDArray[Any]]) -> None:
+        modes = _by_mode(arrays[self.features[0]])
+        self.by_mode = self.by_mode or [QuantileSketch() for _ in modes]
+        for sketch, values in zip(self.by_mode, modes, strict=True):
+            sketch.add(values)
+
+    def merge(self, found: dict[str, list[QuantileSketch]], *, first: bool) -> None:
+        if first:
+            self.by_mode = found["by_mode"]
+            return
+        for sketch, other in zip(self.by_mode, found["by_mode"], strict=True):
+            sketch.absorb(other)
+
+    def end_pass(self) -> bool:
+        return False
 
 
 def repeat_of(store: MapStore, feature: str, repeat: int) -> str:

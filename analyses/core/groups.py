@@ -38,6 +38,15 @@ class WithGroups:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a worker of a cluster reads it: the same maps, groups are the collectors' affair."""
+        return as_it_is, (self._store,)
+
+
+def as_it_is(store: Any) -> Any:
+    """Return a store: what a view of it comes to that has the same maps."""
+    return store
+
 
 def groups_of(store: Any) -> Ints | None:
     """Return the group of every image of a store, int64 of shape (n_images,), None without."""

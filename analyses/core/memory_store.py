@@ -102,10 +102,12 @@ class MemoryStore:
         return digest.hexdigest()
 
     def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
         """Yield slices of images, in order, with those maps."""
         step = self._batch if batch is None else batch
-        for start in range(0, self.n_images, step):
-            rows = slice(start, min(start + step, self.n_images))
+        first, stop = (0, self.n_images) if part is None else (part.start, part.stop)
+        for start in range(first, stop, step):
+            rows = slice(start, min(start + step, stop))
             yield rows, {name: self._maps[name][rows] for name in names}

@@ -142,10 +142,14 @@ class Moments:
             )
         merged = Moments(self.n_groups, self.shape)
         for part in (self, other):
-            seen = np.flatnonzero(part.count)
-            if seen.size:
-                merged._absorb(part, seen)
+            merged.absorb(part)
         return merged
+
+    def absorb(self, other: Moments) -> None:
+        """Take in what another object of the same groups and shape has seen."""
+        seen = np.flatnonzero(other.count)
+        if seen.size:
+            self._absorb(other, seen)
 
     def pooled(self) -> Moments:
         """Return the moments of all groups' observations as one group."""
@@ -193,6 +197,11 @@ class Extremes:
         """Take in maps of shape (image, row, col, mode)."""
         self._low = np.minimum(self._low, values.min(axis=0).min(axis=(0, 1)))
         self._high = np.maximum(self._high, values.max(axis=0).max(axis=(0, 1)))
+
+    def absorb(self, other: Extremes) -> None:
+        """Take in what another has seen."""
+        self._low = np.minimum(self._low, other._low)
+        self._high = np.maximum(self._high, other._high)
 
     def constant(self) -> NDArray[np.bool_]:
         """Return which modes have one value in the whole map, bool of shape (n_modes,)."""

@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from frictionstore.analyses.core.parameters import Parameters, asks
+from frictionstore.cli.options import cluster_option
 from frictionstore.text import printable, show
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
     @verify_option
     @click.option("--figures/--no-figures", "draw", default=True, help="Draw figures with --out.")
+    @cluster_option("read the store")
     @functools.wraps(function)
     def command(
         store: str,
@@ -161,10 +163,19 @@ def on_store(function: Callable[..., Any]) -> Callable[..., Any]:
         draw: bool,
         verify: bool,
         overwrite: bool,
+        cluster: str | None,
         **kwargs: Any,
     ) -> Any:
         target = Target(store, classes, out, as_json, draw, verify, overwrite, groups)
-        return function(target=target, **kwargs)
+        if cluster is None:
+            return function(target=target, **kwargs)
+        from frictionstore.cluster import check_cluster
+
+        check_cluster(cluster)
+        from frictionstore.analyses.core.cluster import on_cluster
+
+        with on_cluster(cluster):
+            return function(target=target, **kwargs)
 
     return command
 

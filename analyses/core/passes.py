@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, groups
-from frictionstore.analyses.core.derived import AT, NOISY, Derived, n_repeats, repeat_of
+from frictionstore.analyses.core.collecting import merge, part_of, parts, seen
+from frictionstore.analyses.core.derived import NOISY, Derived, Sketches, n_repeats, repeat_of
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Moments
+from frictionstore.analyses.core.reading import Arrays, NotFinite, look, names_of, readers
 from frictionstore.analyses.core.source import (
     REPEATS,
     MapStore,
@@ -28,7 +30,7 @@ from frictionstore.analyses.core.source import (
 from frictionstore.check.agreement import Agreement
 from frictionstore.cores import cores
 from frictionstore.progress import progress_bar
-from frictionstore.text import listed, printable
+from frictionstore.text import listed
 
 if TYPE_CHECKING:
     from frictionstore.analyses.core.results import Result
@@ -36,20 +38,33 @@ if TYPE_CHECKING:
 THREADS = cores(8)
 """Threads that share the work on a chunk or a fold."""
 
-Arrays = dict[str, NDArray[Any]]
-
 
 class Collector(Protocol):
-    """Something that takes in a store's chunks.
+    """Something that takes in a store's chunks, a part of the images at a time.
+
+    In every pass copies of it do that, one a part, perhaps on other machines, and what they have
+    seen is merged into it in the order of the parts: see `collecting.merged`. One whose state does
+    not come together in that way has `merge(found, *, first)` of its own; one that gathers chunks
+    has `close()`, called after a part's last; one that takes a constant off all values has
+    `look(arrays)`, called with the first chunk before the first pass; what copies for the parts
+    need not have is named in `stays`.
 
     Attributes
     ----------
     features
         The maps it reads.
+    state
+        Names of the attributes that `update` changes. It changes nothing else.
     """
 
     @property
     def features(self) -> tuple[str, ...]: ...
+
+    @property
+    def state(self) -> tuple[str, ...]: ...
+
+    def begin(self) -> None:
+        """Set what `state` names to nothing seen, for this pass."""
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         """Take in one chunk; maps have shape (image, row, col, mode)."""
@@ -151,9 +166,10 @@ class Passes:
     def run(self, *, show_progress: bool = False) -> None:
         """Read the store until no collector needs another pass.
 
-        Collectors are fed and finished in the order in which they were registered. BLAS is held to
-        one thread meanwhile: collectors share work among threads of their own, and threads of both
-        kinds would wait for each other.
+        Collectors are fed and finished in the order in which they were registered. Parts of the
+        images are read here, or by whom `readers` says. BLAS is held to one thread meanwhile:
+        collectors share work among threads of their own, and threads of both kinds would wait for
+        each other.
 
         Raises
         ------
@@ -167,23 +183,26 @@ class Passes:
 
     def _run(self, show_progress: bool) -> None:
         active = list(self._collectors.values())
+        for feature in self.store.unranked(name for c in active for name in c.features):
+            sketches = Sketches(feature)
+            self._pass([sketches], f"values of {feature}", show_progress)
+            self.store.know_ranks(sketches)
+        look(self.store, [c for c in active if hasattr(c, "look")])
         number = 1
         while active:
-            names = tuple(dict.fromkeys(name for c in active for name in c.features))
-            broken = _NotFinite()
-            label, n = f"pass {number}", self.store.n_images
-            with progress_bar(n, label, after="computing", show=show_progress) as advance:
-                for rows, arrays in self.store.iter_chunks(names):
-                    maps = {name: _as_map(arrays[name]) for name in names}
-                    broken.search(rows, maps)
-                    if not broken.found:
-                        for collector in active:
-                            collector.update(rows, maps)
-                    advance(rows.stop - rows.start)
-                if broken.found:
-                    raise broken.error(self.store)
-                active = [collector for collector in active if collector.end_pass()]
+            active = self._pass(active, f"pass {number}", show_progress)
             number += 1
+
+    def _pass(self, active: list[Any], label: str, show: bool) -> list[Any]:
+        """Read all images once; return the collectors that need them again."""
+        together = [NotFinite(names_of(active)), *active]
+        with progress_bar(self.store.n_images, label, after="computing", show=show) as advance:
+            found = readers.get()(self.store, together, parts(self.store), advance)
+            for number, of_part in enumerate(found):
+                for collector in together:  # what was merged is let go of at once
+                    merge(collector, of_part.pop(0), first=number == 0)
+            together.pop(0).check(self.store)
+            return [collector for collector in active if collector.end_pass()]
 
 
 def run(store: MapStore, plans: Sequence[Plan], *, show_progress: bool = False) -> list[Result]:
@@ -198,24 +217,37 @@ def run(store: MapStore, plans: Sequence[Plan], *, show_progress: bool = False) 
 class _OnRepeat:
     """A collector that is given a repeat's maps under the names of the measurement's."""
 
-    def __init__(self, collector: Collector, store: MapStore, repeat: int) -> None:
+    def __init__(self, collector: Any, names: dict[str, str]) -> None:
         self.collector = collector
-        self._store = store
-        self._repeat = repeat
+        self._names = names
+        self.features = tuple(names.values())
+        self.state = collector.state
+        if hasattr(collector, "look"):
+            self.look = self._look
 
-    @property
-    def features(self) -> tuple[str, ...]:
-        return tuple(self._name(feature) for feature in self.collector.features)
+    def part(self) -> _OnRepeat:
+        return _OnRepeat(part_of(self.collector), self._names)
 
-    def _name(self, feature: str) -> str:
-        return repeat_of(self._store, feature, self._repeat)
+    def _given(self, arrays: Arrays) -> Arrays:
+        return {feature: arrays[name] for feature, name in self._names.items()}
+
+    def _look(self, arrays: Arrays) -> None:
+        self.collector.look(self._given(arrays))
 
     def update(self, rows: slice, arrays: Arrays) -> None:
-        given = {feature: arrays[self._name(feature)] for feature in self.collector.features}
-        self.collector.update(rows, given)
+        self.collector.update(rows, self._given(arrays))
+
+    def seen(self) -> dict[str, Any]:
+        return seen(self.collector)
+
+    def merge(self, found: dict[str, Any], *, first: bool) -> None:
+        merge(self.collector, found, first=first)
+
+    def begin(self) -> None:
+        self.collector.begin()
 
     def end_pass(self) -> bool:
-        return self.collector.end_pass()
+        return bool(self.collector.end_pass())
 
 
 class _Repeat(Passes):
@@ -238,7 +270,8 @@ class _Repeat(Passes):
             made = make()
             if not any(is_repeated(self.store, name) for name in made.features):
                 return self._passes.share(key, lambda: made)
-            shared[mine] = _OnRepeat(made, self.store, self._repeat)
+            names = {one: repeat_of(self.store, one, self._repeat) for one in made.features}
+            shared[mine] = _OnRepeat(made, names)
         return cast(C, cast(_OnRepeat, shared[mine]).collector)
 
 
@@ -288,48 +321,6 @@ def recorded(result: Result, store: MapStore, grouped: MapStore | None = None) -
     return result
 
 
-def _as_map(values: NDArray[Any]) -> NDArray[Any]:
-    """Return a map with a mode axis: maps of one number per patch have one mode."""
-    return values[..., None] if values.ndim == 3 else values
-
-
-class _NotFinite:
-    """Counts values that are not finite, by map and image."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[tuple[int, int]]] = {}
-
-    def search(self, rows: slice, maps: Arrays) -> None:
-        for name, values in maps.items():
-            if not np.issubdtype(values.dtype, np.floating):
-                continue
-            finite = np.isfinite(values)
-            if finite.all():
-                continue
-            bad = (~finite).reshape(len(values), -1).sum(axis=1)
-            images = np.flatnonzero(bad)
-            self.found.setdefault(name, []).extend(
-                (rows.start + int(i), int(bad[i])) for i in images
-            )
-
-    def error(self, store: MapStore) -> AnalysisError:
-        name, images = next(iter(self.found.items()))
-        feature, _, repeat = name.partition(AT)
-        name = f"{feature}{REPEATS}" if repeat else name
-        total = sum(count for _, count in images)
-        shown = ", ".join(
-            f"{printable(str(store.image_ids[row]))!r} (row {row}: {count})"
-            for row, count in images[:5]
-        )
-        more = f" and {len(images) - 5} more" if len(images) > 5 else ""
-        values = "1 value that is" if total == 1 else f"{total} values that are"
-        return AnalysisError(
-            f"map {printable(name)!r} of {printable(store.name)} holds {values} NaN or infinite, "
-            f"in {len(images)} of {store.n_images} images: {shown}{more}; extract these images "
-            "again, or leave them out of the store"
-        )
-
-
 class ClassMoments:
     """Moments of one map by class, the images without a label as one more group.
 
@@ -340,6 +331,8 @@ class ClassMoments:
     labelled : Moments of the labelled images, one group
     """
 
+    state = ("_moments",)
+
     def __init__(
         self, feature: str, labels: NDArray[np.integer[Any]], n_classes: int, shape: tuple[int, ...]
     ) -> None:
@@ -347,7 +340,11 @@ class ClassMoments:
         self._feature = feature
         self._n_classes = n_classes
         self._labels = labels
-        self._moments = Moments(n_classes + 1, shape)
+        self._shape = shape
+        self.begin()
+
+    def begin(self) -> None:
+        self._moments = Moments(self._n_classes + 1, self._shape)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         labels = self._labels[rows]

@@ -63,14 +63,28 @@ class QuantileSketch:
             values = values[room:]
             self._compact()
 
-    def _compact(self) -> None:
-        level = 0
+    def absorb(self, other: QuantileSketch) -> None:
+        """Take in the values that another of the same size was given."""
+        self.n += other.n
+        self._known = None
+        for level, held in enumerate(other._levels):
+            if level == len(self._levels):
+                self._levels.append([])
+                self._compactions.append(0)
+            self._levels[level] += held
+            one, two = self._compactions[level], other._compactions[level]
+            # The last of both may have been wrong in one direction.
+            self._compactions[level] = one + two + (one % 2 and two % 2)
+        for level in range(len(other._levels)):
+            self._compact(level)
+
+    def _compact(self, level: int = 0) -> None:
         while sum(map(len, self._levels[level])) >= self._size:
             ordered = np.sort(np.concatenate(self._levels[level]))
-            # Halves of `size` come together to exactly `size`, which is even: none is left over.
-            kept = ordered[self._compactions[level] % 2 :: 2]
+            even = len(ordered) // 2 * 2  # of another's values one may be left over
+            kept = ordered[:even][self._compactions[level] % 2 :: 2]
             self._compactions[level] += 1
-            self._levels[level] = []
+            self._levels[level] = [ordered[even:]] if even < len(ordered) else []
             if level + 1 == len(self._levels):
                 self._levels.append([])
                 self._compactions.append(0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.groups import (
     arrangements,
+    as_it_is,
     few_arrangements,
     groups_of,
     require_several,
@@ -67,8 +69,9 @@ class MapStore(Protocol):
     def maps(self) -> tuple[str, ...]: ...
 
     def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]: ...
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]: ...  # fmt: skip
 
 
 def logarithm_of(feature: str) -> str | None:
@@ -97,6 +100,18 @@ def stored_maps(store: MapStore, feature: str) -> tuple[str, ...]:
 def is_repeated(store: MapStore, feature: str) -> bool:
     """Return whether a store holds repeats of the measurement of a feature."""
     return any(f"{name}{REPEATS}" in store.maps for name in stored_maps(store, feature))
+
+
+def chunks(
+    store: MapStore, names: Sequence[str], batch: int | None = None, threads: int | None = None,
+    part: slice | None = None,
+) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
+    """Return the chunks of a store's part; one that is all of it need not know of parts."""
+    if part is None or (
+        part.start == 0 and part.stop >= getattr(store, "n_stored", store.n_images)
+    ):
+        return store.iter_chunks(names, batch=batch, threads=threads)
+    return store.iter_chunks(names, batch=batch, threads=threads, part=part)
 
 
 class SelectedClasses:
@@ -141,7 +156,6 @@ class SelectedClasses:
             raise AnalysisError(
                 f"{where} has no image of {listed(self.selected_classes)}: name another class"
             )
-        self.image_ids = np.asarray(store.image_ids)[self._chosen]
         groups = groups_of(store)
         self.groups = None if groups is None else groups[self._chosen]
         self.group_names = getattr(store, "group_names", [])
@@ -161,12 +175,27 @@ class SelectedClasses:
             f"{self._store.n_images}"
         ]
 
+    @property
+    def n_stored(self) -> int:
+        """Images that these were chosen from."""
+        return len(self._chosen)
+
+    @cached_property
+    def image_ids(self) -> NDArray[Any]:
+        """Of the images chosen."""
+        return np.asarray(self._store.image_ids)[self._chosen]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a worker of a cluster reads it: of the labels, the collectors have what they need."""
+        return SelectedClasses, (self._store, self.selected_classes)
+
     def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
-        """As the store's, of the images chosen; rows are counted among these."""
-        start = 0
-        for rows, arrays in self._store.iter_chunks(names, batch=batch, threads=threads):
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
+        """As the store's, of the images chosen; rows are counted among these, parts among all."""
+        start = 0 if part is None else int(self._chosen[: part.start].sum())
+        for rows, arrays in chunks(self._store, names, batch, threads, part):
             chosen = self._chosen[rows]
             count = int(chosen.sum())
             if count:
@@ -198,6 +227,10 @@ class WithoutSmallClasses:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a worker of a cluster reads it: the same maps."""
+        return as_it_is, (self._store,)
 
     def caveats(self) -> list[str]:
         """Return the sentence that names the classes, after those of the store."""

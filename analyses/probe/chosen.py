@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core import parameters
+from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.groups import require_several
 from frictionstore.analyses.core.passes import Arrays, Passes
@@ -35,6 +36,9 @@ class ChosenImages:
     maps
         By name float32 of shape (n, row, col, mode), after the pass.
     """
+
+    state = ("_held",)
+    stays = ("_then", "problem", "maps")
 
     def __init__(
         self,
@@ -65,8 +69,11 @@ class ChosenImages:
         sampled = np.zeros(len(labels), np.bool_)
         sampled[banded.sample(assigned, folds, seed)] = True
         self.problem = Problem(labels, assigned, len(names), folds, sampled, groups)
-        self._held: dict[str, list[NDArray[np.float32]]] = {name: [] for name in features}
         self.maps: dict[str, NDArray[np.float32]] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self._held: dict[str, list[NDArray[np.float32]]] = {name: [] for name in self.features}
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         first, last = np.searchsorted(self._index, (rows.start, rows.stop))
@@ -75,8 +82,7 @@ class ChosenImages:
             self._held[name].append(arrays[name][member].astype(np.float32))
 
     def end_pass(self) -> bool:
-        self.maps = {name: np.concatenate(parts) for name, parts in self._held.items()}
-        self._held = {}
+        self.maps = joined(self._held)
         self._then(self)
         return False
 

@@ -19,7 +19,8 @@ from frictionstore.analyses.probe.ridge import (
     one_hot,
 )
 from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split
-from frictionstore.analyses.stats.permutation import AnyShuffles, group_sums
+from frictionstore.analyses.stats.arrangements import Arrangements
+from frictionstore.analyses.stats.permutation import group_sums
 
 
 class HeldProbe(Probe):
@@ -46,7 +47,8 @@ class HeldProbe(Probe):
 
     def end_pass(self) -> bool:
         index, values = self._rows.take()
-        drawn, shuffles = self._draw(index)
+        arranged = self._split.arrangements(self._seed)
+        drawn = arranged.take(index, slice(0, self._permutations))
         others = shuffled_within(self._split.folds[index], self._seed)
 
         def fit(one: SetFit, fold: int | None) -> None:
@@ -59,7 +61,7 @@ class HeldProbe(Probe):
                 assert self._notebook is not None
                 fit_notebook(one, self._notebook, index, columns)
             else:
-                self._fit(one, fold, index, columns, drawn, shuffles)
+                self._fit(one, fold, index, columns, drawn, arranged)
 
         # The largest first: no thread is left alone with them at the end.
         by_size = sorted(self._sets, key=lambda one: -one.n_columns)
@@ -71,18 +73,6 @@ class HeldProbe(Probe):
             list(pool.map(lambda task: fit(*task), tasks))
         return False
 
-    def _draw(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[AnyShuffles]]:
-        """Return the rows' labels in every permutation, (permutations, n), and what drew them."""
-        drawn = np.empty((self._permutations, len(index)), np.int64)
-        if not self._permutations:
-            return drawn, []
-        groups = self._split.folds[index]
-        shuffles = self._split.label_shuffles(self._permutations, self._seed)
-        for group, shuffle in enumerate(shuffles):
-            member = np.flatnonzero(groups == group)
-            drawn[:, member] = shuffle.take(len(member))
-        return drawn, shuffles
-
     def _fit(
         self,
         one: SetFit,
@@ -90,7 +80,7 @@ class HeldProbe(Probe):
         index: NDArray[np.int64],
         columns: Floats,
         drawn: NDArray[np.int64],
-        shuffles: Sequence[AnyShuffles],
+        arranged: Arrangements,
     ) -> None:
         split, scratch = self._split, self._scratch
         tested = split.folds[index] == fold
@@ -130,7 +120,7 @@ class HeldProbe(Probe):
             hat = fitted.hat(found, z_test)
             sums = group_sums(hat, drawn[:, train], split.n_classes)
             # Centred targets: what the frequencies predict is taken off and put back.
-            expected = split.null_training(shuffles, fold) / n
+            expected = split.null_training(arranged, self._permutations, fold) / n
             sums += expected[..., None] * (1.0 - hat.sum(axis=0))
             right = sums.argmax(axis=1) == drawn[:, test]
             one.null_correct[fold] = right.sum(axis=1)

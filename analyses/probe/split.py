@@ -24,10 +24,13 @@ from frictionstore.analyses.probe.ridge import (
     choose_penalty,
     one_hot,
 )
-from frictionstore.analyses.stats.permutation import AnyShuffles, GroupShuffles, Shuffles
+from frictionstore.analyses.stats.arrangements import Arrangements
 from frictionstore.text import printable
 
 Floats = NDArray[np.float64]
+
+WITHIN_FOLDS = 3
+"""The use of a seed: no other arrangement is the same."""
 
 
 @dataclass(frozen=True)
@@ -101,34 +104,28 @@ class Split:
         by_class = counts.sum(axis=0) - counts[fold]
         return by_class, int(by_class.sum())
 
-    def label_shuffles(self, permutations: int, seed: int) -> list[AnyShuffles]:
-        """Return arrangements of the labels within each group, one `Shuffles` per group.
+    def arrangements(self, seed: int) -> Arrangements:
+        """Return random arrangements of the labels within each group.
 
         Shuffling within folds keeps every fold as balanced as it is. Of images that belong together
         labels change places as wholes.
         """
-        rngs = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(self.n_groups)]
-        if self.belonging is None:
-            return [
-                Shuffles(list(counts), permutations, rng)
-                for counts, rng in zip(self.counts(), rngs, strict=True)
-            ]
-        folds = [self.folds == fold for fold in range(self.n_groups)]
-        return [
-            GroupShuffles(self.labels[one], self.belonging[one], self.n_classes, permutations, rng)
-            for one, rng in zip(folds, rngs, strict=True)
-        ]
+        part = np.where(self.folds >= 0, self.labels, -1)
+        strata = np.maximum(self.folds, 0)
+        return Arrangements(
+            part, self.n_classes, seed, use=WITHIN_FOLDS, strata=strata, groups=self.belonging
+        )
 
-    def null_training(self, shuffles: Sequence[AnyShuffles], fold: int) -> NDArray[np.int64]:
+    def null_training(
+        self, arranged: Arrangements, permutations: int, fold: int
+    ) -> NDArray[np.int64]:
         """Return the training images of a fold by class under permuted labels.
 
         Shape (n_classes,), or (permutations, n_classes) where whole groups change places: classes
         do not keep their sizes then.
         """
-        counts = [one.counts for one in shuffles if isinstance(one, GroupShuffles)]
-        if not counts:
-            return self.training(fold)[0]
-        return np.asarray(sum(counts) - counts[fold])
+        counts = arranged.counts(slice(0, permutations))
+        return np.asarray(counts.sum(axis=-2) - counts[..., fold, :])
 
     def least_arrangements(self) -> float:
         """Return the logarithm of how many arrangements of the labels there are within folds."""
@@ -189,10 +186,7 @@ class SetFit:
 
     def select(self, values: Floats) -> Floats:
         """Return this set's columns, from the last axis of all maps side by side."""
-        parts = list(self.columns.values())
-        if all(a.stop == b.start for a, b in pairwise(parts)):
-            return values[..., parts[0].start : parts[-1].stop]  # side by side: no copy
-        return np.concatenate([values[..., part] for part in parts], axis=-1)
+        return select(self.columns, values)
 
     def place(self, name: str) -> slice:
         """Return where a map's columns are among those of the set."""
@@ -295,15 +289,29 @@ class SetFit:
 class FittedOnce:
     """Stands for a set in the passes, so that one probe fits it for all that ask for the same."""
 
+    state = ()
+    stays = ("fit",)
+
     def __init__(self, fit: SetFit) -> None:
         self.features = tuple(fit.columns)
         self.fit = fit
+
+    def begin(self) -> None:
+        """Nothing is seen."""
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         """Take in nothing: the probe that fits the set does."""
 
     def end_pass(self) -> bool:
         return False
+
+
+def select(columns: dict[str, slice], values: Floats) -> Floats:
+    """Return the columns of some maps, from the last axis of all maps side by side."""
+    parts = list(columns.values())
+    if all(a.stop == b.start for a, b in pairwise(parts)):
+        return values[..., parts[0].start : parts[-1].stop]  # side by side: no copy
+    return np.concatenate([values[..., part] for part in parts], axis=-1)
 
 
 class Rows:
@@ -315,18 +323,31 @@ class Rows:
         self._held: list[tuple[NDArray[np.int64], Floats]] = []
         self.shift: Floats | None = None
 
+    def anew(self) -> Rows:
+        """Return one that holds nothing."""
+        made = Rows(self._maps, self._folds)
+        made.shift = self.shift
+        return made
+
+    def absorb(self, other: Rows) -> None:
+        """Take in what another holds, of the same shift."""
+        self._held += other._held
+
+    def _values(self, arrays: Arrays, member: NDArray[np.int64] | slice) -> Floats:
+        parts = [arrays[name].reshape(len(arrays[name]), -1)[member] for name in self._maps]
+        return np.concatenate(parts, axis=1, dtype=np.float64)
+
+    def look(self, arrays: Arrays) -> None:
+        """Take the shift from a chunk."""
+        # The median: one outlier must not shift everything away from zero.
+        self.shift = np.median(self._values(arrays, slice(None)), axis=0)
+
     def add(self, rows: slice, arrays: Arrays) -> int:
-        """Take in a chunk and return how many images are held."""
+        """Take in a chunk, after a first `look`, and return how many images are held."""
         index = rows.start + np.flatnonzero(self._folds[rows] >= 0)
         if len(index):
-            parts = [
-                arrays[name].reshape(len(arrays[name]), -1)[index - rows.start]
-                for name in self._maps
-            ]
-            values = np.concatenate(parts, axis=1, dtype=np.float64)
-            if self.shift is None:
-                # The median: one outlier must not shift everything away from zero.
-                self.shift = np.median(values, axis=0)
+            values = self._values(arrays, index - rows.start)
+            assert self.shift is not None, "look first"
             values -= self.shift
             self._held.append((index, values))
         return sum(len(part) for part, _ in self._held)
@@ -359,6 +380,13 @@ class Probe:
     Of the images that are trained on, penalties of joined maps are weighed on a sample.
     """
 
+    stays = ("_sets", "_scratch", "_notebook")
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """What is gathered in this pass."""
+        return ("_rows",)
+
     def __init__(
         self,
         maps: dict[str, int],
@@ -376,3 +404,9 @@ class Probe:
         self._rows = Rows(maps, split.folds)
         self._sampled = np.zeros(len(split.folds), np.bool_)
         self._sampled[banded.sample(split.folds, split.n_folds, seed)] = True
+
+    def look(self, arrays: Arrays) -> None:
+        self._rows.look(arrays)
+
+    def begin(self) -> None:
+        self._rows = self._rows.anew()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.passes import THREADS, Arrays
 from frictionstore.analyses.probe.ridge import Primal, Scaling, one_hot
-from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split
+from frictionstore.analyses.probe.split import Floats, Probe, SetFit, Split, select
 from frictionstore.analyses.stats.permutation import group_sums
 
 _Block = tuple[int, int, int, int]
@@ -51,8 +51,8 @@ def _linear(weights: Floats, scaling: Scaling, intercept: Floats, balance: Float
     return _Linear(full, intercept - scaling.mean @ full)
 
 
-_Model = tuple[SetFit, int, str, _Linear]
-"""A feature set, the fold it is tested on, the kind of prediction, and the weights."""
+_Model = tuple[int, int, str, _Linear]
+"""A feature set's number, the fold it is tested on, the kind of prediction, and the weights."""
 
 
 @dataclass
@@ -81,6 +81,17 @@ class _Group:
     high: Floats
     null_sums: Floats
 
+    def absorb(self, other: _Group) -> None:
+        """Take in what other batches of the fold add."""
+        for key, gram in other.gram.items():
+            self.gram[key] += gram
+        self.class_sums += other.class_sums
+        self.batch_means += other.batch_means
+        self.batch_counts += other.batch_counts
+        self.low = np.minimum(self.low, other.low)
+        self.high = np.maximum(self.high, other.high)
+        self.null_sums += other.null_sums
+
 
 def _pairs(sets: Sequence[SetFit]) -> set[_Block]:
     """Return the pairs of maps whose products some set needs, each in one order."""
@@ -105,12 +116,34 @@ class StreamedProbe(Probe):
         self, maps: dict[str, int], sets: Sequence[SetFit], split: Split, **options: Any
     ) -> None:
         super().__init__(maps, sets, split, **options)
-        permutations = self._permutations
-        self._shuffles = split.label_shuffles(permutations, self._seed) if permutations else []
-        width, classes = sum(maps.values()), split.n_classes
-        self._groups = [
-            _Group(
-                gram={key: np.zeros((key[1] - key[0], key[3] - key[2])) for key in _pairs(sets)},
+        self._arranged = split.arrangements(self._seed) if self._permutations else None
+        self._width, self._pairs = sum(maps.values()), _pairs(sets)
+        self._columns = [one.columns for one in self._sets]
+        self._predicting = False
+        self._models: list[_Model] = []
+        self.begin()
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Sums for the training sets, then predictions."""
+        return ("_predicted", "_right") if self._predicting else ("_groups", "_sample")
+
+    def begin(self) -> None:
+        super().begin()
+        if self._arranged is not None:
+            self._arranged.prepare(slice(0, self._permutations))
+        if self._predicting:
+            self._predicted: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
+            self._right = {
+                (one, fold): np.zeros(self._permutations, np.int64)
+                for one, fold, kind, _ in self._models
+                if kind == "null"
+            }
+            return
+        permutations, classes, width = self._permutations, self._split.n_classes, self._width
+        self._groups = {
+            number: _Group(
+                gram={k: np.zeros((k[1] - k[0], k[3] - k[2])) for k in self._pairs},
                 class_sums=np.zeros((classes, width)),
                 batch_means=[],
                 batch_counts=[],
@@ -118,24 +151,26 @@ class StreamedProbe(Probe):
                 high=np.full(width, -np.inf),
                 null_sums=np.zeros((permutations, classes, width)),
             )
-            for _ in range(split.n_groups)
-        ]
+            for number in range(self._split.n_groups)
+        }
         self._sample: list[tuple[NDArray[np.int64], Floats]] = []
-        self._predicting = False
-        self._models: list[_Model] = []
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._rows.add(rows, arrays) >= _ROWS:
-            self._flush()
+            self.close()
 
     def end_pass(self) -> bool:
-        self._flush()
         if self._predicting:
+            for number, index, classes in self._predicted:
+                self._sets[number].prediction[index] = classes
+            for (number, fold), right in self._right.items():
+                self._sets[number].null_correct[fold] += right
+            self._models = []
             return False
 
         def fit(task: tuple[SetFit, int]) -> list[_Model]:
             one, fold = task
-            others = [group for g, group in enumerate(self._groups) if g != fold]
+            others = [group for g, group in self._groups.items() if g != fold]
             return self._fit(one, fold, others)
 
         # The widest first: what only it needs is given back before its weights pile up.
@@ -148,15 +183,14 @@ class StreamedProbe(Probe):
                 for models in pool.map(fit, product([one], range(self._split.n_folds))):
                     self._models += models
             needed = _pairs(left)
-            for group in self._groups:
+            for group in self._groups.values():
                 group.gram = {key: group.gram[key] for key in group.gram if key in needed}
-        self._groups, self._sample = [], []
+        self._groups, self._sample = {}, []
         self._predicting = True
-        if self._permutations:
-            self._shuffles = self._split.label_shuffles(self._permutations, self._seed)
         return True
 
-    def _flush(self) -> None:
+    def close(self) -> None:
+        """Take in the rows that are held."""
         index, values = self._rows.take()
         if not len(index):
             return
@@ -176,8 +210,8 @@ class StreamedProbe(Probe):
             x = values[member]
             group.low = np.minimum(group.low, x.min(axis=0))
             group.high = np.maximum(group.high, x.max(axis=0))
-            if self._permutations:
-                drawn = self._shuffles[number].take(len(x))
+            if self._arranged is not None:
+                drawn = self._arranged.take(index[member], slice(0, self._permutations))
                 group.null_sums += group_sums(x, drawn, self._split.n_classes)
             targets = one_hot(self._split.labels[index[member]], self._split.n_classes)
             mean = x.mean(axis=0)
@@ -189,7 +223,7 @@ class StreamedProbe(Probe):
                 gram += x[:, a:b].T @ x[:, c:d]
 
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(add, np.unique(groups)))
+            list(pool.map(add, map(int, np.unique(groups))))
 
     def _fit(self, one: SetFit, fold: int, others: Sequence[_Group]) -> list[_Model]:
         by_class, n = self._split.training(fold)
@@ -225,20 +259,30 @@ class StreamedProbe(Probe):
         found = one.solved(fold, Primal(scaled, cross, square, n))
         del scaled
         models: list[_Model] = [
-            (one, fold, "default", _linear(found.coefficients, scaling, frequency, weights))
+            (
+                self._number(one),
+                fold,
+                "default",
+                _linear(found.coefficients, scaling, frequency, weights),
+            )
         ]
         if self._permutations:
             null = one.select(others[0].null_sums)[..., used]
             for group in others[1:]:
                 null += one.select(group.null_sums)[..., used]
-            expected = self._split.null_training(self._shuffles, fold)
+            assert self._arranged is not None
+            expected = self._split.null_training(self._arranged, self._permutations, fold)
             null -= expected[..., None] * mean[used]
             null *= weights / scale
             solved = found.solve(null.reshape(-1, len(used)).T)
             shape = (self._permutations, len(frequency))
             intercept = np.broadcast_to(expected / n, shape).reshape(-1)
-            models.append((one, fold, "null", _linear(solved, scaling, intercept, weights)))
+            linear = _linear(solved, scaling, intercept, weights)
+            models.append((self._number(one), fold, "null", linear))
         return models
+
+    def _number(self, one: SetFit) -> int:
+        return next(number for number, other in enumerate(self._sets) if other is one)
 
     def _balanced(self, one: SetFit, fold: int, scaling: Scaling) -> Floats:
         index = np.concatenate([part for part, _ in self._sample])
@@ -272,24 +316,25 @@ class StreamedProbe(Probe):
     def _predict(self, index: NDArray[np.int64], values: Floats) -> None:
         groups = self._split.folds[index]
         drawn: dict[int, NDArray[Any]] = {}
-        if self._permutations:
+        if self._arranged is not None:
+            which = slice(0, self._permutations)
             drawn = {
-                int(group): self._shuffles[group].take(int((groups == group).sum()))
+                int(group): self._arranged.take(index[groups == group], which)
                 for group in np.unique(groups)
             }
 
         def predict(made: _Model) -> None:
-            one, fold, kind, model = made
+            number, fold, kind, model = made
             member = np.flatnonzero(groups == fold)
             if not len(member):
                 return
-            scores = model.scores(one.select(values[member]))
+            scores = model.scores(select(self._columns[number], values[member]))
             if kind == "default":
-                one.prediction[index[member]] = scores.argmax(axis=1)
+                self._predicted.append((number, index[member], scores.argmax(axis=1)))
             else:
                 shape = (len(member), self._permutations, self._split.n_classes)
                 predicted = scores.reshape(shape).argmax(axis=2)
-                one.null_correct[fold] += (predicted == drawn[fold].T).sum(axis=0)
+                self._right[number, fold] += (predicted == drawn[fold].T).sum(axis=0)
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(predict, self._models))

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.derived import n_repeats
-from frictionstore.analyses.core.source import REPEATS, MapStore
+from frictionstore.analyses.core.source import REPEATS, MapStore, chunks
 
 MOST_REPEATS = 8
 """Every analysis is done on each repeat: hundreds of them would take minutes for a few images."""
@@ -24,6 +24,9 @@ class FirstRepeats:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FirstRepeats, (self._store, self._held)
+
     def caveats(self) -> list[str]:
         """Return the sentence that says what is left out, after those of the store."""
         return [
@@ -33,10 +36,11 @@ class FirstRepeats:
         ]
 
     def iter_chunks(
-        self, names: Sequence[str], batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        self, names: Sequence[str], batch: int | None = None, threads: int | None = None,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
         """As the store's, maps of repeats cut to the first."""
-        for rows, arrays in self._store.iter_chunks(names, batch=batch, threads=threads):
+        for rows, arrays in chunks(self._store, names, batch, threads, part):
             yield (
                 rows,
                 {

@@ -125,6 +125,8 @@ class Crossnobis:
         fewer than 3 folds. (The lower end covers less where few images have heavy tails.)
     """
 
+    state = ("_moments",)
+
     def __init__(
         self, feature: str, labels: NDArray[np.int64], folds: NDArray[np.int64], n_classes: int,
         n_folds: int, shape: tuple[int, ...],
@@ -132,7 +134,11 @@ class Crossnobis:
         self.features = (feature,)
         self._groups = np.where(folds < 0, -1, folds * n_classes + labels)
         self._n_folds, self._n_classes = n_folds, n_classes
-        self._moments = Moments(n_folds * n_classes, shape)
+        self._shape = shape
+        self.begin()
+
+    def begin(self) -> None:
+        self._moments = Moments(self._n_folds * self._n_classes, self._shape)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         self._moments.update(arrays[self.features[0]], self._groups[rows])

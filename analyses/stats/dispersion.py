@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core.passes import Arrays, ClassMoments, Passes, class_moments
+from frictionstore.analyses.core.passes import (
+    THREADS,
+    Arrays,
+    ClassMoments,
+    Passes,
+    class_moments,
+)
 from frictionstore.analyses.core.source import Classes
 from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.arrangements import Arrangements
 from frictionstore.analyses.stats.label_sums import f_from_sums
 
 Floats = NDArray[np.float64]
+
+RESIDUALS = 2
+"""The use of a seed: no other arrangement is the same."""
+_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,20 @@ def permdisp(
     f = float(f_from_sums(sums(centred), counts, total, pooled=True))
     if not permutations:
         return Dispersion(mean, f, np.nan)
-    null = []
-    for shuffles in permutation.label_shuffles(list(counts), permutations, seed):
-        drawn = shuffles.take(len(labels))
-        of_class = permutation.group_sums(rest[:, None], drawn, classes)
-        null.append(f_from_sums(of_class, counts, within, pooled=True))
-    return Dispersion(mean, f, float(permutation.p_value(f, np.concatenate(null))))
+    arranged = Arrangements(labels, classes, seed, use=RESIDUALS)
+
+    def null(which: int) -> float:
+        # Some images at a time: labels of all of them under many permutations are many.
+        of_class = np.zeros(classes)
+        for part in permutation.spans(len(labels), _ROWS):
+            drawn = arranged.take(np.arange(part.start, part.stop), slice(which, which + 1))[0]
+            of_class += np.bincount(drawn, rest[part], minlength=classes)
+        return float(f_from_sums(of_class[:, None], counts, within, pooled=True))
+
+    arranged.prepare(slice(0, permutations))
+    with ThreadPoolExecutor(THREADS) as pool:
+        under = list(pool.map(null, range(permutations)))
+    return Dispersion(mean, f, float(permutation.p_value(f, under)))
 
 
 def unequal(variance: Floats, counts: NDArray[np.int64]) -> Floats:
@@ -123,14 +143,20 @@ class ClassDistances:
         float64 of shape (n_images,), 0 without a label.
     """
 
+    state = ("_found",)
+    stays = ("_moments", "_tests")
+
     def __init__(self, feature: str, classes: Classes, moments: ClassMoments) -> None:
         self.features = (feature,)
         self._feature = feature
         self._classes = classes
         self._moments = moments
         self._means: Floats | None = None
-        self.distances = np.zeros(len(classes.labels))
         self._tests: dict[tuple[int, int], Dispersion] = {}
+        self.begin()
+
+    def begin(self) -> None:
+        self._found: list[Floats] = []
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._means is None:
@@ -140,12 +166,17 @@ class ClassDistances:
         away = arrays[self._feature][known] - self._means[labels[known]]
         square = np.square(away).sum(axis=tuple(range(1, away.ndim)))  # of no image, too
         n = self._classes.counts[labels[known]]
-        self.distances[rows][known] = np.sqrt(square * n / (n - 1))
+        found = np.zeros(len(labels))
+        found[known] = np.sqrt(square * n / (n - 1))
+        self._found.append(found)
 
     def end_pass(self) -> bool:
-        first = self._means is None
-        self._means = self._moments.by_class.mean
-        return first
+        if self._means is None:
+            self._means = self._moments.by_class.mean
+            return True
+        self.distances = np.concatenate(self._found)
+        self._found = []
+        return False
 
     def test(self, permutations: int, seed: int) -> Dispersion:
         """Return the test of the distances of the labelled images, done once; no p of groups.

@@ -13,16 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core.collecting import PART_IMAGES
 from frictionstore.analyses.core.passes import THREADS, Arrays, Passes
 from frictionstore.analyses.core.source import Classes
-from frictionstore.analyses.stats.permutation import (
-    AnyShuffles,
-    GroupShuffles,
-    Shuffles,
-    group_sums,
-    label_shuffles,
-    tile_sizes,
-)
+from frictionstore.analyses.stats.arrangements import Arrangements
+from frictionstore.analyses.stats.permutation import TILE, group_sums, spans
 
 Floats = NDArray[np.float64]
 Reducer = Callable[[slice, Floats, Floats, Floats], None]
@@ -36,6 +31,12 @@ _REDUCING = 2
 _ROWS = 1024
 """Images multiplied at a time, so that adding up the sums costs little beside the products."""
 
+_PRODUCTS = 32 << 20
+"""Bytes of products that a thread holds before they are added up."""
+
+LABELS, HALVES = 0, 1
+"""Uses of a seed."""
+
 
 class Buffer:
     """Gathers labelled images of one map, shifted, until there are enough to multiply.
@@ -44,38 +45,96 @@ class Buffer:
     friction's modes lie orders of magnitude apart.
     """
 
-    def __init__(self, feature: str, labels: NDArray[np.int64], n_features: int) -> None:
+    def __init__(
+        self, feature: str, labels: NDArray[np.int64], n_features: int, shift: Floats | None = None
+    ) -> None:
         self._feature = feature
         self._labels = labels
         self._n_features = n_features
         self._held: list[Floats] = []
-        self._held_labels: list[NDArray[np.int64]] = []
-        self.shift: Floats | None = None
+        self._rows: list[NDArray[np.int64]] = []
+        self.shift = shift
+
+    def anew(self) -> Buffer:
+        """Return one that holds nothing."""
+        return Buffer(self._feature, self._labels, self._n_features, self.shift)
+
+    def look(self, arrays: Arrays) -> None:
+        """Take the shift from a chunk."""
+        values = arrays[self._feature].reshape(-1, self._n_features)
+        self.shift = values.mean(axis=0, dtype=np.float64)
 
     def add(self, rows: slice, arrays: Arrays) -> int:
         """Take in a chunk and return how many labelled images are held."""
-        labels = self._labels[rows]
-        keep = labels >= 0
+        keep = self._labels[rows] >= 0
         values = arrays[self._feature][keep].reshape(-1, self._n_features).astype(np.float64)
         if len(values):
             if self.shift is None:
                 self.shift = values.mean(axis=0)
             values -= self.shift
             self._held.append(values)
-            self._held_labels.append(labels[keep])
+            self._rows.append(rows.start + np.flatnonzero(keep))
         return sum(len(part) for part in self._held)
 
     def empty(self) -> tuple[Floats, NDArray[np.int64]]:
-        """Return what is held, values (b, n_features) and labels (b,), and hold nothing."""
+        """Return what is held, values (b, n_features) and rows (b,), and hold nothing."""
         if not self._held:
             return np.empty((0, self._n_features)), np.empty(0, np.int64)
-        values = np.concatenate(self._held)
-        labels = np.concatenate(self._held_labels)
-        self._held, self._held_labels = [], []
-        return values, labels
+        values, rows = np.concatenate(self._held), np.concatenate(self._rows)
+        self._held, self._rows = [], []
+        return values, rows
 
 
-class PermutedClassSums:
+class _Blocks:
+    """What both collectors of sums share: blocks of arrangements that fit memory, one a pass."""
+
+    state: tuple[str, ...] = ("_sums",)
+
+    def __init__(
+        self, buffer: Buffer, arranged: Arrangements, arrangements: int, memory: int, n_images: int
+    ) -> None:
+        self.features = (buffer._feature,)
+        self._buffer = buffer
+        self._arranged = arranged
+        self._many = arrangements
+        # What a part has and what all before it have are held at once.
+        self._memory = memory // 2 if n_images > PART_IMAGES else memory
+        self._next = 0
+        self._sums: Floats | None = None
+
+    def _bytes(self) -> int:
+        """Return the bytes of one arrangement's sums."""
+        raise NotImplementedError
+
+    @property
+    def _block(self) -> slice:
+        """Return the arrangements of this pass."""
+        size = max(1, self._memory // self._bytes())
+        return slice(self._next, min(self._next + size, self._many))
+
+    def begin(self) -> None:
+        self._arranged.prepare(self._block)
+        self._sums = None
+        self._buffer = self._buffer.anew()
+
+    def look(self, arrays: Arrays) -> None:
+        self._buffer.look(arrays)
+
+    def update(self, rows: slice, arrays: Arrays) -> None:
+        if self._buffer.add(rows, arrays) >= _ROWS:
+            self.close()
+
+    def close(self) -> None:
+        """Multiply what is held."""
+        values, rows = self._buffer.empty()
+        if len(rows):
+            self._multiply(values, rows)
+
+    def _multiply(self, values: Floats, rows: NDArray[np.int64]) -> None:
+        raise NotImplementedError
+
+
+class PermutedClassSums(_Blocks):
     """Class sums under permuted labels, handed block by block to whoever asked.
 
     Labels are permuted among the labelled images, so class sizes stay. A block of permutations
@@ -93,6 +152,8 @@ class PermutedClassSums:
         last column, of all features together, is always there.
     """
 
+    stays = ("reducers",)
+
     def __init__(
         self,
         feature: str,
@@ -102,71 +163,64 @@ class PermutedClassSums:
         seed: int,
         memory: int,
     ) -> None:
-        self.features = (feature,)
         self.reducers: list[Reducer] = []
         self.squares = False
-        self._buffer = Buffer(feature, classes.labels, n_features)
         self._n_classes = classes.n
         self._n_features = n_features
-        self._sizes = tile_sizes(permutations)
-        grouped = classes.groups is not None
-        labels, groups = classes.labelled() if grouped else (None, None)
-        self._shuffles = label_shuffles(list(classes.counts), permutations, seed, labels, groups)
-        self._counts = classes.counts
-        if grouped:
-            self._counts = np.concatenate([one.counts for one in self._shuffles])  # type: ignore[union-attr]
-        self._memory = memory
-        self._first = 0
-        self._sums: list[Floats] = []
+        labels, grouped = classes.labels, classes.groups
+        arranged = Arrangements(labels, classes.n, seed, use=LABELS, groups=grouped)
+        buffer = Buffer(feature, labels, n_features)
+        super().__init__(buffer, arranged, permutations, memory, len(labels))
 
-    def _new_block(self) -> list[Floats]:
-        width = self._n_features * (2 if self.squares else 1) + 1
-        largest = max(self._sizes) * self._n_classes * width * 8
-        block = self._sizes[self._first : self._first + max(1, self._memory // largest)]
-        return [np.zeros((size, self._n_classes, width)) for size in block]
+    @property
+    def _width(self) -> int:
+        return self._n_features * (2 if self.squares else 1) + 1
+
+    def _bytes(self) -> int:
+        return self._n_classes * self._width * 8
+
+    def _tiles(self) -> list[slice]:
+        """Return some permutations of the block at a time, counted from its first."""
+        size = min(TILE, max(1, _PRODUCTS // self._bytes()))
+        return list(spans(self._block.stop - self._block.start, size))
 
     def counts(self, which: slice) -> NDArray[np.int64]:
         """Return images of each class in some permutations: (n_classes,), or of each one's own."""
-        return self._counts if self._counts.ndim == 1 else self._counts[which]
+        return self._arranged.counts(which)[..., 0, :]
 
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        if self._buffer.add(rows, arrays) >= _ROWS:
-            self._multiply()
-
-    def _multiply(self) -> None:
-        values, labels = self._buffer.empty()
-        if not len(labels):
-            return
+    def _multiply(self, values: Floats, rows: NDArray[np.int64]) -> None:
         # Squares are summed in the same product: the labels are sorted once.
         square = np.square(values)
         each = [square] if self.squares else []
         values = np.concatenate([values, *each, square.sum(axis=1, keepdims=True)], axis=1)
-        if not self._sums:
-            self._sums = self._new_block()
+        first, stop = self._block.start, self._block.stop
+        if self._sums is None:
+            self._sums = np.zeros((stop - first, self._n_classes, self._width))
+        sums = self._sums
 
-        def add(tile: int) -> None:
-            drawn = self._shuffles[self._first + tile].take(len(labels))
-            self._sums[tile] += group_sums(values, drawn, self._n_classes)
+        def add(tile: slice) -> None:
+            drawn = self._arranged.take(rows, slice(first + tile.start, first + tile.stop))
+            sums[tile] += group_sums(values, drawn, self._n_classes)
 
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(add, range(len(self._sums))))
+            list(pool.map(add, self._tiles()))
 
     def end_pass(self) -> bool:
-        self._multiply()
+        self.close()
         assert self._buffer.shift is not None
-        shift, starts = self._buffer.shift, np.cumsum([0, *self._sizes])[self._first :]
+        assert self._sums is not None
+        sums_of, shift, first = self._sums, self._buffer.shift, self._block.start
 
-        def reduce(tile: int) -> None:
-            sums, squares = np.split(self._sums[tile], [self._n_features], axis=2)
-            which = slice(int(starts[tile]), int(starts[tile + 1]))
+        def reduce(tile: slice) -> None:
+            sums, squares = np.split(sums_of[tile], [self._n_features], axis=2)
             for reducer in self.reducers:
-                reducer(which, sums, squares, shift)
+                reducer(slice(first + tile.start, first + tile.stop), sums, squares, shift)
 
         with ThreadPoolExecutor(min(THREADS, _REDUCING)) as pool:
-            list(pool.map(reduce, range(len(self._sums))))
-        self._first += len(self._sums)
-        self._sums = []
-        return self._first < len(self._sizes)
+            list(pool.map(reduce, self._tiles()))
+        self._next = self._block.stop
+        self._sums = None
+        return self._next < self._many
 
 
 def permuted_class_sums(
@@ -185,68 +239,78 @@ def permuted_class_sums(
     )
 
 
-class HalfSplits:
-    """Means of the two halves of every class under random splits: what noise alone does.
+class HalfSplits(_Blocks):
+    """Distances between the means of two halves of every class: what noise alone does.
 
     Attributes
     ----------
-    first, second
-        After the pass, mean of each half minus a shift, float64 of shape
-        (splits, n_classes, n_features). A class of odd size has the larger half second. Where
-        images belong together the halves are of whole groups.
+    distances
+        After the passes, Euclidean, of random halves, float64 of shape (splits, n_classes). A class
+        of odd size has the larger half second. Where images belong together the halves are of whole
+        groups.
     """
 
+    state = ("_sums", "_total")
+    stays = ("distances",)
+
     def __init__(
-        self, feature: str, classes: Classes, n_features: int, splits: int, seed: int
-    ) -> None:
-        self.features = (feature,)
+        self, feature: str, classes: Classes, n_features: int, splits: int, seed: int,
+        memory: int = MEMORY,
+    ) -> None:  # fmt: skip
         self._classes = classes
-        self._buffer = Buffer(feature, classes.labels, n_features)
-        self._half = classes.counts // 2
-        children = np.random.SeedSequence(seed).spawn(classes.n)
-        self._shuffles: list[AnyShuffles] = [
-            Shuffles([int(count - half), int(half)], splits, np.random.default_rng(child))
-            for count, half, child in zip(classes.counts, self._half, children, strict=True)
-        ]
+        self._shape = (classes.n, n_features)
+        self._total: Floats | None = None
+        labels, groups = classes.labels, None
+        class_of = np.maximum(labels, 0)
+        first = np.full(len(labels), -1, np.int64)
         if classes.groups is not None:
-            self._shuffles = [
-                _halved_groups(classes.groups[classes.labels == c], splits, child)
-                for c, child in enumerate(np.random.SeedSequence(seed).spawn(classes.n))
-            ]
-            self._half = np.stack([one.counts[:, 1] for one in self._shuffles], axis=1)  # type: ignore[union-attr]
-        self._splits = splits
-        self._sums = np.zeros((splits, classes.n, n_features))
-        self._total = np.zeros((classes.n, n_features))
+            # What images of another class have in common with a group does not bind its own.
+            groups = class_of * (int(classes.groups.max()) + 1) + classes.groups
+        for c in range(classes.n):
+            of = np.arange(classes.counts[c])
+            if groups is not None:
+                of = np.unique(groups[labels == c], return_inverse=True)[1]
+            first[labels == c] = of < (of.max() + 1) // 2
+        arranged = Arrangements(first, 2, seed, use=HALVES, strata=class_of, groups=groups)
+        self.distances = np.empty((splits, classes.n))
+        buffer = Buffer(feature, labels, n_features)
+        super().__init__(buffer, arranged, splits, memory, len(labels))
 
-    def update(self, rows: slice, arrays: Arrays) -> None:
-        if self._buffer.add(rows, arrays) >= _ROWS:
-            self._multiply()
+    def _bytes(self) -> int:
+        return self._shape[0] * self._shape[1] * 8
 
-    def _multiply(self) -> None:
-        values, labels = self._buffer.empty()
+    def begin(self) -> None:
+        super().begin()
+        self._total = None
+
+    def _multiply(self, values: Floats, rows: NDArray[np.int64]) -> None:
+        block = self._block
+        if self._sums is None or self._total is None:
+            self._sums = np.zeros((block.stop - block.start, *self._shape))
+            self._total = np.zeros(self._shape)
+        drawn = self._arranged.take(rows, block).astype(np.float64)
+        labels = self._classes.labels[rows]
         for c in np.unique(labels):
-            of_class = values[labels == c]
-            in_first = self._shuffles[c].take(len(of_class))
-            self._sums[:, c] += in_first.astype(np.float64) @ of_class
-            self._total[c] += of_class.sum(axis=0)
+            of_class = labels == c
+            self._sums[:, c] += drawn[:, of_class] @ values[of_class]
+            self._total[c] += values[of_class].sum(axis=0)
 
     def end_pass(self) -> bool:
-        self._multiply()
-        half = self._half[..., None].astype(np.float64)
-        rest = (self._classes.counts - self._half)[..., None].astype(np.float64)
-        self.first = self._sums / half
-        self.second = (self._total - self._sums) / rest
-        del self._sums
-        return False
-
-
-def _halved_groups(
-    groups: NDArray[np.int64], splits: int, seed: np.random.SeedSequence
-) -> GroupShuffles:
-    """Return random halves (1 the first, 0 the second) of the groups of one class's images."""
-    _, of = np.unique(groups, return_inverse=True)
-    first = (of < (of.max() + 1) // 2).astype(np.int64)
-    return GroupShuffles(first, groups, 2, splits, np.random.default_rng(seed))
+        self.close()
+        assert self._sums is not None
+        assert self._total is not None
+        block = self._block
+        half = self._arranged.counts(block)[..., 1]
+        half = np.broadcast_to(half, (block.stop - block.start, len(self._total)))
+        for split, sums, count in zip(
+            range(block.start, block.stop), self._sums, half, strict=True
+        ):
+            rest = (self._classes.counts - count)[:, None]
+            away = sums / count[:, None] - (self._total - sums) / rest
+            self.distances[split] = np.sqrt(np.square(away).sum(axis=1))
+        self._next = block.stop
+        self._sums = self._total = None
+        return self._next < self._many
 
 
 def squared_distances(means: Floats) -> Floats:

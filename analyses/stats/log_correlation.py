@@ -18,8 +18,13 @@ class LogCorrelation:
         float64 of shape (n_modes,); NaN where one of them is constant or has a value of 0 or less.
     """
 
+    state = ("_n", "_mean", "_products")
+
     def __init__(self, first: str, second: str) -> None:
         self.features = (first, second)
+        self.begin()
+
+    def begin(self) -> None:
         self._n = 0
         self._mean: Any = 0.0
         self._products: Any = 0.0
@@ -30,15 +35,21 @@ class LogCorrelation:
         n = pair.shape[1]
         mean = pair.mean(axis=1)
         pair -= mean[:, None]
+        self._add(n, mean, np.einsum("apm,bpm->abm", pair, pair))
+
+    def _add(self, n: int, mean: Any, products: Any) -> None:
+        if not n:
+            return
         apart = mean - self._mean
         weight = self._n * n / (self._n + n)
-        self._products = (
-            self._products
-            + np.einsum("apm,bpm->abm", pair, pair)
-            + np.einsum("am,bm->abm", apart, apart) * weight
-        )
+        self._products = self._products + products + np.einsum("am,bm->abm", apart, apart) * weight
         self._mean = self._mean + apart * (n / (self._n + n))
         self._n += n
+
+    def merge(self, found: dict[str, Any], *, first: bool) -> None:
+        if first:
+            self.begin()
+        self._add(*(found[name] for name in self.state))
 
     def end_pass(self) -> bool:
         xx, yy, xy = self._products[0, 0], self._products[1, 1], self._products[0, 1]

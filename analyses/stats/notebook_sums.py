@@ -19,14 +19,26 @@ class NotebookSums:
     The differences of squares that it built on them are rounding noise where a position hardly
     varies, so what it printed cannot be had from exact variances. This is for comparison with
     old results and for nothing else. Squares of values above 1.8e19 overflow, as they did there.
+    Of more images than one part has, parts are added: the notebook had fewer.
     """
+
+    state = ("_sum", "_square")
 
     def __init__(self, feature: str, classes: Classes, shape: tuple[int, ...]) -> None:
         self.features = (feature,)
         self._feature = feature
         self._classes = classes
-        self._sum = np.zeros((classes.n, *shape), np.float32)
-        self._square = np.zeros((classes.n, *shape), np.float32)
+        self._shape = shape
+        self.begin()
+
+    def begin(self) -> None:
+        self._sum = np.zeros((self._classes.n, *self._shape), np.float32)
+        self._square = np.zeros((self._classes.n, *self._shape), np.float32)
+
+    def merge(self, found: dict[str, Any], *, first: bool) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._sum = found["_sum"] if first else self._sum + found["_sum"]
+            self._square = found["_square"] if first else self._square + found["_square"]
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         with np.errstate(over="ignore", invalid="ignore"):

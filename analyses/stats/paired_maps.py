@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays
 from frictionstore.analyses.core.source import mode_name
@@ -43,6 +44,9 @@ class Gathered:
 class Gather:
     """The collector of one feature of one store."""
 
+    state = ("_moments", "_rows")
+    stays = ("found",)
+
     def __init__(
         self,
         feature: str,
@@ -60,16 +64,34 @@ class Gather:
             np.empty((len(held), *shape), np.float32), np.empty((n_common, shape[-1])),
             Moments(1, shape),
         )  # fmt: skip
+        self._shape = shape
+        self.begin()
+
+    def begin(self) -> None:
+        self._moments = Moments(1, self._shape)
+        self._rows: dict[str, list[NDArray[Any]]] = {
+            name: [] for name in ("place", "means", "where", "held")
+        }
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         place, values = self._place[rows], arrays[self.features[0]]
         common = place >= 0
-        self.found.moments.update(values, np.where(common, 0, -1))
-        self.found.means[place[common]] = values[common].mean(axis=(1, 2), dtype=np.float64)
+        self._moments.update(values, np.where(common, 0, -1))
         where = self._where[place]
-        self.found.held[where[where >= 0]] = values[where >= 0]
+        of_chunk = {
+            "place": place[common],
+            "means": values[common].mean(axis=(1, 2), dtype=np.float64),
+            "where": where[where >= 0],
+            "held": values[where >= 0],
+        }
+        for name, rows_of in of_chunk.items():
+            self._rows[name].append(rows_of)
 
     def end_pass(self) -> bool:
+        rows = joined(self._rows)
+        self.found.moments = self._moments
+        self.found.means[rows["place"]] = rows["means"]
+        self.found.held[rows["where"]] = rows["held"]
         return False
 
 

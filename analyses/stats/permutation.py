@@ -1,4 +1,4 @@
-"""Permutation tests and multiple testing: the only place where either is done.
+"""Permutation tests and multiple testing; which label an image has is in `arrangements`.
 
 p-values count the observed arrangement among the permuted ones (add one), so none is ever 0 and
 the smallest attainable is 1 / (permutations + 1). Sums under permutations are sparse matrix
@@ -7,7 +7,7 @@ products over whole chunks; nothing here loops over permutations in Python.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +17,7 @@ Floats = NDArray[np.float64]
 Alternative = Literal["greater", "less"]
 
 TILE = 100
-"""Permutations drawn from one random stream: results do not depend on how many a pass holds."""
-
-_DRAW = 256
-"""Positions drawn at a time: results do not depend on how the images are cut into chunks."""
+"""Permutations that a thread has at a time, at most."""
 
 _COLUMNS = 128
 """Columns summed at a time: rows of 1,024 images take a megabyte."""
@@ -164,167 +161,6 @@ def benjamini_hochberg(p: ArrayLike, axis: int | None = None) -> Floats:
     q = np.empty_like(p)
     np.put_along_axis(q, order, np.where(np.isnan(ranked), np.nan, lowest), axis=0)
     return np.moveaxis(q, 0, axis)
-
-
-class Shuffles:
-    """Random arrangements of a multiset of labels, drawn a few positions at a time.
-
-    Each row is a uniformly random order of `counts[0]` zeros, `counts[1]` ones and so on. Only
-    the labels still to be dealt are kept, so that memory does not grow with the number of
-    images: the next positions' composition is multivariate hypergeometric, their order uniform.
-
-    Parameters
-    ----------
-    counts
-        How often each label occurs, shape (n_labels,).
-    rows
-        Number of independent arrangements.
-    rng
-        Where the randomness comes from.
-    """
-
-    def __init__(self, counts: Sequence[int], rows: int, rng: np.random.Generator) -> None:
-        self._rng = rng
-        self._rows = rows
-        self._left = np.tile(np.asarray(counts, np.int64), (rows, 1))
-        self._dtype = np.int8 if len(counts) <= 127 else np.int32
-        self._drawn = np.empty((rows, 0), self._dtype)
-
-    def take(self, n: int) -> NDArray[Any]:
-        """Return the next `n` positions, integer array of shape (rows, n).
-
-        Raises
-        ------
-        ValueError
-            If fewer than `n` positions are left.
-        """
-        parts = [self._drawn]
-        held = self._drawn.shape[1]
-        while held < n:
-            part = self._draw()
-            parts.append(part)
-            held += part.shape[1]
-        drawn = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-        self._drawn = drawn[:, n:]
-        return drawn[:, :n]
-
-    def _draw(self) -> NDArray[Any]:
-        total = int(self._left[0].sum())
-        if not total:
-            raise ValueError("all positions of these arrangements have been drawn")
-        size = min(_DRAW, total)
-        counts = np.empty_like(self._left)
-        wanted = np.full(self._rows, size)
-        rest = np.full(self._rows, total)
-        for label in range(self._left.shape[1] - 1):
-            good = self._left[:, label]
-            rest -= good
-            counts[:, label] = self._rng.hypergeometric(good, rest, wanted)
-            wanted -= counts[:, label]
-        counts[:, -1] = wanted
-        self._left -= counts
-        labels = np.tile(np.arange(counts.shape[1], dtype=self._dtype), self._rows)
-        block = np.repeat(labels, counts.reshape(-1)).reshape(self._rows, size)
-        return self._rng.permuted(block, axis=1)
-
-
-class GroupShuffles:
-    """Random arrangements of labels over groups of images, handed out as `Shuffles` does.
-
-    Labels of groups of one class change places among these groups, as wholes; labels within any
-    other group change places within it. Both leave the data's distribution as it is if classes do
-    not differ, whatever images of one group have in common, and so do both together. Where groups
-    differ in size, classes do not keep theirs (`counts`). Memory is that of groups, and of images
-    in groups of several classes.
-
-    Parameters
-    ----------
-    labels, groups
-        Of each position, int64 arrays of shape (n,); labels in 0..n_classes-1.
-    n_classes
-        Number of classes.
-    rows
-        Number of independent arrangements.
-    rng
-        Where the randomness comes from.
-
-    References
-    ----------
-    Winkler, Webster, Vidaurre, Nichols and Smith (2015), Multi-level block permutation, NeuroImage
-    123, 253-268.
-    """
-
-    def __init__(
-        self,
-        labels: NDArray[np.int64],
-        groups: NDArray[np.int64],
-        n_classes: int,
-        rows: int,
-        rng: np.random.Generator,
-    ) -> None:
-        number, self._of = np.unique(groups, return_inverse=True)
-        lowest, highest = np.full(len(number), n_classes), np.full(len(number), -1)
-        np.minimum.at(lowest, self._of, labels)
-        np.maximum.at(highest, self._of, labels)
-        whole = lowest == highest
-        dtype = np.int8 if n_classes <= 127 else np.int32
-        size = np.bincount(self._of, minlength=len(number)) * whole
-        self._of_group = np.tile(lowest.astype(dtype), (rows, 1))
-        self._of_group[:, whole] = rng.permuted(self._of_group[:, whole], axis=1)
-        split = np.flatnonzero(~whole[self._of])
-        split = split[np.argsort(self._of[split], kind="stable")]
-        self._split = np.tile(labels[split].astype(dtype), (rows, 1))
-        ends = np.flatnonzero(np.diff(self._of[split])) + 1
-        for part in np.split(np.arange(len(split)), ends):
-            self._split[:, part] = rng.permuted(self._split[:, part], axis=1)
-        self._place = np.full(len(labels), -1)
-        self._place[split] = np.arange(len(split))
-        fixed = np.bincount(labels[split], minlength=n_classes)
-        by_class = [(self._of_group == c) @ size for c in range(n_classes)]
-        self.counts: NDArray[np.int64] = np.stack(by_class, axis=1) + fixed
-        """Images of each class in each arrangement, shape (rows, n_classes)."""
-        self._next = 0
-
-    def take(self, n: int) -> NDArray[Any]:
-        """Return the next `n` positions, integer array of shape (rows, n)."""
-        rows = slice(self._next, self._next + n)
-        self._next += n
-        drawn = self._of_group[:, self._of[rows]]
-        place = self._place[rows]
-        drawn[:, place >= 0] = self._split[:, place[place >= 0]]
-        return drawn
-
-
-AnyShuffles = Shuffles | GroupShuffles
-
-
-def label_shuffles(
-    counts: Sequence[int],
-    permutations: int,
-    seed: int,
-    labels: NDArray[np.int64] | None = None,
-    groups: NDArray[np.int64] | None = None,
-) -> list[AnyShuffles]:
-    """Return `permutations` random arrangements of labels, in tiles of `TILE`.
-
-    Tile t is drawn from the t-th child of `seed`, so that a run holding a few tiles at a time
-    draws the same arrangements as one that holds all. With `groups`, and the `labels` as they are,
-    both of images with a label, labels are arranged as `GroupShuffles` says.
-    """
-    sizes = tile_sizes(permutations)
-    children = np.random.SeedSequence(seed).spawn(len(sizes))
-    return [
-        Shuffles(counts, size, np.random.default_rng(child))
-        if labels is None or groups is None
-        else GroupShuffles(labels, groups, len(counts), size, np.random.default_rng(child))
-        for size, child in zip(sizes, children, strict=True)
-    ]
-
-
-def tile_sizes(permutations: int) -> list[int]:
-    """Return the sizes of the tiles that make up that many permutations."""
-    full, rest = divmod(permutations, TILE)
-    return [TILE] * full + ([rest] if rest else [])
 
 
 def group_sums(values: Floats, groups: NDArray[Any], n_groups: int) -> Floats:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays
+
+Floats = NDArray[np.float64]
 
 
 def central_block(rows: int, cols: int, border: int | None = None) -> NDArray[np.bool_]:
@@ -56,27 +59,34 @@ class RegionMeans:
         bool of shape (n_modes,): modes with one value in the whole map.
     """
 
-    def __init__(
-        self, feature: str, central: NDArray[np.bool_], n_images: int, n_modes: int
-    ) -> None:
+    state = ("_rows", "_extremes")
+    centre: Floats
+    edge: Floats
+    log_centre: Floats
+    log_edge: Floats
+
+    def __init__(self, feature: str, central: NDArray[np.bool_], n_modes: int) -> None:
         self.features = (feature,)
         self._feature = feature
         self._central = central
-        self.centre = np.empty((n_images, n_modes))
-        self.edge = np.empty((n_images, n_modes))
-        self.log_centre, self.log_edge = np.full((2, n_images, n_modes), np.nan)
-        self._extremes = Extremes(n_modes)
+        self._n_modes = n_modes
+        self.begin()
+
+    def begin(self) -> None:
+        names = ("centre", "edge", "log_centre", "log_edge")
+        self._rows: dict[str, list[Floats]] = {name: [] for name in names}
+        self._extremes = Extremes(self._n_modes)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
-        self.centre[rows] = values[:, self._central].mean(axis=1, dtype=np.float64)
-        self.edge[rows] = values[:, ~self._central].mean(axis=1, dtype=np.float64)
         positive = np.where(values > 0, values, np.nan).astype(np.float64)
         logarithm = np.log10(positive)
-        self.log_centre[rows] = logarithm[:, self._central].mean(axis=1)
-        self.log_edge[rows] = logarithm[:, ~self._central].mean(axis=1)
+        for name, part in (("centre", self._central), ("edge", ~self._central)):
+            self._rows[name].append(values[:, part].mean(axis=1, dtype=np.float64))
+            self._rows[f"log_{name}"].append(logarithm[:, part].mean(axis=1))
         self._extremes.update(values)
 
     def end_pass(self) -> bool:
+        vars(self).update(joined(self._rows))
         self.constant = self._extremes.constant()
         return False

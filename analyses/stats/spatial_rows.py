@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.parameters import MAX_PERMUTATIONS
 from frictionstore.analyses.core.passes import THREADS, Arrays
@@ -32,6 +33,9 @@ MOST_SHUFFLES = MAX_PERMUTATIONS
 PRODUCTS = 256 << 20
 """Bytes of products of patches held at a time; less takes more passes over the store."""
 
+KEYS = ("i", "z", "p", "variance")
+"""Figures of a map's Moran's I."""
+
 HELD = 256 << 20
 """Bytes of maps that may be held to be shuffled further."""
 
@@ -52,6 +56,30 @@ def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
     variance = x.var(axis=1, ddof=1)
     variance[x.min(axis=1) == x.max(axis=1)] = 0.0
     return x.mean(axis=1), variance
+
+
+class Further:
+    """Maps that may be shuffled further, by mode; None of a mode with too many."""
+
+    def __init__(self, n_modes: int, most: float) -> None:
+        self._most = most
+        self.held: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+
+    def add(self, mode: int, maps: NDArray[Any]) -> None:
+        """Keep maps of a mode."""
+        held = self.held[mode]
+        if held is not None:
+            held.append(maps)
+            if sum(map(len, held)) > self._most:
+                self.held[mode] = None
+
+    def absorb(self, other: Further) -> None:
+        """Take in what another has kept."""
+        for mode, held in enumerate(other.held):
+            if held is None:
+                self.held[mode] = None
+            for maps in held or ():
+                self.add(mode, maps)
 
 
 class SpatialRows:
@@ -75,6 +103,10 @@ class SpatialRows:
         bool of shape (n_modes,): modes with one value in the whole map.
     """
 
+    stays = ("mean", "variance", "moran")
+    mean: Floats
+    variance: Floats
+
     def __init__(
         self,
         feature: str,
@@ -97,13 +129,8 @@ class SpatialRows:
         self._alpha = alpha
         self._weights: Weights = weights
         self._grid = grid
-        shape = (n_images, n_modes)
-        self.mean = np.empty(shape)
-        self.variance = np.empty(shape)
-        self.moran = {
-            name: {key: np.full(shape, np.nan) for key in ("i", "z", "p", "variance", "shuffles")}
-            for name in CONTIGUITIES
-        }
+        self._n_modes = n_modes
+        self.moran: dict[Contiguity, dict[str, Floats]] = {}
         self.joint: dict[Contiguity, JointResult] = {}
         self.own: dict[Contiguity, JointResult] = {}
         self.local: LocalMoran | None = None
@@ -111,43 +138,79 @@ class SpatialRows:
         self._tests = [MoranTest(*grid, name, weights) for name in CONTIGUITIES]
         self._joint, self._joint_own = (JointMoran(self._tests, n_modes) for _ in range(2))
         n_patches = grid[0] * grid[1]
-        self._sum: Floats = np.zeros((n_patches, n_modes))
+        self._sum: Floats | None = None
         # As many modes a pass as their products of patches may take.
         blocks = list(spans(n_modes, max(1, PRODUCTS // (8 * n_patches**2))))
         self._left = [(self._joint, block) for block in blocks]
         self._left += [(self._joint_own, block) for block in blocks if single]
+        self._n_own = len(blocks) if single else 0
         self._first = True
-        self._start_block()
-        self._extremes = Extremes(n_modes)
-        self._held: list[NDArray[Any]] = []
-        self._further: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+        self.begin()
 
-    def _start_block(self) -> None:
-        self._products: Floats | int = 0
-        self._varying: NDArray[np.int64] | int = 0
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Products in every pass, all else in the first."""
+        products = ("_products", "_varying")
+        return ("_sums", "_rows", "_extremes", "_further", *products) if self._first else products
+
+    def begin(self) -> None:
+        self._products: Floats | None = None
+        self._varying: NDArray[np.int64] | None = None
+        self._held: list[NDArray[Any]] = []
+        self._done = 0
+        if self._first:
+            self._sums: Floats | None = None
+            self._rows: dict[str, list[Floats]] = {}
+            self._extremes = Extremes(self._n_modes)
+            self._further = Further(self._n_modes, self._most())
+
+    def _most(self) -> float:
+        """Return how many maps of a mode may be held to be shuffled further."""
+        patches = self._grid[0] * self._grid[1]
+        return min(
+            SURE * self._n_images / (self._alpha * max(self._permutations, 1)),
+            HELD / (4 * patches * self._n_modes),
+        )
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         if self._first:
-            self.mean[rows], self.variance[rows] = patch_variation(values)
+            mean, variance = patch_variation(values)
+            self._note({"mean": mean, "variance": variance})
             self._extremes.update(values)
-            self._sum += values.sum(axis=0, dtype=np.float64).reshape(self._sum.shape)
+            total = values.sum(axis=0, dtype=np.float64).reshape(-1, self._n_modes)
+            self._sums = total if self._sums is None else self._sums + total
         self._held.append(values)
         held = np.concatenate(self._held) if len(self._held) > 1 else values
-        start = rows.stop - len(held)
-        while len(held) >= _BATCH or (rows.stop == self._n_images and len(held)):
-            if self._first:
-                self._test(held[:_BATCH], start)
-            if self._permutations:
-                self._multiply(held[:_BATCH])
-            start += _BATCH
+        self._done = rows.stop - len(held)
+        while len(held) >= _BATCH:
+            self._take(held[:_BATCH])
             held = held[_BATCH:]
         self._held = [held]
 
+    def close(self) -> None:
+        """Take in the last batch of a part, which may be smaller."""
+        held, self._held = self._held, []
+        if held and len(held[0]):
+            self._take(held[0])
+
+    def _note(self, values: dict[str, Floats]) -> None:
+        for name, of_images in values.items():
+            self._rows.setdefault(name, []).append(of_images)
+
+    def _take(self, maps: NDArray[Any]) -> None:
+        if self._first:
+            self._test(maps, self._done)
+        if self._permutations:
+            self._multiply(maps)
+        self._done += len(maps)
+
     def _multiply(self, maps: NDArray[Any]) -> None:
         joint, block = self._left[0]
+        own = len(self._left) <= self._n_own
         maps = maps.reshape(len(maps), -1, maps.shape[-1])[:, :, block]
-        if joint is self._joint_own:
+        if own:
+            assert self._sum is not None
             maps = maps - self._sum[:, block] / self._n_images
             # What rounding leaves of a map that is the mean map does not vary.
             size = np.abs(self._sum[:, block]).max(axis=0) / self._n_images
@@ -155,14 +218,15 @@ class SpatialRows:
                 np.broadcast_to(np.abs(maps).max(axis=1, keepdims=True) <= 1e-12 * size, maps.shape)
             ] = 0.0
         products, varying = joint.moments(maps)
-        self._products = products + self._products
-        self._varying = varying + self._varying
+        self._products = products if self._products is None else products + self._products
+        self._varying = varying if self._varying is None else varying + self._varying
 
     def _test(self, maps: NDArray[Any], start: int) -> None:
         n, rows, cols, modes = maps.shape
         flat = np.moveaxis(maps, 3, 1).reshape(n * modes, rows, cols)
         # A batch has its own stream: p-values of different batches are independent.
-        seed = np.random.SeedSequence(self._seed, spawn_key=(start // _BATCH,))
+        whole, rest = divmod(start, _BATCH)  # of selected images a part may begin anywhere
+        seed = np.random.SeedSequence(self._seed, spawn_key=(start, 2) if rest else (whole,))
         found = moran(
             flat,
             weights=self._weights,
@@ -170,43 +234,27 @@ class SpatialRows:
             rng=np.random.default_rng(seed),
             threads=THREADS,
         )
-        where = slice(start, start + n)
         for name, result in found.items():
-            known = {
-                "i": result.i,
-                "z": result.z,
-                "p": result.p,
-                "variance": result.variance_random,
-            }
-            for key, values in known.items():
-                self.moran[name][key][where] = values.reshape(n, modes)
+            known = (result.i, result.z, result.p, result.variance_random)
+            for key, values in zip(KEYS, known, strict=True):
+                self._note({f"{name} {key}": values.reshape(n, modes)})
         if self._permutations and self._single:
-            self._hold(maps, where)
+            p = [result.p.reshape(n, modes) for result in found.values()]
+            few = self._few(p)
+            for mode in range(modes):
+                self._further.add(mode, maps[few[:, mode], :, :, mode])
 
-    def _hold(self, maps: NDArray[Any], where: slice) -> None:
-        """Keep the maps that may be shuffled further, of modes that do not have too many."""
-        few = self._few()[where]
-        most = min(
-            SURE * self._n_images / (self._alpha * self._permutations),
-            HELD / (maps.itemsize * self._grid[0] * self._grid[1] * maps.shape[3]),
-        )
-        for mode, held in enumerate(self._further):
-            if held is not None:
-                held.append(maps[few[:, mode], :, :, mode])
-                if sum(map(len, held)) > most:
-                    self._further[mode] = None
-
-    def _few(self) -> NDArray[np.bool_]:
+    def _few(self, p: list[Floats]) -> NDArray[np.bool_]:
         """Return for which maps few shuffles were as extreme as the observed."""
         level = FEW / (self._permutations + 1) + 1e-12
-        return np.any([found["p"] <= level for found in self.moran.values()], axis=0)
+        return np.any([of_test <= level for of_test in p], axis=0)
 
     def _shuffle_further(self) -> None:
-        few = self._few()
-        few[:, [held is None for held in self._further]] = False
+        few = self._few([found["p"] for found in self.moran.values()])
+        few[:, [held is None for held in self._further.held]] = False
         modes, images = np.nonzero(few.T)
-        maps = [part for held in self._further for part in held or ()]
-        self._further = []
+        maps = [part for held in self._further.held for part in held or ()]
+        self._further.held = []
         for found in self.moran.values():
             found["shuffles"][np.isfinite(found["p"])] = self._permutations
         if not len(images):
@@ -229,8 +277,15 @@ class SpatialRows:
             found["shuffles"][images, modes] = total
 
     def end_pass(self) -> bool:
-        self.constant = self._extremes.constant()
-        self._held = []
+        if self._first:
+            self.constant = self._extremes.constant()
+            rows = joined(self._rows)
+            self.mean, self.variance = rows.pop("mean"), rows.pop("variance")
+            self._sum, self._sums = self._sums, None
+            self.moran = {name: {key: rows.pop(f"{name} {key}") for key in KEYS}
+                          for name in CONTIGUITIES}  # fmt: skip
+            for found in self.moran.values():
+                found["shuffles"] = np.full(self.mean.shape, np.nan)
         if not self._permutations:
             return False
         if self._first and self._single:
@@ -248,7 +303,6 @@ class SpatialRows:
             self.local = local if self.local is None else self.local.joined(local)
             before = self.correlogram
             self.correlogram = lags if before is None else before.joined(lags)
-        self._start_block()
         if not self._left:
             self.joint = self._joint.results()
             self.own = self._joint_own.results() if self._single else {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from fractions import Fraction
+from math import factorial
 from typing import Any
 
 import numpy as np
@@ -33,6 +36,30 @@ def logarithm(values: NDArray[Any]) -> Floats:
     """Return decimal logarithms; NaN of what has none."""
     out = np.full(values.shape, np.nan)
     return np.log10(values, out=out, where=values > 0, dtype=np.float64)
+
+
+def poisson(seed: int, row: int, samples: int) -> NDArray[np.int64]:
+    """Return weights of one image in so many samples of a bootstrap, Poisson of mean 1.
+
+    Of a counter-based stream (Philox) that belongs to the seed and the image's row, so that they do
+    not depend on which other images there are, nor on how many samples.
+    """
+    stream = np.random.Philox(key=np.array([seed % (1 << 64), row], np.uint64))
+    return np.searchsorted(_POISSON, stream.random_raw(samples), "right")
+
+
+def _poisson_starts() -> NDArray[np.uint64]:
+    """The numbers of 64 bits at which each value but 0 begins."""
+    below, term, starts = Fraction(0), Fraction(1), []
+    e = sum(Fraction(1, factorial(k)) for k in range(40))
+    for k in range(21):
+        below += term
+        starts.append(min(int(below / e * (1 << 64)), (1 << 64) - 1))
+        term /= k + 1
+    return np.array(starts, np.uint64)
+
+
+_POISSON = _poisson_starts()
 
 
 class _Sums:
@@ -72,6 +99,25 @@ class _Sums:
         self._within = self._within + weight @ within
         self._square = self._square + square + self._per_image * np.square(moved) * self._n * part
         self._mean = self._mean + moved * part
+        self._n = total
+
+    def anew(self) -> _Sums:
+        """One that has seen nothing."""
+        return _Sums(self.samples, self.members)
+
+    def absorb(self, other: _Sums) -> None:
+        """Merge what another has seen."""
+        if not other._per_image:
+            return
+        self._per_image = other._per_image
+        total = self._n + other._n
+        apart = other._mean - self._mean
+        part = np.divide(other._n, total, out=np.zeros_like(total), where=total > 0)
+        self._within = self._within + other._within
+        self._square = (
+            self._square + other._square + self._per_image * np.square(apart) * self._n * part
+        )
+        self._mean = self._mean + apart * part
         self._n = total
 
     def reliability(self) -> Floats:
@@ -119,6 +165,8 @@ class Agreement:
     frequencies, Computer Methods and Programs in Biomedicine 83, 57-62.
     """
 
+    state = ("_sets", "_low", "_high")
+
     def __init__(
         self,
         names: Sequence[str],
@@ -130,14 +178,12 @@ class Agreement:
     ) -> None:
         self.features = tuple(names)
         self._scale = scale
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         self._samples = samples
-        self._weights: NDArray[np.uint8] | None = None
+        self._of: NDArray[np.int64] | None = None
         if groups is not None:
             number, self._of = np.unique(groups, return_inverse=True)
             self._samples = samples = samples if len(number) > 1 else 0  # one tells of no other
-            self._weights = self._rng.poisson(1.0, (len(number), samples)).astype(np.uint8)
-        self._seen = 0
         every = range(len(self.features))
         # Which samples (0 is none, but what was measured) are made of which measurements.
         self._sets = [_Sums(slice(0, 1), list(every))]
@@ -148,15 +194,29 @@ class Agreement:
                 _Sums(slice(1 + k, None, _THIRDS), [m for m in every if m % _THIRDS != k])
                 for k in range(_THIRDS)
             ]
+        self.begin()
+
+    def begin(self) -> None:
+        """Set to nothing seen."""
+        self._sets = [one.anew() for one in self._sets]
         self._low: Any = np.inf
         self._high: Any = -np.inf
+
+    def merge(self, found: dict[str, Any], *, first: bool) -> None:
+        """Add what another has seen, or take it for all that was seen."""
+        if first:
+            self.begin()
+        for one, other in zip(self._sets, found["_sets"], strict=True):
+            one.absorb(other)
+        self._low = np.minimum(self._low, found["_low"])
+        self._high = np.maximum(self._high, found["_high"])
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         maps = [arrays[name] for name in self.features]
         for start in range(0, len(maps[0]), _ROWS):
-            self._take([values[start : start + _ROWS] for values in maps])
+            self._take(rows.start + start, [values[start : start + _ROWS] for values in maps])
 
-    def _take(self, maps: Sequence[NDArray[Any]]) -> None:
+    def _take(self, first: int, maps: Sequence[NDArray[Any]]) -> None:
         n_images, n_modes = len(maps[0]), maps[0].shape[-1]
         with ThreadPoolExecutor(cores(8)) as pool:
             scaled = [of.reshape(n_images, -1, n_modes) for of in pool.map(self._scale, maps)]
@@ -165,12 +225,10 @@ class Agreement:
             self._low = np.minimum(self._low, values.min(axis=0).min(axis=0))
             self._high = np.maximum(self._high, values.max(axis=0).max(axis=0))
         weight = np.ones((self._samples + 1, n_images))
-        # Image by image, so that the chunks do not change what is drawn.
-        if self._weights is None:
-            weight[1:] = self._rng.poisson(1.0, (n_images, self._samples)).T
-        else:
-            weight[1:] = self._weights[self._of[self._seen : self._seen + n_images]].T
-        self._seen += n_images
+        # Image by image, or group by group: who else is there does not change what is drawn.
+        drawn = range(first, first + n_images)
+        for k, unit in enumerate(drawn if self._of is None else self._of[first:][:n_images]):
+            weight[1:, k] = poisson(self._seed, int(unit), self._samples)
 
         def add(one: _Sums) -> None:
             one.add(weight[one.samples], [scaled[m] for m in one.members])
@@ -224,16 +282,47 @@ class RankAgreement:
     ) -> None:
         self.features = tuple(names)
         self.stride = max(1, -(-bytes_per_image * len(names) * n_images // memory))
-        self._held: list[Arrays] | None = []
+        self._held: list[tuple[int, Arrays]] | None = []
         self._sorted: list[NDArray[Any]] = []
         self.found = Agreement(names, scale=self._ranks, samples=samples, seed=seed, groups=groups)
+
+    @property
+    def state(self) -> tuple[str, ...]:
+        """Values in the first pass, what is made of them in the second."""
+        return ("found",) if self._held is None else ("_held",)
+
+    def part(self) -> RankAgreement:
+        """A copy that has seen nothing."""
+        made = copy(self)
+        made._held = self._held if self._held is None else []
+        made.found = copy(self.found)
+        made.found._scale = made._ranks
+        made.found.begin()
+        return made
+
+    def seen(self) -> dict[str, Any]:
+        """What it has seen in this pass."""
+        if self._held is not None:
+            return {"_held": self._held}
+        return {name: getattr(self.found, name) for name in self.found.state}
+
+    def merge(self, found: dict[str, Any], *, first: bool) -> None:
+        """Add what another has seen, or take it for all that was seen."""
+        if self._held is None:
+            self.found.merge(found, first=first)
+        else:
+            self._held = found["_held"] if first else self._held + found["_held"]
+
+    def begin(self) -> None:
+        """Set to nothing seen."""
+        self.found.begin()
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         if self._held is None:
             self.found.update(rows, arrays)
             return
         kept = slice(-rows.start % self.stride, None, self.stride)
-        self._held.append({name: arrays[name][kept] for name in self.features})
+        self._held.append((rows.start, {name: arrays[name][kept] for name in self.features}))
 
     def _ranks(self, values: NDArray[Any]) -> Floats:
         ranks = np.empty(values.shape)
@@ -253,14 +342,14 @@ class RankAgreement:
         if self._held is None:
             return self.found.end_pass()
         held, self._held = self._held, None
-        n_modes = held[0][self.features[0]].shape[-1]
+        n_modes = held[0][1][self.features[0]].shape[-1]
         for mode in range(n_modes):
-            values = [part[..., mode].reshape(-1) for chunk in held for part in chunk.values()]
+            values = [part[..., mode].reshape(-1) for _, chunk in held for part in chunk.values()]
             self._sorted.append(np.sort(np.concatenate(values)))
         if self.stride > 1:
             return True
-        for chunk in held:
-            self.found.update(slice(0, 0), chunk)
+        for start, chunk in held:
+            self.found.update(slice(start, 0), chunk)
         return self.found.end_pass()
 
 

@@ -45,6 +45,8 @@ class Differences:
         The same, shape (class, mode); NaN for a class without images.
     """
 
+    state = ("_n", "_by_class", "_above", "_above_by_class", "_counts")
+
     def __init__(
         self,
         reference: str,
@@ -56,8 +58,13 @@ class Differences:
         self.features = (reference, *others)
         self._labels = labels
         self._threshold = threshold
+        self._n_classes = n_classes
+        self.begin()
+
+    def begin(self) -> None:
+        """Set to nothing seen."""
         self._n = 0
-        self._by_class = np.zeros(n_classes, np.int64)
+        self._by_class = np.zeros(self._n_classes, np.int64)
         self._above: Any = 0
         self._above_by_class: Any = 0
         self._counts: list[NDArray[np.int64]] = []
@@ -77,14 +84,25 @@ class Differences:
             self._by_class += member.sum(axis=0)
             place = difference.view(np.int32) >> _DROPPED
             for mode in range(place.shape[-1]):
-                counts = np.bincount(place[..., mode].reshape(-1))
-                if mode == len(self._counts):
-                    self._counts.append(np.zeros(0, np.int64))
-                held = self._counts[mode]
-                longer = np.zeros(max(len(held), len(counts)), np.int64)
-                longer[: len(held)] += held
-                longer[: len(counts)] += counts
-                self._counts[mode] = longer
+                self._count(mode, np.bincount(place[..., mode].reshape(-1)))
+
+    def _count(self, mode: int, counts: NDArray[np.int64]) -> None:
+        if mode == len(self._counts):
+            self._counts.append(np.zeros(0, np.int64))
+        held = self._counts[mode]
+        longer = np.zeros(max(len(held), len(counts)), np.int64)
+        longer[: len(held)] += held
+        longer[: len(counts)] += counts
+        self._counts[mode] = longer
+
+    def merge(self, found: dict[str, Any], *, first: bool) -> None:
+        """Add what another has seen, or take it for all that was seen."""
+        if first:
+            self.begin()
+        for name in self.state[:-1]:
+            setattr(self, name, getattr(self, name) + found[name])
+        for mode, counts in enumerate(found["_counts"]):
+            self._count(mode, counts)
 
     def end_pass(self) -> bool:
         self.share: Floats = self._above / self._n

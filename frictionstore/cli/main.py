@@ -11,7 +11,14 @@ from typing import Any, NoReturn
 import click
 
 from frictionstore.cli.group import Group
-from frictionstore.cli.options import json_option, print_json, quiet_option, say, store_argument
+from frictionstore.cli.options import (
+    cluster_option,
+    json_option,
+    print_json,
+    quiet_option,
+    say,
+    store_argument,
+)
 from frictionstore.progress import watched
 from frictionstore.text import did_you_mean, show
 from frictionstore.version import __version__
@@ -104,11 +111,7 @@ def cli() -> None:
 )
 @click.option("--overwrite", is_flag=True, help="Replace another store at the target.")
 @click.option("--repair", is_flag=True, help="Measure the damaged parts of the store again.")
-@click.option(
-    "--cluster",
-    help="Let the workers of a Dask cluster measure: local, local:N, tcp://HOST:PORT or a "
-    "scheduler file.",
-)
+@cluster_option("measure")
 @click.option("--part", help="I/N: do every N-th unit, beside other runs that do the rest.")
 @click.option(
     "--claim-timeout",

@@ -44,6 +44,16 @@ def quiet_option(command: Callable[..., Any]) -> Callable[..., Any]:
 store_argument: Decorator = click.argument("store", metavar="STORE")
 
 
+def cluster_option(does: str) -> Decorator:
+    """Which cluster's workers do what the command ``does``."""
+    return click.option(
+        "--cluster",
+        metavar="CLUSTER",
+        help=f"Let the workers of a Dask cluster {does}: local, local:N, tcp://HOST:PORT or a "
+        "scheduler file.",
+    )
+
+
 def say(text: str, quiet: bool = False) -> None:
     """A remark for a person, on standard error."""
     if not quiet:

@@ -7,23 +7,26 @@ goes over the wire. Who computes what, and again when a worker dies, is Dask's a
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import islice
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import dask
-from distributed import Client, Nanny, Scheduler, SpecCluster, wait
-from distributed.comm import CommClosedError
+from distributed import Client, wait
 from distributed.scheduler import KilledWorker
 
-from frictionstore.cores import cores
+from frictionstore.cluster import (
+    FIRST_WORKER,
+    ask,
+    check_versions,
+    connected,
+    losses,
+    no_worker,
+)
 from frictionstore.errors import DeviceError, RequestError
 from frictionstore.extract.cluster_worker import UnitWorker, on_worker
 from frictionstore.extract.measuring import Measuring
@@ -33,92 +36,11 @@ from frictionstore.extract.sharing import device_kind
 from frictionstore.store.writer import StoreWriter
 from frictionstore.text import printable
 
-DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is the client's
 AHEAD = 2  # units in flight for each worker
 RETRIES = 3  # of a unit that fails other than by an error of ours
-CORE_GROUP = 4  # cores of a worker on this machine, where there is no GPU
-DEATHS = 1000  # of workers under one unit, on this machine; a scheduler elsewhere has its own limit
-FIRST_WORKER = 60.0  # seconds without any worker after which it is said
 LOOK = 5.0  # seconds between looks whether there is one
 SAME = ("frictionstore", "torch", "numpy", "zarr", "numcodecs")
 GO_ON = "what is complete is kept, run the same command again to go on"
-
-
-@contextmanager
-def connected(address: str, device: str) -> Iterator[tuple[Client, int | None]]:
-    """A client of the cluster, and the threads of a worker where it is one of this machine."""
-    kind, _, count = address.partition(":")
-    for name in [*logging.root.manager.loggerDict]:
-        if name.split(".")[0] == "distributed":  # what is lost is said once, in a sentence of ours
-            logging.getLogger(name).setLevel(logging.CRITICAL)
-    if kind == "local":
-        with _local(count, device) as (cluster, threads), Client(cluster) as client:
-            yield client, threads
-        return
-    told = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
-    try:
-        client = Client(**told)
-    except (OSError, ValueError, ImportError) as error:
-        raise RequestError(
-            f"no scheduler answers at --cluster {printable(address)} ({printable(error)}): start "
-            "one with dask scheduler, or say --cluster local"
-        ) from None
-    with client:
-        yield client, None
-
-
-@contextmanager
-def _local(count: str, device: str) -> Iterator[tuple[SpecCluster, int]]:
-    gpus = [] if device == "cpu" else _gpus()
-    if device not in ("auto", "cpu", "cuda"):
-        raise RequestError(
-            f"--device {printable(device)} is one device: with --cluster local say cuda, and "
-            "choose with CUDA_VISIBLE_DEVICES"
-        )
-    workers = int(count) if count else len(gpus) or max(1, cores() // CORE_GROUP)
-    threads = max(1, cores() // workers)
-
-    def environment(number: int) -> dict[str, str]:
-        return {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
-
-    settings = {
-        "distributed.scheduler.allowed-failures": DEATHS,
-        "distributed.worker.memory.terminate": False,
-    }
-    with dask.config.set(settings), TemporaryDirectory(prefix="frictionstore-") as scratch:
-        specification = {
-            number: {
-                "cls": Nanny,
-                "options": {
-                    "nthreads": 1,
-                    "memory_limit": 0,
-                    "env": environment(number),
-                    "silence_logs": logging.CRITICAL,
-                    "preload": [DEAF],
-                    "dashboard": False,
-                    "local_directory": scratch,
-                },
-            }
-            for number in range(workers)
-        }
-        with SpecCluster(
-            workers=specification,
-            scheduler={
-                "cls": Scheduler,
-                "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
-            },
-            silence_logs=logging.CRITICAL,
-        ) as cluster:
-            yield cluster, threads
-
-
-def _gpus() -> list[str]:
-    """GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
-    import torch
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    found = [*map(str, range(torch.cuda.device_count()))]
-    return visible.split(",")[: len(found)] if visible else found
 
 
 def extract_on_cluster(
@@ -156,28 +78,40 @@ def extract_on_cluster(
     FrictionstoreError
         A worker does not see what the client sees, devices differ, or a unit cannot be measured.
     """
-    with connected(address, measuring.job.device) as (client, threads):
-        _check_versions(client)
+    with (
+        connected(address, _gpus(address, measuring.job.device)) as (client, threads),
+        losses(GO_ON),
+    ):
+        check_versions(client, SAME)
         plugin = UnitWorker(writer.partial, writer.plan, measuring, threads)
         client.register_plugin(plugin, name=plugin.name)
         try:
             kinds = Kinds(allow_mixed_devices)
-            for worker, answer in _ask(client, on_worker, plugin.name, None).items():
+            for worker, answer in ask(client, on_worker, plugin.name, None).items():
                 if "error" in answer:
                     raise RequestError(f"worker {printable(worker)}: {answer['error']}")
                 kinds.add(worker, answer)
             report(f"measuring {len(writer.pending):,} units on {len(kinds.seen):,} workers")
             return _measure(client, plugin.name, writer, kinds, progress, rounding)
-        except (CancelledError, OSError) as error:
-            raise RequestError(f"the scheduler is lost ({printable(error)}): {GO_ON}") from None
-        except KilledWorker as error:
-            raise RequestError(
-                f"workers died under {printable(error.task)} {error.allowed_failures + 1} times "
-                f"(memory is the usual reason): {GO_ON}"
-            ) from None
         finally:
             with suppress(Exception):  # a scheduler that is lost has nothing to forget
                 client.unregister_worker_plugin(plugin.name)
+
+
+def _gpus(address: str, device: str) -> list[str]:
+    """GPUs that workers of this machine get, as CUDA_VISIBLE_DEVICES names them."""
+    if address.partition(":")[0] != "local" or device == "cpu":
+        return []
+    if device not in ("auto", "cuda"):
+        raise RequestError(
+            f"--device {printable(device)} is one device: with --cluster local say cuda, and "
+            "choose with CUDA_VISIBLE_DEVICES"
+        )
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = [*map(str, range(torch.cuda.device_count()))]
+    return visible.split(",")[: len(found)] if visible else found
 
 
 def _measure(
@@ -261,7 +195,7 @@ def _finished(client: Client, under_way: list[Any]) -> set[Any]:
         alone = 0.0 if client.nthreads() else alone + time.monotonic() - began
         if alone >= FIRST_WORKER:
             break
-    raise RequestError(f"the cluster has had no worker for {FIRST_WORKER:.0f} s: {GO_ON}")
+    raise no_worker(GO_ON)
 
 
 def _answer(future: Any, number: int) -> dict[str, Any]:
@@ -299,55 +233,3 @@ class Kinds:
 
 def _told(kind: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {printable(value)}" for name, value in kind.items())
-
-
-def _ask(client: Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """Every worker's answer; one that has gone meanwhile has none."""
-    try:
-        client.wait_for_workers(1, timeout=FIRST_WORKER)
-    except TimeoutError:
-        raise RequestError(
-            f"the cluster has had no worker for {FIRST_WORKER:.0f} s: start some, with dask worker"
-        ) from None
-    answers = client.run(function, *arguments, on_error="return")
-    names = {
-        address: about["name"] for address, about in client.scheduler_info(-1)["workers"].items()
-    }
-    found = {}
-    for address, answer in answers.items():
-        if isinstance(answer, (CommClosedError, OSError)):
-            continue
-        worker = names.get(address, address)
-        if isinstance(answer, Exception):
-            raise RequestError(
-                f"worker {printable(worker)} cannot be used: {type(answer).__name__}, "
-                f"{printable(answer, 500)}"
-            )
-        found[str(worker)] = answer
-    return found
-
-
-def _check_versions(client: Client) -> None:
-    """Refuse workers of other versions before anything of ours is sent to them."""
-    names = SAME
-
-    def versions() -> dict[str, str | None]:
-        # defined in here, so that it is sent as code: a worker may lack this package
-        from importlib.metadata import PackageNotFoundError, version
-
-        found: dict[str, str | None] = {}
-        for name in names:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                found[name] = None
-        return found
-
-    mine = versions()
-    for worker, theirs in _ask(client, versions).items():
-        for name, value in mine.items():
-            if theirs[name] != value:
-                raise RequestError(
-                    f"worker {printable(worker)} has {name} {printable(theirs[name])}, and this "
-                    f"client {value}: last bits may differ; install the same versions"
-                )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
+from frictionstore.cluster import check_cluster
 from frictionstore.errors import RequestError
-from frictionstore.installed import install_command
 from frictionstore.progress import Report
 from frictionstore.store.part import CLAIM_TIMEOUT, PartWriter, parse_part
 from frictionstore.text import printable
@@ -63,32 +61,6 @@ class Sharing:
                 f"--{'overwrite' if overwrite else 'repair'} and --part do not go together, since "
                 "other parts may be at work: do that in a run of its own"
             )
-
-
-def check_cluster(address: str) -> None:
-    """
-    Raises
-    ------
-    RequestError
-        It is no address of a cluster, or Dask is not installed.
-    """
-    kind, colon, rest = address.partition(":")
-    if kind == "local":
-        good = not colon or (rest.isascii() and rest.isdigit() and int(rest) > 0)
-    else:
-        good = address.endswith(".json") or ("://" in address and rest != "//")
-    if not good:
-        raise RequestError(
-            f"--cluster {printable(address)} is not local, local:N, tcp://HOST:PORT or a "
-            "scheduler's .json file"
-        )
-    if address.endswith(".json") and not Path(address).is_file():
-        raise RequestError(
-            f"--cluster {printable(address)} is not there: dask scheduler --scheduler-file writes "
-            "it"
-        )
-    if find_spec("distributed") is None:
-        raise RequestError(f"--cluster needs Dask: {install_command('cluster')}")
 
 
 ALONE = Sharing()

@@ -295,8 +295,9 @@ class Store:
         return self._rows.read(name, start, stop, self._rows.threads)
 
     def iter_chunks(
-        self, maps: Iterable[str] | str, batch: int | None = None, threads: int | None = None
-    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:
+        self, maps: Iterable[str] | str, batch: int | None = None, threads: int | None = None,
+        part: slice | None = None,
+    ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
         """All images in order, a batch at a time, decoded ahead in threads.
 
         Parameters
@@ -308,6 +309,8 @@ class Store:
             Blocks read at once; by default one per core, at most 8, and 8 from an address; fewer
             where they would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks,
             whatever the number of images.
+        part : slice, optional
+            Only these images.
 
         Yields
         ------
@@ -325,15 +328,13 @@ class Store:
             threads = self._rows.threads
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
-        n = self.n_images
-        block = max((self.header.arrays[name].chunk_images for name in names), default=n)
+        start, stop = (0, self.n_images) if part is None else (part.start, part.stop)
+        block = max((self.header.arrays[name].chunk_images for name in names), default=stop)
         plans = [self.header.arrays[name] for name in names]
         largest = sum(schema.row_bytes(p.spec, (block, *p.shape[1:])) for p in plans)
         threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(largest, 1)))
-        step = block if batch is None else batch
-
-        blocks = self._rows.blocks(names, block, threads)
-        yield from regrouped(blocks, names, step, n)
+        blocks = self._rows.blocks(names, block, threads, start, stop)
+        yield from regrouped(blocks, names, block if batch is None else batch, start, stop)
 
     def to_xarray(self) -> xr.Dataset:
         """The store as a labelled Dataset, read lazily.

@@ -125,18 +125,19 @@ class RowReader:
                 fill(piece)
         return rows
 
-    def blocks(self, names: list[str], block: int, threads: int) -> Iterator[tuple[Arrays, int]]:
+    def blocks(
+        self, names: list[str], block: int, threads: int, start: int, stop: int
+    ) -> Iterator[tuple[Arrays, int]]:
         """Blocks of so many images in order, and how many they are; `threads` are read ahead."""
-        n = self.shards.header.n_images
 
         def read(first: int) -> tuple[Arrays, int]:
-            last = min(first + block, n)
+            last = min(first + block, stop)
             return {name: self.read(name, first, last, 0) for name in names}, last - first
 
         with ThreadPoolExecutor(threads, thread_name_prefix="frictionstore-read") as pool:
             ahead: deque[Future[tuple[Arrays, int]]] = deque()
             try:
-                for first in range(0, n, block):
+                for first in range(start, stop, block):
                     ahead.append(pool.submit(read, first))
                     if len(ahead) > threads:
                         yield ahead.popleft().result()
@@ -209,16 +210,16 @@ def _pieces(plan: ArrayPlan, start: int, stop: int) -> list[range]:
 
 
 def regrouped(
-    blocks: Iterator[tuple[Arrays, int]], names: list[str], step: int, n: int
+    blocks: Iterator[tuple[Arrays, int]], names: list[str], step: int, start: int, end: int
 ) -> Iterator[tuple[slice, Arrays]]:
-    """Blocks of any sizes as blocks of `step` images, the last one shorter."""
+    """Blocks of any sizes as blocks of `step` images, from `start` on, the last one shorter."""
     held: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    held_rows, start = 0, 0
+    held_rows = 0
     for arrays, count in blocks:
         for name in names:
             held[name].append(arrays[name])
         held_rows += count
-        last = start + held_rows == n
+        last = start + held_rows == end
         if held_rows < step and not last:
             continue
         whole = {

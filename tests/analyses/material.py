@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from frictionstore.analyses import MemoryStore
+from frictionstore.analyses.stats.arrangements import Arrangements
 from tests.support import DATA
 
 ALONE = ("information", "conv-probe", "content", "compare")
@@ -22,6 +23,16 @@ def digits() -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     with np.load(folder / "digits240.npz") as file:
         maps = {name: file[name] for name in file.files}
     return maps, json.loads((folder / "digits240.json").read_text())
+
+
+def permuted(
+    labels: np.ndarray, permutations: int, seed: int, use: int = 0,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Labels of the labelled images in every permutation, as analyses arrange them."""
+    labels = np.asarray(labels).astype(np.int64)
+    made = Arrangements(labels, int(labels.max()) + 1, seed, use=use, groups=groups)
+    return made.take(np.flatnonzero(labels >= 0), slice(0, permutations))
 
 
 def digits_store() -> MemoryStore:

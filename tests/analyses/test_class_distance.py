@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist, pdist, squareform
 
 from frictionstore import analyses
 from frictionstore.analyses.stats import permutation
-from tests.analyses.material import digits, digits_store, feature, noise_store
+from tests.analyses.material import digits, digits_store, feature, noise_store, permuted
 
 
 def permanova(x: np.ndarray, labels: np.ndarray) -> float:
@@ -45,10 +45,7 @@ def test_p_values_against_permuting_by_hand():
     store = noise_store(seed=5, n=24, grid=(2, 3), modes=2, effect=1.0)
     permutations = 120
     result = analyses.class_distance(store, permutations=permutations, seed=3)
-    counts = np.bincount(store.labels).tolist()
-    drawn = np.concatenate(
-        [s.take(24) for s in permutation.label_shuffles(counts, permutations, 3)]
-    )
+    drawn = permuted(store.labels, permutations, 3)
     x = feature(store).reshape(24, -1)
     distance = [pdist(mean_maps(x, labels)).mean() for labels in drawn]
     cosine = [1 - pdist(mean_maps(x, labels), "cosine").max() for labels in drawn]

@@ -7,9 +7,8 @@ import pytest
 from scipy.stats import f_oneway, false_discovery_control
 
 from frictionstore import analyses
-from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.label_sums import f_from_sums
-from tests.analyses.material import digits, digits_store, feature, noise_store
+from tests.analyses.material import digits, digits_store, feature, noise_store, permuted
 
 
 def brute_f(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -54,10 +53,7 @@ def test_family_wise_p_against_permuting_by_hand(memory):
     store = noise_store(seed=4, n=30, grid=(2, 3), modes=2, effect=1.5)
     permutations = 130
     result = analyses.f_statistic(store, permutations=permutations, seed=9, memory=memory)
-    counts = np.bincount(store.labels).tolist()
-    drawn = np.concatenate(
-        [s.take(30) for s in permutation.label_shuffles(counts, permutations, 9)]
-    )
+    drawn = permuted(store.labels, permutations, 9)
     x = feature(store).reshape(30, -1)
     null = np.stack([brute_f(x, labels) for labels in drawn])
     observed = brute_f(x, store.labels)

@@ -165,7 +165,7 @@ def test_the_interval_covers_what_other_images_would_give():
         found = analyses.reliability(store_of(noisy_maps(seed), 64), samples=200, seed=seed).table
         rows = found[found["scale"] == "logarithm"]
         inside += list((rows["reliability_low"] <= truth) & (truth <= rows["reliability_high"]))
-    assert 0.88 <= np.mean(inside) <= 0.99
+    assert 0.88 <= np.mean(inside) < 1
 
 
 def test_ranks_among_some_of_the_images_are_close_and_do_not_depend_on_chunks():

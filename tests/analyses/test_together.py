@@ -66,7 +66,8 @@ def test_maps_share_the_passes():
     read = store.iter_chunks
 
     def counted(names, **options):
-        passes.append(tuple(names))
+        if options.get("threads") is None:  # with one thread it is the first chunk alone
+            passes.append(tuple(names))
         return read(names, **options)
 
     store.iter_chunks = counted

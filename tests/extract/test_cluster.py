@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from frictionstore.cluster import check_cluster
 from frictionstore.errors import DeviceError, RequestError
-from frictionstore.extract.sharing import Sharing, check_cluster
+from frictionstore.extract.sharing import Sharing
 from frictionstore.store.place import partial_path
 
 pytest.importorskip("torch")
@@ -143,7 +144,7 @@ def test_what_is_no_cluster(address: str) -> None:
 
 
 def test_without_dask_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("frictionstore.extract.sharing.find_spec", lambda name: None)
+    monkeypatch.setattr("frictionstore.cluster.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"--cluster needs Dask: .*pip install .*\[cluster\]"):
         check_cluster("local")
 

@@ -55,8 +55,9 @@ BESIDE = {"--readout": SMALL, "--seeds": [*SMALL, "--readout", "cnn", "--seeds",
 UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content",
               "information", "conv-probe")  # fmt: skip
 
-OUTPUT = {"--out", "--overwrite", "--json", "--figures", "--results", "--verify"}
-"""Tested below: they change where the result goes, or where it is from and whether it may be."""
+OUTPUT = {"--out", "--overwrite", "--json", "--figures", "--results", "--verify", "--cluster"}
+"""Tested below and in test_cluster: they change where the result goes, where it is from and whether
+it may be, and who reads."""
 
 
 def commands() -> Iterator[tuple[str, click.Option]]:

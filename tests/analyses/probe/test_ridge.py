@@ -187,10 +187,7 @@ def test_permuted_accuracy_is_that_of_refits_by_scikit_learn(form):
     plan = RidgeProbe(RidgeProbeParameters(features=["friction"], permutations=6, seed=1))
     result = analyses.core.passes.run(store, [plan])[0]
     x = feature(store).reshape(n, -1)
-    drawn = np.empty((6, n), int)
-    for group, shuffle in enumerate(plan.split.label_shuffles(6, 1)):
-        member = result.fold == group
-        drawn[:, member] = shuffle.take(int(member.sum()))
+    drawn = plan.split.arrangements(1).take(np.arange(n), slice(0, 6))
     for p, labels in enumerate(drawn):
         y = ridge.one_hot(labels, 3)
         correct = 0

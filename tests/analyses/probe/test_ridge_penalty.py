@@ -160,10 +160,7 @@ def test_permuted_labels_are_refitted_with_the_chosen_penalty(form, monkeypatch)
     plan = RidgeProbe(RidgeProbeParameters(features=["S"], permutations=4, seed=2))
     result = analyses.core.passes.run(store, [plan])[0]
     x = feature(store, "S").reshape(n, -1)
-    drawn = np.empty((4, n), int)
-    for group, shuffle in enumerate(plan.split.label_shuffles(4, 2)):
-        member = result.fold == group
-        drawn[:, member] = shuffle.take(int(member.sum()))
+    drawn = plan.split.arrangements(2).take(np.arange(n), slice(0, 4))
     for p, labels in enumerate(drawn):
         y = ridge.one_hot(labels, 2)
         correct = 0

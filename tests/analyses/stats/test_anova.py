@@ -12,8 +12,8 @@ from scipy.stats import binom, f_oneway, false_discovery_control, ttest_ind
 from frictionstore import analyses
 from frictionstore.analyses.stats import clusters, permutation
 from frictionstore.analyses.stats.anova import welch, welch_from_sums
-from frictionstore.analyses.stats.dispersion import permdisp
-from tests.analyses.material import feature, noise_store
+from frictionstore.analyses.stats.dispersion import RESIDUALS, permdisp
+from tests.analyses.material import feature, noise_store, permuted
 from tests.data.analyses.make_statistics import wave
 from tests.support import DATA
 
@@ -63,7 +63,7 @@ def test_welch_of_two_classes_is_welchs_t():
 def test_welch_under_permuted_labels_by_hand():
     store = noise_store(seed=4, n=30, grid=(2, 3), modes=2, effect=1.5)
     result = analyses.f_statistic(store, permutations=130, seed=9, memory=1)
-    drawn = np.concatenate([s.take(30) for s in permutation.label_shuffles([10, 10, 10], 130, 9)])
+    drawn = permuted(store.labels, 130, 9)
     x = feature(store).reshape(30, -1)
     counts = np.full(3, 10)
 
@@ -115,10 +115,10 @@ def test_dispersion_of_unequal_classes_by_hand():
     f = f_oneway(away[:5], away[5:]).statistic
     assert values["dispersion_f"] == pytest.approx(f, rel=1e-9)
     rest = away - np.where(labels == 0, away[:5].mean(), away[5:].mean())
-    drawn = permutation.label_shuffles([5, 35], 99, 3)[0].take(40)
+    drawn = permuted(labels, 99, 3, RESIDUALS)
     null = [f_oneway(rest[one == 0], rest[one == 1]).statistic for one in drawn]
     by_rest = permutation.p_value(f, null)
-    drawn = permutation.label_shuffles([5, 35], 99, 3)[0].take(40)
+    drawn = permuted(labels, 99, 3)
 
     def unequal(of: np.ndarray) -> float:
         log = np.log([flat[of == c].var(axis=0, ddof=1).sum() for c in (0, 1)])

@@ -11,15 +11,10 @@ from scipy.stats import chisquare, f_oneway
 from frictionstore import analyses
 from frictionstore.analyses.core.groups import arrangements
 from frictionstore.analyses.core.source import require_classes
+from frictionstore.analyses.stats.arrangements import Arrangements
 from frictionstore.analyses.stats.intervals import mean_interval, share_interval, wilson_interval
 from frictionstore.analyses.stats.label_sums import HalfSplits
-from frictionstore.analyses.stats.permutation import GroupShuffles
-
-
-def shuffles(labels, groups, rows: int = 1, seed: int = 0) -> GroupShuffles:
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    rng = np.random.default_rng(seed)
-    return GroupShuffles(labels, groups, int(labels.max()) + 1, rows, rng)
+from tests.analyses.material import permuted
 
 
 @pytest.mark.parametrize(
@@ -36,7 +31,7 @@ def shuffles(labels, groups, rows: int = 1, seed: int = 0) -> GroupShuffles:
     ],
 )
 def test_every_arrangement_is_as_likely_as_any_other(labels, groups, possible):
-    drawn = shuffles(labels, groups, rows=6000).take(len(labels))
+    drawn = permuted(labels, 6000, 0, groups=np.asarray(groups))
     found = Counter(map(tuple, drawn.tolist()))
     assert len(found) == possible
     assert tuple(labels) in found
@@ -48,8 +43,8 @@ def test_groups_of_one_class_stay_whole_and_others_keep_their_labels():
     rng = np.random.default_rng(3)
     groups = rng.permutation(np.repeat(np.arange(30), rng.integers(1, 9, 30)))
     labels = np.where(groups < 20, groups % 3, rng.integers(0, 3, len(groups)))
-    made = shuffles(labels, groups, rows=50)
-    counts, drawn = made.counts, made.take(len(labels))
+    made = Arrangements(labels, 3, 0, groups=groups)
+    counts, drawn = made.counts(slice(0, 50))[:, 0], permuted(labels, 50, 0, groups=groups)
     for group in range(20):
         of_group = drawn[:, groups == group]
         assert (of_group == of_group[:, :1]).all()
@@ -59,17 +54,6 @@ def test_groups_of_one_class_stay_whole_and_others_keep_their_labels():
     by_hand = np.stack([np.bincount(row, minlength=3) for row in drawn])
     np.testing.assert_array_equal(counts, by_hand)
     assert len(np.unique(counts[:, 0])) > 5, "sizes of classes are not kept here"
-
-
-def test_taking_a_few_at_a_time_gives_the_same():
-    rng = np.random.default_rng(4)
-    groups, labels = rng.integers(0, 12, 100), rng.integers(0, 2, 100)
-    labels[groups < 6] = groups[groups < 6] % 2
-    whole = shuffles(labels, groups, rows=9).take(100)
-    made = shuffles(labels, groups, rows=9)
-    np.testing.assert_array_equal(
-        np.concatenate([made.take(n) for n in (0, 1, 40, 59)], axis=1), whole
-    )
 
 
 def uneven(seed: int = 0, per_class: int = 5, modes: int = 2, **options) -> analyses.MemoryStore:
@@ -93,11 +77,7 @@ def test_permuted_f_is_that_of_the_labels_drawn():
     found = analyses.f_statistic(store, feature="S", permutations=permutations, seed=3)
     labelled = store.labels >= 0
     values = np.concatenate([arrays["S"] for _, arrays in store.iter_chunks(["S"])])[labelled]
-    child = np.random.SeedSequence(3).spawn(1)[0]
-    drawn = GroupShuffles(
-        store.labels[labelled].astype(np.int64), store.groups[labelled], 3, permutations,
-        np.random.default_rng(child),
-    ).take(int(labelled.sum()))  # fmt: skip
+    drawn = permuted(store.labels, permutations, 3, groups=store.groups)
 
     def f_of(labels):
         parts = [values[labels == c].reshape(-1, 32).astype(np.float64) for c in range(3)]
@@ -151,10 +131,16 @@ def test_halves_are_of_whole_groups():
         of = [values[member & (store.groups == g)] for g in np.unique(store.groups[member])]
         assert len(of) == 5
         pairs = [(a, b) for a in range(5) for b in range(a)]
-        means = np.stack([np.concatenate([of[a], of[b]]).mean(axis=0).ravel() for a, b in pairs])
-        first = halves.first[:, c] + halves._buffer.shift
-        nearest = np.abs(first[:, None] - means).max(axis=2).min(axis=1)
+        apart = [
+            np.linalg.norm(
+                np.concatenate([of[g] for g in pair]).mean(axis=0, dtype=np.float64)
+                - np.concatenate([of[g] for g in range(5) if g not in pair]).mean(axis=0)
+            )
+            for pair in pairs
+        ]
+        nearest = np.abs(halves.distances[:, c, None] - apart).min(axis=1)
         np.testing.assert_allclose(nearest, 0, atol=1e-5)
+        assert len(np.unique(halves.distances[:, c].round(8))) > 4
 
 
 def test_an_image_given_seven_times_is_one_image():

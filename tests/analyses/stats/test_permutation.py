@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import permutations
-
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import chisquare, false_discovery_control
+from scipy.stats import false_discovery_control
 
 from frictionstore.analyses.stats import permutation
 
@@ -55,28 +51,6 @@ def test_family_wise_p_against_counting():
     assert np.isnan(p[-1])
 
 
-def test_shuffles_do_not_depend_on_how_they_are_taken():
-    counts = [300, 120, 1, 0, 79]
-    whole = permutation.Shuffles(counts, 7, np.random.default_rng(5)).take(500)
-    pieces = permutation.Shuffles(counts, 7, np.random.default_rng(5))
-    taken = np.concatenate([pieces.take(n) for n in (1, 255, 0, 3, 141, 100)], axis=1)
-    np.testing.assert_array_equal(whole, taken)
-    for row in whole:
-        np.testing.assert_array_equal(np.bincount(row, minlength=5), counts)
-    with pytest.raises(ValueError, match="have been drawn"):
-        pieces.take(1)
-
-
-def test_shuffles_are_uniform_over_arrangements(monkeypatch):
-    # Two positions at a time, so that the composition of a draw matters as well as its order.
-    monkeypatch.setattr(permutation, "_DRAW", 2)
-    drawn = permutation.Shuffles([2, 2, 1], 30_000, np.random.default_rng(1)).take(5)
-    seen = Counter(map(tuple, drawn.tolist()))
-    arrangements = set(permutations([0, 0, 1, 1, 2]))
-    assert set(seen) == arrangements
-    assert chisquare([seen[a] for a in arrangements]).pvalue > 1e-3
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 6))
 def test_group_sums_by_hand(seed, b, n_groups):
@@ -89,13 +63,3 @@ def test_group_sums_by_hand(seed, b, n_groups):
             np.testing.assert_allclose(
                 sums[p, group], values[groups[p] == group].sum(axis=0), atol=1e-12
             )
-
-
-def test_tiles_cover_all_permutations():
-    assert permutation.tile_sizes(250) == [100, 100, 50]
-    assert permutation.tile_sizes(0) == []
-    assert [s.take(6).shape for s in permutation.label_shuffles([3, 3], 250, 0)] == [
-        (100, 6),
-        (100, 6),
-        (50, 6),
-    ]
