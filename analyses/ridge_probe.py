@@ -168,7 +168,7 @@ class RidgeProbe:
         wanted = [*self.sets, *(to_fit(self.lifts) if held else ())]
         if default:
             wanted = self._not_yet_fitted(passes, wanted, self.split, held=held)
-        # Nor does any rest on the notebook's figures, which a split that was given has not.
+        # Nor does any rest on the notebook's figures; a split that was given has none.
         without = default and (passes.claims_only or self.parts is not None)
         notebook = None if without else self.notebook_split
         if held:

@@ -59,6 +59,7 @@ BESIDE = [
     {"permutations": 9},
     {"permutations": 0},
     {"protocol": "notebook"},
+    {"train": "seen", "test": "unseen"},
     {"features": ("S",)},  # rows in memory, where those of the other may not be
     {},
 ]
@@ -66,7 +67,8 @@ BESIDE = [
 
 @pytest.mark.parametrize("beside", BESIDE, ids=str)
 def test_beside_other_plans_a_plan_gives_what_it_gives_alone(beside):
-    store = noise_store(n=90, grid=(2, 3), effect=2.0)
+    splits = {"seen": slice(0, 60), "unseen": slice(60, 90)}
+    store = noise_store(n=90, grid=(2, 3), effect=2.0, splits=splits)
     alone = [run(store, [plan(**one)])[0] for one in ({}, beside)]
     for order in ([0, 1], [1, 0]):
         together = run(store, [plan(**({}, beside)[which]) for which in order])
