@@ -289,10 +289,7 @@ def told(table: dict[str, list[Any]]) -> set[str]:
 
 
 def _table(
-    found: Collected,
-    names: list[str],
-    alpha: float,
-    groups: NDArray[np.int64] | None,
+    found: Collected, names: list[str], alpha: float, groups: NDArray[np.int64] | None
 ) -> dict[str, list[Any]]:
     """Return a row per mode and content: means over images with t intervals, shares, p."""
     columns: dict[str, list[Any]] = {
