@@ -19,6 +19,7 @@ from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import MapStore, mode_name, require_feature, require_grid
 from frictionstore.analyses.core.terminal import excluded, interval_text, number, p_text
 from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.image_content import CONTENTS, contents
 from frictionstore.analyses.stats.intervals import mean_covariance, mean_interval
 from frictionstore.analyses.stats.torus import naive_p, standard_ranks, torus_correlations
 from frictionstore.text import printable
@@ -27,41 +28,8 @@ Floats = NDArray[np.float64]
 NAME = "content"
 QUESTION = "Do maps follow the content of the image?"
 IMAGE = "image"
-CONTENTS = ("gradient", "variance")
-LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601: what a pixel's red, green and blue weigh in its brightness."""
 TOLD = 2
 """Modes whose figures the answer gives for the first content; the table has all."""
-
-
-def contents(images: NDArray[Any], grid: tuple[int, int]) -> Floats:
-    """Return the gradient magnitude and the variance of the pixels of every patch.
-
-    Brightness is the weighted sum of red, green and blue (the mean of other numbers of channels);
-    its gradient is by central differences over the whole image, one-sided at its border.
-
-    Parameters
-    ----------
-    images
-        Array of shape (n, height, width, channels); height and width are multiples of the grid's.
-    grid
-        Rows and columns of patches.
-
-    Returns
-    -------
-    float64 array of shape (n, row, col, 2): mean magnitude over the patch, and variance (ddof 0).
-    """
-    channels = images.shape[-1]
-    weights = LUMA if channels == len(LUMA) else np.full(channels, 1.0 / channels)
-    light = images.astype(np.float64) @ np.asarray(weights)
-    steep = np.zeros_like(light)
-    for axis in (1, 2):
-        if light.shape[axis] > 1:
-            steep += np.square(np.gradient(light, axis=axis))
-    n, height, width = light.shape
-    blocks = (n, grid[0], height // grid[0], grid[1], width // grid[1])
-    gradient = np.sqrt(steep).reshape(blocks).mean(axis=(2, 4))
-    return np.stack([gradient, light.reshape(blocks).var(axis=(2, 4))], axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -324,13 +324,12 @@ class Store:
             self._check_name(name)
         if batch is not None and batch < 1:
             raise RequestError(f"batch is {batch}: it must be 1 or more")
-        if threads is None:
-            threads = self._rows.threads
+        threads = self._rows.threads if threads is None else threads
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
-        start, stop = (0, self.n_images) if part is None else (part.start, part.stop)
+        start, stop = (part.start, part.stop) if part else (0, self.n_images)
         block = max((self.header.arrays[name].chunk_images for name in names), default=stop)
-        plans = [self.header.arrays[name] for name in names]
+        plans = (self.header.arrays[name] for name in names)
         largest = sum(schema.row_bytes(p.spec, (block, *p.shape[1:])) for p in plans)
         threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(largest, 1)))
         blocks = self._rows.blocks(names, block, threads, start, stop)
@@ -427,7 +426,7 @@ class Store:
         map : str
             Friction has logarithmic colours (blank where not positive), repeats their mean.
         mode : int
-            0 is the largest singular value. Default: 1, or 0 where there is no other.
+            0 is the largest singular value. By default 1, or 0 where there is no other.
         ax : matplotlib Axes, optional
             Where to draw; by default in a new pyplot figure.
         """

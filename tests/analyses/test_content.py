@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses.content import contents
+from frictionstore.analyses.stats.image_content import contents
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.stats.torus import standard_ranks, torus_correlations
 from tests.analyses.material import noise_store, with_repeats
