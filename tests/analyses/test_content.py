@@ -8,8 +8,8 @@ from scipy.stats import spearmanr
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses.stats.image_content import contents
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.stats.image_content import contents
 from frictionstore.analyses.stats.torus import standard_ranks, torus_correlations
 from tests.analyses.material import noise_store, with_repeats
 from tests.analyses.test_degenerate import refused
