@@ -249,7 +249,8 @@ def test_chunks_change_nothing_and_one_pass_reads_both():
     read = store.iter_chunks
 
     def counted(asked, **options):
-        names.append(set(asked))
+        if options.get("threads") is None:  # with one thread it is the first chunk alone
+            names.append(set(asked))
         return read(asked, **options)
 
     store.iter_chunks = counted

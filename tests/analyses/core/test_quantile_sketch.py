@@ -88,3 +88,36 @@ def test_how_values_are_cut_into_chunks_does_not_matter():
     one, other = sketch(values, 128, 1), sketch(values, 128, 41)
     np.testing.assert_array_equal(one.ranks(values), other.ranks(values))
     assert one.bound == other.bound
+
+
+@pytest.mark.parametrize("size", [16, 64, 128])
+def test_parts_that_are_merged_are_within_the_bound(size):
+    """Whatever is in which part, and however few or many of them were thrown away before."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        values = rng.lognormal(0, 4, 3000).astype(np.float32)
+        cuts = np.sort(rng.integers(0, 3000, 5))
+        made = QuantileSketch(size)
+        for part in np.split(np.sort(values) if seed % 2 else values, cuts):
+            one = QuantileSketch(size)
+            one.add(part)
+            made.absorb(one)
+        assert made.n == 3000
+        held = [sum(map(len, level)) for level in made._levels]
+        assert max(held) < size
+        assert sum(n << level for level, n in enumerate(held)) == 3000
+        off = np.abs(made.ranks(values) - exact(values, values))
+        assert off.max() <= made.bound + 1e-6
+
+
+def test_two_parts_that_are_wrong_in_one_direction_are_twice_as_wrong():
+    """The bound of one part with as many values thrown away would be half of what it is."""
+    made = QuantileSketch(16)
+    for _ in range(2):
+        one = QuantileSketch(16)
+        one.add(np.repeat([0.0, 1.0], [13, 3]))  # of two zeros and a one the zero is kept for both
+        made.absorb(one)
+    off = float(made.ranks(np.array([0.5]))[0]) - 26 / 32
+    assert off == pytest.approx(2 / 32)
+    # Both were thrown away once on the first level, and again together on the second.
+    assert made.bound >= off
