@@ -117,7 +117,8 @@ class CenterEdge:
                 geometric=geometric, groups=classes.of_group(rows),
             )  # fmt: skip
 
-        *by_class, pooled = map(compared, [*(labels == c for c in range(classes.n)), labels >= 0])
+        by_class = [compared(labels == c) for c in range(classes.n)]
+        pooled = compared(labels >= 0)
         found = Found(
             names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
             constant=[mode_name(int(m), self._n_modes) for m in constant],
