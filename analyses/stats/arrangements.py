@@ -220,7 +220,8 @@ class Arrangements:
             return self._fixed
         drawn = self._whole(which)
         shape = (self._n_strata, self._n_classes)
-        cells = drawn + self._group_stratum * self._n_classes
+        # Groups that are not whole have no label, and count for nothing.
+        cells = np.maximum(drawn, 0) + self._group_stratum * self._n_classes
         return (
             np.array(
                 [
