@@ -55,6 +55,9 @@ BESIDE = {"--readout": SMALL, "--seeds": [*SMALL, "--readout", "cnn", "--seeds",
 UNPERMUTED = ("center-edge", "mode-variance", "image-summary", "reliability", "content",
               "information", "conv-probe")  # fmt: skip
 
+LONG = ("information", "conv-probe")
+"""They fit many sets of maps, whatever is asked."""
+
 OUTPUT = {"--out", "--overwrite", "--json", "--figures", "--results", "--verify", "--cluster"}
 """Tested below and in test_cluster: they change where the result goes, where it is from and whether
 it may be, and who reads."""
@@ -122,7 +125,10 @@ _PLAIN: dict[str, list[dict[str, Any]]] = {}
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [pytest.param(n, o, id=f"{n} {o.opts[0]}") for n, o in commands()],
+    [
+        pytest.param(n, o, id=f"{n} {o.opts[0]}", marks=[pytest.mark.slow] if n in LONG else [])
+        for n, o in commands()
+    ],
 )
 def test_every_option_changes_what_is_found(
     name: str, option: click.Option, made: str, repeated: str

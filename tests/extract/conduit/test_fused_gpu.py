@@ -62,11 +62,14 @@ np.savez(path, **results)
 """
 
 
-def test_bits_of_the_reference_in_the_interpreter(tmp_path, hard_matrices, assert_same_bits):
+@pytest.mark.parametrize("orders", [(2, 3, 4), pytest.param((7, 8), marks=pytest.mark.slow)])
+def test_bits_of_the_reference_in_the_interpreter(
+    orders, tmp_path, hard_matrices, assert_same_bits
+):
     from frictionstore.extract.conduit.kernels.cpu.gram import gram_from_spectrum
 
     given = {}
-    for n in (2, 3, 4, 7, 8):
+    for n in orders:
         A = hard_matrices(n)
         given[f"packet/{n}"] = A[:: len(A) // (250 if n < 7 else 120)]
     given["maps/5"] = hard_matrices(5)[::25]

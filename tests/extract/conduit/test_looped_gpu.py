@@ -67,7 +67,7 @@ def _operations(code: str) -> Counter[str]:
     ("n", "what"),
     [
         (9, "exact"),
-        (9, "maps"),
+        pytest.param(9, "maps", marks=pytest.mark.slow),
         *[pytest.param(16, what, marks=pytest.mark.slow) for what in ("exact", "maps", "packet")],
     ],
 )
