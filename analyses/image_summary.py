@@ -137,11 +137,19 @@ class ImageSummary:
 
 
 def _mean(
-    values: NDArray[Any], chosen: NDArray[np.bool_], groups: NDArray[np.int64] | None
+    values: NDArray[Any],
+    chosen: NDArray[np.bool_],
+    groups: NDArray[np.int64] | None,
+    limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[float, float, float]:
-    """Return mean and interval of the chosen images, of groups where images belong together."""
+    """Return mean and interval of the chosen images, of groups where images belong together.
+
+    The interval ends at the limits that values have.
+    """
     of = values[chosen].astype(np.float64)
-    return mean_interval(of, groups=None if groups is None else groups[chosen])
+    mean, *ends = mean_interval(of, groups=None if groups is None else groups[chosen])
+    low, high = np.clip(ends, *limits).tolist()  # NaN stays
+    return mean, low, high
 
 
 def _class_table(
@@ -156,7 +164,8 @@ def _class_table(
         row: dict[str, Any] = {"class": name, "images": int(member.sum())}
         for figure in FIGURES:
             values = figures[figure]
-            mean, low, high = _mean(values, member & np.isfinite(values), groups)
+            limits = (0.0, 1.0) if figure == "entropy" else (-np.inf, np.inf)
+            mean, low, high = _mean(values, member & np.isfinite(values), groups, limits)
             row |= {figure: mean, f"{figure}_low": low, f"{figure}_high": high}
         rows.append(row)
     return by_column(rows)
@@ -172,7 +181,7 @@ def _first_of_each(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
 def _values(figures: Figures, groups: NDArray[np.int64] | None) -> dict[str, Any]:
     entropy, hot = figures["entropy"], figures["hot_spots"]
     mean, low, high = mean_interval(figures["mean"], groups=groups)
-    e_mean, e_low, e_high = _mean(entropy, np.isfinite(entropy), groups)
+    e_mean, e_low, e_high = _mean(entropy, np.isfinite(entropy), groups, (0.0, 1.0))
     geometric = np.power(10.0, mean_interval(figures["log_mean"], groups=groups))
     return {
         "n_images": len(hot),

@@ -118,3 +118,14 @@ def test_an_image_whose_map_is_flat_is_named():
     assert any(
         "1 of 10 maps of one image and mode do not vary" in caveat for caveat in result.caveats
     )
+
+
+def test_an_interval_of_entropy_ends_where_entropies_do() -> None:
+    """Two images, one with all in one patch: a t interval would reach far below 0 and above 1."""
+    maps = np.ones((2, 2, 2, 1), np.float32)
+    maps[1] = np.array([1, 0, 0, 0], np.float32).reshape(2, 2, 1)
+    store = analyses.MemoryStore({"S": maps}, labels=np.zeros(2, np.int64), class_names=["a"])
+    found = analyses.image_summary(store, feature="S")
+    assert (found.values["entropy_low"], found.values["entropy_high"]) == (0.0, 1.0)
+    assert found.columns["classes"]["entropy_low"] == [0.0]
+    assert found.columns["classes"]["entropy_high"] == [1.0]
