@@ -66,8 +66,9 @@ def panels(
             f"this figure has {count} panels, and {len(on)} axes were given: give it "
             f"{count}, or none for a figure of its own"
         )
-    root = on[0].get_figure(root=True)
-    assert isinstance(root, Figure)
+    root: Any = on[0].figure
+    while root.figure is not root:  # through subfigures; older matplotlib has no name for it
+        root = root.figure
     return root, list(on), False
 
 
