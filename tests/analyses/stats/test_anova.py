@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -73,9 +74,10 @@ def test_welch_under_permuted_labels_by_hand():
             np.stack([of(g) for g in groups])
             for of in (lambda g: g.mean(0), lambda g: g.var(0, ddof=1))
         )
-        expected = f_oneway(*groups, axis=0, equal_var=False)
         found = welch(mean, variance, counts)
-        np.testing.assert_allclose(found.f, expected.statistic, rtol=1e-9)
+        if "equal_var" in signature(f_oneway).parameters:  # scipy 1.15 and older have no Welch
+            expected = f_oneway(*groups, axis=0, equal_var=False)
+            np.testing.assert_allclose(found.f, expected.statistic, rtol=1e-9)
         return found.z
 
     maxima = np.array([z(labels).max() for labels in drawn])
