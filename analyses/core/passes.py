@@ -195,13 +195,16 @@ class Passes:
 
     def _pass(self, active: list[Any], label: str, show: bool) -> list[Any]:
         """Read all images once; return the collectors that need them again."""
-        together = [NotFinite(names_of(active)), *active]
+        broken = NotFinite(names_of(active))
+        together = [broken, *active]
         with progress_bar(self.store.n_images, label, after="computing", show=show) as advance:
             found = readers.get()(self.store, together, parts(self.store), advance)
             for number, of_part in enumerate(found):
                 for collector in together:  # what was merged is let go of at once
                     merge(collector, of_part.pop(0), first=number == 0)
-            together.pop(0).check(self.store)
+                    if broken.found:  # the others have not seen all of this part
+                        break
+            broken.check(self.store)
             return [collector for collector in active if collector.end_pass()]
 
 

@@ -6,6 +6,7 @@ change when labels are permuted, so sums are all that either needs.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -85,7 +86,7 @@ class Buffer:
         return values, rows
 
 
-class _Blocks:
+class _Blocks(ABC):
     """What both collectors of sums share: blocks of arrangements that fit memory, one a pass."""
 
     state: tuple[str, ...] = ("_sums",)
@@ -102,9 +103,9 @@ class _Blocks:
         self._next = 0
         self._sums: Floats | None = None
 
+    @abstractmethod
     def _bytes(self) -> int:
         """Return the bytes of one arrangement's sums."""
-        raise NotImplementedError
 
     @property
     def _block(self) -> slice:
@@ -130,8 +131,9 @@ class _Blocks:
         if len(rows):
             self._multiply(values, rows)
 
+    @abstractmethod
     def _multiply(self, values: Floats, rows: NDArray[np.int64]) -> None:
-        raise NotImplementedError
+        """Add what these rows give to the sums."""
 
 
 class PermutedClassSums(_Blocks):

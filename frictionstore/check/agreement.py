@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from fractions import Fraction
+from functools import lru_cache
 from math import factorial
 from typing import Any
 
@@ -38,6 +39,7 @@ def logarithm(values: NDArray[Any]) -> Floats:
     return np.log10(values, out=out, where=values > 0, dtype=np.float64)
 
 
+@lru_cache(4096)  # every scale and map draws the same of one image
 def poisson(seed: int, row: int, samples: int) -> NDArray[np.int64]:
     """Return weights of one image in so many samples of a bootstrap, Poisson of mean 1.
 
@@ -45,7 +47,9 @@ def poisson(seed: int, row: int, samples: int) -> NDArray[np.int64]:
     not depend on which other images there are, nor on how many samples.
     """
     stream = np.random.Philox(key=np.array([seed % (1 << 64), row], np.uint64))
-    return np.searchsorted(_POISSON, stream.random_raw(samples), "right")
+    found = np.searchsorted(_POISSON, stream.random_raw(samples), "right")
+    found.flags.writeable = False
+    return found
 
 
 def _poisson_starts() -> NDArray[np.uint64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import index
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from frictionstore.text import did_you_mean, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Store = Any  # an open store, which makes these itself: to import its type would be a circle
 
@@ -75,14 +74,6 @@ def draw(store: Store, image: int | str, name: str, mode: int | None, axes: Axes
     return axes
 
 
-def root_figure(axes: Axes) -> Figure:
-    """The figure that axes are in, also through subfigures; older matplotlib has no name for it."""
-    found: Any = axes.figure
-    while found.figure is not found:
-        found = found.figure
-    return cast("Figure", found)
-
-
 def _coloured(axes: Axes, name: str, unit: str, values: np.ndarray) -> None:
     """The map and its colour bar; friction spans decades, so its colours are logarithmic."""
     from matplotlib.colors import LogNorm
@@ -92,7 +83,7 @@ def _coloured(axes: Axes, name: str, unit: str, values: np.ndarray) -> None:
         values = np.ma.masked_less_equal(values, 0)
         norm = LogNorm(float(values.min()), float(values.max()))
     shown = axes.imshow(values, cmap="viridis", norm=norm)
-    bar = root_figure(axes).colorbar(shown, ax=axes)
+    bar = axes.figure.colorbar(shown, ax=axes)
     bar.set_label(_plain(name if unit == "1" else f"{name} ({unit})"))
 
 

@@ -93,6 +93,22 @@ def test_values_that_are_not_finite(command, value):
     assert "'31' (row 31: 1)" in message
 
 
+@pytest.mark.parametrize("bad", [(3,), (20,), (59,), (3, 59)])
+@pytest.mark.parametrize("feature", ["friction", "log_friction", "rank_friction"])
+def test_values_that_are_not_finite_in_some_part_of_a_large_store(feature, bad, monkeypatch):
+    """Other parts are whole, and have seen what that one has not."""
+    monkeypatch.setattr("frictionstore.analyses.core.collecting.PART_IMAGES", 16)
+    maps = {"friction": np.random.default_rng(0).lognormal(size=(60, 4, 4, 3)).astype(np.float32)}
+    for image in bad:
+        maps["friction"][image, 1, 1, 2] = np.nan
+    store = analyses.MemoryStore(maps, labels=np.arange(60) % 3, class_names=["a", "b", "c"])
+    for analysis in ("spatial_cv", "class_distance", "f_statistic", "mode_variance"):
+        with pytest.raises(AnalysisError, match=f"NaN or infinite, in {len(bad)} of 60 images"):
+            getattr(analyses, analysis)(store, feature=feature)
+    with pytest.raises(AnalysisError, match="NaN or infinite"):
+        analyses.ridge_probe(store, features=[feature], permutations=3)
+
+
 def refused_memory(command: str, maps: dict[str, Any]) -> str:
     """Return the sentence for maps that a store on disk would not take in the first place."""
     store = analyses.MemoryStore(

@@ -51,8 +51,8 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def serving(store: fs.Store) -> Iterator[str]:
-    with ViewServer(store) as server:
+def serving(store: fs.Store, beside: fs.Store | None = None) -> Iterator[str]:
+    with ViewServer(store, beside=beside) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,9 @@ from frictionstore.cli.main import cli
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.share.copy import copy_store
 from frictionstore.show.beside import common_images
-from frictionstore.show.view import ViewServer, export
+from frictionstore.show.view import export
 from tests.browser import READY, save_picture
-from tests.explorer.conftest import CLASSES, plane, smooth_maps, thumbnails
+from tests.explorer.conftest import CLASSES, plane, serving, smooth_maps, thumbnails
 from tests.explorer.test_server import RangeHandler, ask, static_host
 
 N = 400
@@ -46,21 +44,9 @@ def other(digits: fs.Store, tmp_path_factory: pytest.TempPathFactory) -> fs.Stor
     )
 
 
-@contextmanager
-def served(store: fs.Store, beside: fs.Store) -> Iterator[str]:
-    with ViewServer(store, 0, beside) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        try:
-            yield server.url
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture(scope="module")
 def both_url(digits: fs.Store, other: fs.Store, built_page: None) -> Iterator[str]:
-    with served(digits, other) as url:
+    with serving(digits, other) as url:
         yield url
 
 
@@ -157,7 +143,7 @@ def test_means_are_geometric_in_both_stores_or_in_neither(
     )
     plain = np.asarray(digits["friction"][:]).astype(np.float64)[:, 4, 11, 3].mean()
     with (
-        served(digits, zero) as url,
+        serving(digits, zero) as url,
         visit(url, "#view=compare&a=all&b=o&mode=3&patch=4,11") as (page, _),
     ):
         a, b, _difference = read_out(page)
@@ -199,7 +185,7 @@ def test_damage_in_the_second_store_is_its_own(
     copy = Path(copy_and_flip(other, tmp_path / "worn.zarr", "friction/c/0/0/0/0"))
     row = row_in(digits, other.image_ids[7])
     with (
-        served(digits, fs.open(copy)) as url,
+        serving(digits, fs.open(copy)) as url,
         visit(url, f"#view=compare&a=i{row}&mode=1&patch=2,2") as (page, _),
     ):
         page.wait_for_selector(".problems:visible")
@@ -234,7 +220,7 @@ def test_a_second_store_that_is_none_leaves_the_first(
 
 def test_serves_both_stores_files_and_nothing_else(digits: fs.Store, other: fs.Store) -> None:
     data = (Path(other.location) / "friction/c/0/0/0/0").read_bytes()
-    with served(digits, other) as url:
+    with serving(digits, other) as url:
         assert ask(url, "/with/digits.zarr/friction/c/0/0/0/0")[::2] == (200, data)
         assert ask(url, "/store/digits.zarr/recon_error/c/0/0/0")[0] == 200
         for wrong in (

@@ -97,6 +97,27 @@ def test_chunks_add_up_to_the_whole(
         np.testing.assert_array_equal(np.concatenate([p[name] for p in parts]), maps[name])
 
 
+@pytest.mark.parametrize("shard", [4, 7, 29])
+@pytest.mark.parametrize("batch", [None, 1, 5, 100])
+def test_a_part_need_not_begin_where_chunks_do(
+    tmp_path: Path, batch: int | None, shard: int
+) -> None:
+    maps = random_maps(n=29)
+    store = fs.from_arrays(tmp_path / "s.zarr", maps, shard_images=shard)
+    for start, stop in ((0, 29), (0, 1), (3, 4), (6, 15), (8, 28), (28, 29)):
+        expected, parts = start, []
+        part = slice(start, stop)
+        for rows, arrays in store.iter_chunks(("settle", "friction"), batch, part=part):
+            assert rows.start == expected
+            assert batch is None or rows.stop - rows.start == min(batch, stop - rows.start)
+            expected = rows.stop
+            parts.append(arrays)
+        assert expected == stop
+        for name in ("settle", "friction"):
+            found = np.concatenate([one[name] for one in parts])
+            np.testing.assert_array_equal(found, maps[name][part])
+
+
 def test_iter_chunks_takes_one_name_and_refuses_nonsense(make_store: MakeStore) -> None:
     store = make_store()
     assert next(iter(store.iter_chunks("S")))[1]["S"].shape == (12, 4, 4, 4)

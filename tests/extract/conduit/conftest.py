@@ -67,6 +67,18 @@ def hard_matrices(vectors: Callable[[int, str], dict[str, np.ndarray]]) -> Calla
     return of
 
 
+@pytest.fixture(scope="session")
+def some_matrices(hard_matrices: Callable) -> Callable:
+    """Every `step`-th hard matrix, and the broken ones, which are near the end."""
+
+    def of(n: int, step: int) -> np.ndarray:
+        A = hard_matrices(n, 10)
+        broken = ~np.isfinite(A).all(axis=(1, 2))
+        return np.concatenate([A[::step], A[broken]])
+
+    return of
+
+
 def _norm(entries: list):
     """The documented order of the norm: eight running sums, and the square of an odd last entry."""
     eights = len(entries) - len(entries) % 8

@@ -27,19 +27,12 @@ from frictionstore.extract.conduit.kernels.cpu import tiles  # noqa: E402
 DATA = Path(__file__).parents[2] / "data"
 
 
-def _some(hard_matrices, n: int, step: int) -> np.ndarray:
-    """Every `step`-th hard matrix, and the broken ones, which are near the end."""
-    A = hard_matrices(n, 10)
-    broken = ~np.isfinite(A).all(axis=(1, 2))
-    return np.concatenate([A[::step], A[broken]])
-
-
 @pytest.mark.parametrize(
     ("n", "step"),
     [(12, 40), *[pytest.param(n, 16, marks=pytest.mark.slow) for n in (9, 12, 13, 16)]],
 )
-def test_every_branch_has_the_bits_of_the_reference(n, step, hard_matrices, assert_same_bits):
-    A = _some(hard_matrices, n, step)
+def test_every_branch_has_the_bits_of_the_reference(n, step, some_matrices, assert_same_bits):
+    A = some_matrices(n, step)
     expected = conduit_maps(A, FIELDS, kernel="reference")
     assert np.isnan(expected["friction"]).any()
     for name, x in conduit_maps(A, FIELDS, kernel="fused").items():
@@ -49,9 +42,9 @@ def test_every_branch_has_the_bits_of_the_reference(n, step, hard_matrices, asse
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [13, 16])
 def test_batches_threads_widths_and_company_do_not_matter(
-    n, hard_matrices, assert_same_bits, monkeypatch
+    n, some_matrices, assert_same_bits, monkeypatch
 ):
-    A = _some(hard_matrices, n, 5)
+    A = some_matrices(n, 5)
     whole = fused_cpu.measure(A, Packet._fields, DEFAULTS, 1)
     monkeypatch.setattr(tiles, "SMALLEST_CHUNK", 37)
     for threads, width, want in [
@@ -67,8 +60,8 @@ def test_batches_threads_widths_and_company_do_not_matter(
 
 
 @pytest.mark.slow
-def test_other_constants_reach_the_loops(hard_matrices, assert_same_bits):
-    A = _some(hard_matrices, 9, 40)
+def test_other_constants_reach_the_loops(some_matrices, assert_same_bits):
+    A = some_matrices(9, 40)
     for rounds in (0, 1, 4):
         constants = ConduitConstants(3, 1, rounds, 1e-6, 1e-4)
         expected = conduit_maps(A, FIELDS, kernel="reference", constants=constants)

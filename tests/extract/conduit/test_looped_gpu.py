@@ -20,19 +20,13 @@ from frictionstore.extract.conduit.kernels.gpu import looped  # noqa: E402
 ALL = (*FIELDS, *EXACT_FIELDS)
 
 
-def _hard(hard_matrices, n: int, step: int) -> np.ndarray:
-    A = hard_matrices(n, 10)
-    broken = ~np.isfinite(A).all(axis=(1, 2))
-    return np.concatenate([A[::step], A[broken]])
-
-
 @pytest.mark.parametrize(
     ("n", "step"),
     [(9, 40), *[pytest.param(n, 16, marks=pytest.mark.slow) for n in (10, 12, 13, 16)]],
 )
-def test_its_code_has_the_bits_of_the_cpu(n, step, hard_matrices, assert_same_bits):
+def test_its_code_has_the_bits_of_the_cpu(n, step, some_matrices, assert_same_bits):
     """As many threads as three, each with matrices of its own in the shared room."""
-    A = _hard(hard_matrices, n, step)
+    A = some_matrices(n, step)
     expected = conduit_maps(A, ALL, kernel="fused")
     assert np.isnan(expected["friction"]).any()
     for name, x in looped.measure(torch.from_numpy(A), ALL, DEFAULTS).items():
@@ -40,8 +34,8 @@ def test_its_code_has_the_bits_of_the_cpu(n, step, hard_matrices, assert_same_bi
 
 
 @pytest.mark.slow
-def test_what_is_asked_for_and_other_constants(hard_matrices, assert_same_bits):
-    A = _hard(hard_matrices, 9, 60)
+def test_what_is_asked_for_and_other_constants(some_matrices, assert_same_bits):
+    A = some_matrices(9, 60)
     constants = ConduitConstants(3, 1, 0, 1e-6, 1e-4)
     expected = conduit_maps(A, ALL, kernel="fused", constants=constants)
     for want in (("settle",), ("friction_exact",), ("friction", "settle_exact"), ("char_coeffs",)):
@@ -49,6 +43,38 @@ def test_what_is_asked_for_and_other_constants(hard_matrices, assert_same_bits):
         assert tuple(made) == want
         for name in want:
             assert_same_bits(made[name], expected[name], f"{want} {name}")
+
+
+def test_threads_have_less_room_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half as many blocks until they fit; not even one is an error for who halves the tile."""
+    empty, refused = torch.empty, []
+
+    def short(size: int, **options: object) -> torch.Tensor:
+        if size > limit:
+            refused.append(size // (looped.THREADS * 8))
+            raise torch.cuda.OutOfMemoryError
+        return empty(size, **options)
+
+    monkeypatch.setattr(torch, "empty", short)
+    limit = 3 * looped.THREADS * 8
+    assert looped._room(13, 8, "cpu").numel() == limit
+    assert refused == [13, 6]
+    limit = 0
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        looped._room(2, 8, "cpu")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 50])
+def test_any_number_of_threads_measures_all(threads, hard_matrices, assert_same_bits):
+    """Fewer than matrices, and more."""
+    A = torch.from_numpy(hard_matrices(9, 10)[:40:2].copy())
+    friction = torch.full((len(A), 9), -1.0, dtype=torch.float64)
+    settle = torch.full((len(A), 9), 77, dtype=torch.uint8)
+    kernel = looped.compiled(9, "exact", DEFAULTS)
+    looped._on_processor(A, [friction, settle], kernel, threads)
+    expected = conduit_maps(A, EXACT_FIELDS, kernel="fused")
+    assert_same_bits(friction, expected["friction_exact"])
+    assert_same_bits(settle, expected["settle_exact"])
 
 
 def test_no_matrices() -> None:

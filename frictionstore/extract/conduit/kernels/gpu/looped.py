@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from llvmlite import binding, ir  # type: ignore[import-untyped]
@@ -317,14 +317,16 @@ def _kernel(n: int, what: str, constants: ConduitConstants, device: int) -> tupl
     return function, size
 
 
-def _rooms(blocks: int, size: int, device: Any) -> Iterator[Tensor]:
-    """Memory for the threads of so many blocks, of half as many where there is not so much, .."""
+def _room(blocks: int, size: int, device: Any) -> Tensor:
+    """Memory for the threads of so many blocks, or of half as many where there is not so much.
+
+    Threads take one matrix after the other, so that any number of blocks measures them all.
+    """
     import torch
 
     while True:
         try:
-            yield torch.empty(blocks * THREADS * size, dtype=torch.uint8, device=device)
-            return
+            return torch.empty(blocks * THREADS * size, dtype=torch.uint8, device=device)
         except torch.cuda.OutOfMemoryError:
             if blocks == 1:
                 raise
@@ -336,7 +338,7 @@ def _launch(A: Tensor, results: list[Tensor], kernel: tuple[Any, int]) -> None:
 
     function, size = kernel
     processors = torch.cuda.get_device_properties(A.device).multi_processor_count
-    room = next(_rooms(min(-(-len(A) // THREADS), BLOCKS * processors), size, A.device))
+    room = _room(min(-(-len(A) // THREADS), BLOCKS * processors), size, A.device)
     values = [
         *[ctypes.c_void_p(x.data_ptr()) for x in (room, A)],
         ctypes.c_int64(len(A)),
