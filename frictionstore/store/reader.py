@@ -307,8 +307,8 @@ class Store:
             Images per step; by default whole chunks. The last one may be shorter.
         threads : int, optional
             Blocks read at once; by default one per core, at most 8, and 8 from an address; fewer
-            where they would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks,
-            whatever the number of images.
+            where they would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks, of
+            4 MiB or one chunk, whatever the number of images.
         part : slice, optional
             Only these images.
 
@@ -317,7 +317,7 @@ class Store:
         rows : slice
         arrays : dict of name to ndarray with the images `rows` along the first axis
         """
-        from frictionstore.store.rows import regrouped
+        from frictionstore.store.rows import PIECE_BYTES, regrouped
 
         names = [maps] if isinstance(maps, str) else list(dict.fromkeys(maps))
         for name in names:
@@ -328,12 +328,12 @@ class Store:
         if threads < 1:
             raise RequestError(f"threads is {threads}: it must be 1 or more")
         start, stop = (part.start, part.stop) if part else (0, self.n_images)
-        block = max((self.header.arrays[name].chunk_images for name in names), default=stop)
-        plans = (self.header.arrays[name] for name in names)
-        largest = sum(schema.row_bytes(p.spec, (block, *p.shape[1:])) for p in plans)
-        threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(largest, 1)))
-        blocks = self._rows.blocks(names, block, threads, start, stop)
-        yield from regrouped(blocks, names, block if batch is None else batch, start, stop)
+        plans = [self.header.arrays[name] for name in names]
+        chunk = max((plan.chunk_images for plan in plans), default=stop)
+        each = sum(schema.row_bytes(plan.spec, (1, *plan.shape[1:])) for plan in plans)
+        threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(each * chunk, 1)))
+        blocks = self._rows.blocks(names, chunk, PIECE_BYTES // max(each, 1), threads, start, stop)
+        yield from regrouped(blocks, names, chunk if batch is None else batch, start, stop)
 
     def to_xarray(self) -> xr.Dataset:
         """The store as a labelled Dataset, read lazily.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 import frictionstore as fs
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format.header import parse_manifest
+from frictionstore.store.rows import PIECE_BYTES, RowReader, _spans
 from tests.support import DATA, MakeStore, random_maps
 
 
@@ -116,6 +118,41 @@ def test_a_part_need_not_begin_where_chunks_do(
         for name in ("settle", "friction"):
             found = np.concatenate([one[name] for one in parts])
             np.testing.assert_array_equal(found, maps[name][part])
+
+
+def test_blocks_end_where_chunks_do_and_grow_up_to_what_one_may_hold() -> None:
+    for start, stop, chunk, most, each in ((0, 100, 4, 40, 2), (3, 99, 8, 16, 1), (5, 6, 4, 1, 3)):
+        spans = list(_spans(start, stop, chunk, most, each))
+        assert [first for first, _ in spans] == [start, *(last for _, last in spans[:-1])]
+        assert spans[-1][1] == stop
+        assert all(last % chunk == 0 for _, last in spans[:-1])
+        lengths = [-(-last // chunk) - first // chunk for first, last in spans]  # in chunks
+        assert set(lengths[:each]) == {1}
+        assert max(lengths) <= max(most // chunk, 1)
+        assert len(spans) < 2 or lengths[0] < lengths[-2] or most < 2 * chunk
+
+
+def test_who_looks_at_the_first_images_waits_for_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = {"friction": np.zeros((512, 64, 64, 4), np.float32)}  # 64 kB an image, 32 MB
+    store = fs.from_arrays(tmp_path / "s.zarr", maps)
+    read: list[int] = []
+    plain = RowReader.read
+
+    def counted(self: RowReader, name: str, start: int, stop: int, *how: Any) -> np.ndarray:
+        read.append(stop - start)
+        return plain(self, name, start, stop, *how)
+
+    monkeypatch.setattr(RowReader, "read", counted)
+    chunks = store.iter_chunks("friction", threads=1)
+    next(chunks)
+    chunk = store.header.arrays["friction"].chunk_images
+    assert sum(read) <= 4 * chunk
+    for _ in chunks:
+        pass
+    assert max(read) * 65_536 == max(PIECE_BYTES, chunk * 65_536)
+    assert sum(read) == 512
 
 
 def test_iter_chunks_takes_one_name_and_refuses_nonsense(make_store: MakeStore) -> None:

@@ -30,6 +30,7 @@ from frictionstore.format.shards import index_size
 from frictionstore.io.remote import RemoteLocation
 from frictionstore.share.pack import pack
 from frictionstore.store import rows as rows_module
+from frictionstore.store.rows import PIECE_BYTES
 from tests.servers.http import serve
 from tests.support import DATA, random_maps
 from tests.torture.forging import plant, sealed_shard
@@ -306,18 +307,37 @@ def test_many_threads_read_one_store(wide: Path, expected: dict[str, np.ndarray]
 
 
 def test_memory_is_that_of_the_blocks_read_ahead(tmp_path: Path) -> None:
-    n, threads = 64, 2
+    n, threads = 512, 2  # 64 MB
     maps = {"S": np.zeros((n, 32, 32, 32), np.float32) + np.arange(32, 0, -1, dtype=np.float32)}
-    store = fs.from_arrays(tmp_path / "x.zarr", maps, shard_images=1)
+    store = fs.from_arrays(tmp_path / "x.zarr", maps, shard_images=256)
     del maps
     list(store.iter_chunks("S"))
-    block = store.header.arrays["S"].chunk_images * 32**3 * 4
+    assert store.header.arrays["S"].chunk_images * 32**3 * 4 <= PIECE_BYTES
     tracemalloc.start()
     for _ in store.iter_chunks("S", threads=threads):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert block < peak < (threads + 3) * block
+    assert PIECE_BYTES < peak < (threads + 3) * PIECE_BYTES
+
+
+@pytest.mark.parametrize("batch", [None, 5, 40])
+def test_memory_is_used_again_and_never_that_of_a_view_somebody_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int | None
+) -> None:
+    monkeypatch.setattr(rows_module, "PIECE_BYTES", 1)  # a block is a chunk
+    maps = random_maps(n=256)
+    store = fs.from_arrays(tmp_path / "x.zarr", maps, shard_images=4)
+    held: list[tuple[slice, np.ndarray]] = []
+    places = set()
+    for step, (rows, arrays) in enumerate(store.iter_chunks(("S", "settle"), batch, 2)):
+        places.add(arrays["S"].__array_interface__["data"][0])
+        if step % 7 == 0:
+            held.append((rows, arrays["S"][1:3, ::2, 1:]))
+            held.append((rows, np.asarray(memoryview(arrays["S"]))[1:3, ::2, 1:]))
+    assert batch is not None or len(places) - len(held) / 2 <= 2 + 4
+    for rows, view in held:
+        np.testing.assert_array_equal(view, maps["S"][rows][1:3, ::2, 1:])
 
 
 def test_a_store_is_read_without_zarr(tmp_path: Path) -> None:
