@@ -7,9 +7,13 @@ Dask is an extra and imported when a cluster is asked for.
 from __future__ import annotations
 
 import logging
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,11 +24,14 @@ from frictionstore.installed import install_command
 from frictionstore.text import printable
 
 if TYPE_CHECKING:
-    from distributed import Client, SpecCluster
+    from distributed import Client
 
 DEAF = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is the client's
 CORE_GROUP = 4  # cores of a worker on this machine, where there is no GPU
 DEATHS = 1000  # of workers under one task, on this machine; a scheduler elsewhere has its own limit
+TOLD_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# what a worker that is killed leaves to it, Python's resource tracker removes: nothing to warn of
+UNWARNED = "ignore:resource_tracker:UserWarning"
 FIRST_WORKER = 60.0  # seconds without any worker after which it is said
 
 
@@ -65,12 +72,12 @@ def connected(address: str, gpus: Sequence[str] = ()) -> Iterator[tuple[Client, 
     from distributed import Client
 
     kind, _, count = address.partition(":")
-    for name in [*logging.root.manager.loggerDict]:
-        if name.split(".")[0] == "distributed":  # what is lost is said once, in a sentence of ours
+    for name in [*logging.root.manager.loggerDict]:  # what is lost is said in a sentence of ours
+        if name.split(".")[0] in ("asyncio", "distributed", "tornado"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     if kind == "local":
-        with _local(count, gpus) as (cluster, threads), Client(cluster) as client:
-            yield client, threads
+        with _local(count, gpus) as found:
+            yield found
         return
     told = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
     try:
@@ -85,9 +92,34 @@ def connected(address: str, gpus: Sequence[str] = ()) -> Iterator[tuple[Client, 
 
 
 @contextmanager
-def _local(count: str, gpus: Sequence[str]) -> Iterator[tuple[SpecCluster, int]]:
+def _held_back() -> Iterator[None]:
+    """Ctrl-C and the like wait until the body is done: Dask half started cannot be ended.
+
+    What is started meanwhile never hears of Ctrl-C at all.
+    """
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of them
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in TOLD_TO_END}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+@contextmanager
+def _local(count: str, gpus: Sequence[str]) -> Iterator[tuple[Client, int]]:
     import dask
-    from distributed import Nanny, Scheduler, SpecCluster
+    from distributed import Client, Nanny, Scheduler, SpecCluster
 
     workers = int(count) if count else len(gpus) or max(1, cores() // CORE_GROUP)
     threads = max(1, cores() // workers)
@@ -116,15 +148,27 @@ def _local(count: str, gpus: Sequence[str]) -> Iterator[tuple[SpecCluster, int]]
             }
             for number in range(workers)
         }
-        with SpecCluster(
-            workers=specification,
-            scheduler={
-                "cls": Scheduler,
-                "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
-            },
-            silence_logs=logging.CRITICAL,
-        ) as cluster:
-            yield cluster, threads
+        scheduler = {
+            "cls": Scheduler,
+            "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
+        }
+        sys.warnoptions.append(UNWARNED)
+        resource_tracker.ensure_running()  # whose start lets Ctrl-C through, where it is held back
+        with ExitStack() as opened:
+            try:
+                with _held_back():
+                    cluster = opened.enter_context(
+                        SpecCluster(
+                            workers=specification,
+                            scheduler=scheduler,
+                            silence_logs=logging.CRITICAL,
+                        )
+                    )
+                    client = opened.enter_context(Client(cluster))
+                yield client, threads
+            finally:
+                with _held_back():
+                    opened.close()
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -64,3 +66,34 @@ def test_workers_that_are_killed(
             killer.join()
     assert done[0] >= 3
     counts["workers that read for an analysis: killed"] += done[0]
+
+
+@pytest.mark.slow
+def test_interrupted_at_any_instant_it_says_so_and_leaves_no_worker(
+    tmp_path: Path, counts: Counter[str], full: bool, seed: int
+) -> None:
+    """Ctrl-C, to it alone or to its workers too, and TERM: starting, reading and ending alike."""
+    rng = np.random.default_rng([seed, 19])
+    maps = {"friction": rng.lognormal(2.0, 0.5, (4096, 8, 8, 2)).astype(np.float32)}
+    fs.from_arrays(tmp_path / "x.zarr", maps)
+    words = ["analyze", "spatial-cv", "--permutations", "5000", "--cluster", "local:2"]
+    for turn in range(60 if full else 9):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "frictionstore", *words, str(tmp_path / "x.zarr")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(rng.uniform(1.0, 6.0))
+        how = turn % 3
+        if how == 1:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGTERM if how else signal.SIGINT)
+        said, errors = process.communicate(timeout=60)
+        assert process.returncode == (143 if how == 2 else 130), errors
+        assert (said, errors.count("\n")) == ("", 1), errors
+        with suppress(ProcessLookupError):  # nobody is left of its session
+            os.killpg(process.pid, 0)
+            time.sleep(2.0)
+            os.killpg(process.pid, 0)
+            pytest.fail("a worker outlives the command")
+        counts["analyses on workers: interrupted"] += 1
