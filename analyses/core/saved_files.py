@@ -23,6 +23,7 @@ from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.text import listed, printable
 
 MOST_BYTES = 500_000_000  # of one file
+LONGEST_NAME = 255  # bytes of a file's name, the most that file systems take
 DEEPEST = 12  # lists and tables inside each other
 MARK = "'"  # in front of text that a spreadsheet would compute, and of text that begins with it
 SUFFIXES = frozenset({".json", ".csv", ".parquet", ".npz", ".svg", ".png"})  # that results write
@@ -39,7 +40,12 @@ Check = Callable[[Any, str], None]
 
 def is_plain(name: str) -> bool:
     """Return whether a name is that of a file in its folder, and of none elsewhere."""
-    return bool(name) and name not in (".", "..") and not set(name) & set("/\\\0")
+    if not name or name in (".", "..") or set(name) & set("/\\\0"):
+        return False
+    try:
+        return len(os.fsencode(name)) <= LONGEST_NAME
+    except UnicodeEncodeError:
+        return False
 
 
 def read_regular(folder: Path, name: str) -> bytes:

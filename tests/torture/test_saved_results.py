@@ -232,6 +232,15 @@ def test_a_result_cannot_name_files_of_others_as_its_own(
     assert (folder / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["9" * 256, "é" * 128, "\ud800", ""])
+def test_an_index_names_folders_that_there_can_be(
+    made: tuple[fs.Store, Path], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"results": [{"folder": name}]}))
+    with pytest.raises(FrictionstoreError, match="no name of a file in this folder"):
+        write_report(made[0], tmp_path / "x.html", tmp_path)
+
+
 def test_an_array_that_claims_gigabytes_is_not_unpacked(
     made: tuple[fs.Store, Path], tmp_path: Path
 ) -> None:
