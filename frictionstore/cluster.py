@@ -32,6 +32,8 @@ DEATHS = 1000  # of workers under one task, on this machine; a scheduler elsewhe
 TOLD_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # what a worker that is killed leaves to it, Python's resource tracker removes: nothing to warn of
 UNWARNED = "ignore:resource_tracker:UserWarning"
+# Who reaches a scheduler or a worker runs what they like on it: nobody from another machine does.
+ALONE = {"host": "127.0.0.1", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
 FIRST_WORKER = 60.0  # seconds without any worker after which it is said
 
 
@@ -142,7 +144,7 @@ def _local(count: str, gpus: Sequence[str]) -> Iterator[tuple[Client, int]]:
                     "env": environment(number),
                     "silence_logs": logging.CRITICAL,
                     "preload": [DEAF],
-                    "dashboard": False,
+                    **ALONE,
                     "local_directory": scratch,
                 },
             }
@@ -150,7 +152,7 @@ def _local(count: str, gpus: Sequence[str]) -> Iterator[tuple[Client, int]]:
         }
         scheduler = {
             "cls": Scheduler,
-            "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": None},
+            "options": ALONE,
         }
         sys.warnoptions.append(UNWARNED)
         resource_tracker.ensure_running()  # whose start lets Ctrl-C through, where it is held back

@@ -14,6 +14,7 @@ def checks() -> list[calibrate.Check]:
     return calibrate.calibrate(stores=40, seed=7)
 
 
+@pytest.mark.slow
 def test_everything_is_calibrated(checks):
     assert len(checks) == 32
     failed = [check for check in checks if not check.passed]

@@ -21,6 +21,7 @@ from frictionstore.analyses.core import collecting
 from frictionstore.analyses.core.groups import WithGroups
 from frictionstore.analyses.core.reading import readers
 from frictionstore.analyses.core.source import SelectedClasses
+from frictionstore.cluster import connected
 from frictionstore.errors import RequestError
 
 pytest.importorskip("distributed")
@@ -291,3 +292,23 @@ def run_json(process: subprocess.Popen[str]) -> str:
     said, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
     return said
+
+
+def test_a_cluster_of_this_machine_is_heard_on_this_machine_alone(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """Who reaches a worker runs code on it; and two clusters at once say nothing of ports."""
+    import psutil  # Dask needs it
+
+    me = psutil.Process()
+    before = {one.laddr for one in me.net_connections() if one.status == "LISTEN"}
+    with connected("local:1"), connected("local:1"):
+        heard = {
+            one.laddr
+            for process in [me, *me.children(recursive=True)]
+            for one in process.net_connections()
+            if one.status == "LISTEN"
+        } - before
+    assert len(heard) >= 4
+    assert {ip for ip, _ in heard} == {"127.0.0.1"}
+    assert [str(one.message) for one in recwarn] == []

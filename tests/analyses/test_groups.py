@@ -204,6 +204,7 @@ def few_permutations(monkeypatch):
     monkeypatch.setattr(designs, "PERMUTATIONS", 39)
 
 
+@pytest.mark.slow
 def test_p_of_groups_is_right_where_that_of_images_is_not(few_permutations):
     """A slice of `tools/calibrate.py --designs`, whose counts are in docs/calibration.md."""
     said = counted(20, 6, 20)

@@ -140,6 +140,7 @@ def test_a_store_with_exact_maps_only_and_one_with_neither():
         analyses.reliability(store_of(noisy_maps()), feature="log_friction")
 
 
+@pytest.mark.slow
 def test_two_repeats_agree_with_32_within_their_interval():
     inside = []
     for seed in range(12):
@@ -158,6 +159,7 @@ def test_two_repeats_agree_with_32_within_their_interval():
     assert np.mean(inside) >= 0.9
 
 
+@pytest.mark.slow
 def test_the_interval_covers_what_other_images_would_give():
     truth = brute(np.log10(every(noisy_maps(99, n=20_000), "friction")))
     inside = []
@@ -189,6 +191,7 @@ def test_ranks_among_some_of_the_images_are_close_and_do_not_depend_on_chunks():
     np.testing.assert_allclose(found[0], brute(ranks(x)), atol=0.01)
 
 
+@pytest.mark.slow
 def test_the_interval_knows_that_other_repeats_have_other_extremes():
     """A few values of every measurement are rounding's, of any size: which, no image tells."""
     inside = []

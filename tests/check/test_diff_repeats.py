@@ -136,6 +136,7 @@ def test_what_repeats_do_not_announce_is_not_rounding(tmp_path: Path) -> None:
     assert any("of mode 1" in reason for reason in found.maps["friction"].reasons)
 
 
+@pytest.mark.slow
 def test_a_wrong_image_among_noisy_ones_is_found(tmp_path: Path) -> None:
     a, b = noisy(1, n=900), noisy(2, n=900)
     for values in b.values():

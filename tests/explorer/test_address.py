@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import frictionstore as fs
 from tests.browser import READY, save_picture
 from tests.explorer.conftest import plane
@@ -54,6 +56,7 @@ def test_a_view_made_by_hand_comes_back_from_its_address(visit: Any, digits_url:
         assert page.evaluate(PROBE) == before
 
 
+@pytest.mark.slow
 def test_scroll_position_comes_back(visit: Any, digits_url: str):
     with visit(digits_url) as (page, _):
         page.evaluate("() => { document.querySelector('.gallery').scrollTop = 9000 }")
@@ -65,6 +68,7 @@ def test_scroll_position_comes_back(visit: Any, digits_url: str):
         assert page.locator(f".tile[data-place='{at}']").is_visible()
 
 
+@pytest.mark.slow
 def test_a_sorted_grid_stays_where_it_is_when_more_is_read(visit: Any, digits_url: str):
     with visit(digits_url, "#mode=1&sort=mean.desc") as (page, watch):
         page.evaluate("() => { document.querySelector('.gallery').scrollTop = 5000 }")
@@ -177,6 +181,7 @@ VIEWS = {
 SIZES = [("desktop", 1440, 900), ("phone", 390, 844), ("tablet", 820, 1180)]
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_the_screen(visit: Any, digits_url: str):
     with visit(digits_url, "#mode=1") as (page, _):
         for name, width, height in SIZES:

@@ -108,6 +108,7 @@ def test_sorting_ten_thousand_images_reads_each_chunk_once(show: Any, tmp_path: 
         assert len(starts) == len(set(starts))
 
 
+@pytest.mark.slow
 def test_more_rows_than_an_element_can_be_tall(show: Any, tmp_path: Path):
     n = 300_000
     settle = (np.arange(n) % 250).astype(np.uint8).reshape(n, 1, 1, 1)

@@ -43,6 +43,7 @@ def said(url: str, data: bytes) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.slow
 def test_a_crowd_of_silent_clients_does_not_stop_it(url: str) -> None:
     """The ones that have said nothing longest go; threads stay bounded, no core burns."""
     before = threading.active_count()

@@ -113,6 +113,7 @@ def test_info_needs_no_torch_and_its_json_is_json(tmp_path: Path) -> None:
     assert parsed["request"]["dataset"]["name"] == "noise"
 
 
+@pytest.mark.slow
 def test_repair_measures_only_what_is_damaged(tmp_path: Path) -> None:
     options = small("--shard-images", "16")
     assert run(*options, cwd=tmp_path).returncode == 0

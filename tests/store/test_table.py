@@ -101,6 +101,7 @@ def test_a_plot_shows_the_values(image: int | str) -> None:
     pyplot.close(figure)
 
 
+@pytest.mark.slow
 def test_every_map_is_drawn(make_store: MakeStore) -> None:
     """Zeros are blank, a constant map has colours, a repeat's mean is shown, dollars are text."""
     from matplotlib import pyplot

@@ -475,6 +475,7 @@ def test_a_percent_sign_in_a_path_is_one(
     assert pull(packed, tmp_path / "again").target == str(tmp_path / "again" / name)
 
 
+@pytest.mark.slow
 def test_out_inside_the_data(tmp_path: Path, extracting_child: Zygote) -> None:
     """The store, whole or not, is no class of the folder of images that it lies in."""
     from PIL import Image

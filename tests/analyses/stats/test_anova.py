@@ -216,6 +216,7 @@ def null_rates(stores: int, sizes: tuple[int, int], spread: float, tails: float)
     return found
 
 
+@pytest.mark.slow
 def test_classes_of_4_and_200_with_heavy_tails():
     """q by the F distribution calls many null stores different."""
     stores = 40
@@ -226,6 +227,7 @@ def test_classes_of_4_and_200_with_heavy_tails():
     assert found["spread"] <= most
 
 
+@pytest.mark.slow
 def test_heavy_tails_are_no_difference_in_spread():
     """One value moves the distances of its whole class: permuted residuals find that."""
     stores, found, by_rest = 60, 0, 0
@@ -243,6 +245,7 @@ def test_heavy_tails_are_no_difference_in_spread():
     assert by_rest > stores / 4
 
 
+@pytest.mark.slow
 def test_unequal_spread_is_no_difference_in_mean():
     stores = 40
     found = null_rates(stores, (10, 100), 2.0, 0.0)

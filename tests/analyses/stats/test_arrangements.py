@@ -17,6 +17,7 @@ from frictionstore.analyses.stats.arrangements import Arrangements, stream
 from tests.analyses.material import noise_store, permuted
 
 
+@pytest.mark.slow
 def test_every_arrangement_is_as_likely_as_any_other():
     drawn = permuted(np.array([0, 2, 1, 0, 1]), 30_000, 7)
     seen = Counter(map(tuple, drawn.tolist()))
@@ -89,6 +90,7 @@ def test_keys_are_never_equal_even_without_randomness(monkeypatch):
     np.testing.assert_array_equal(drawn[0], [0, 0, 0, 1, 1])
 
 
+@pytest.mark.slow
 def test_p_of_null_stores_is_uniform():
     """Exact: P(p <= a) is a at every level that 39 permutations have, whatever the tails."""
     p = []

@@ -57,6 +57,7 @@ def test_local_p_by_shuffling_all_others():
     assert result.local_moran_q[4, 4, 0] <= 0.05
 
 
+@pytest.mark.slow
 def test_a_map_that_all_images_share_is_told_from_structure_of_their_own():
     stores, shared, own = 40, 0, 0
     for seed in range(stores):

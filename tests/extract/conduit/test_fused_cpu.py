@@ -203,6 +203,7 @@ def test_spectrum_against_lapack(D, kind):
     assert np.all(alignment[safe] > 1 - 1e-6)
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**32 - 1),
     D=st.sampled_from([2, 4, 5]),

@@ -262,6 +262,7 @@ def test_a_connection_that_is_cut_is_taken_up(hub: ModelHub, tmp_path: Path, ran
     assert asked == ["None", "bytes=100000-", "bytes=200000-" if ranges else "bytes=100000-"]
 
 
+@pytest.mark.slow
 def test_faults_are_forgotten_when_much_has_arrived_since(hub: ModelHub, tmp_path: Path) -> None:
     """Five cuts are more than are allowed in a row; between them more than a megabyte arrives."""
     big = np.random.default_rng(1).bytes(7_000_000)

@@ -509,6 +509,7 @@ def test_the_default_gram_is_not_named_and_the_other_is() -> None:
         request_of({**BASE, "channels": 4})
 
 
+@pytest.mark.slow
 def test_gram_original_is_another_store_and_its_parts_keep_it(tmp_path: Path) -> None:
     from frictionstore.store.combine import subset
 
