@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import frictionstore as fs
 
 DATA = Path(__file__).parent / "data"
+
+
+def slow(*values: Any) -> list[Any]:
+    """Values of a parameter that the fast tests leave out."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def heed_interrupts() -> None:

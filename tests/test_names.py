@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import frictionstore as fs
-from tests.support import random_maps
+from tests.support import random_maps, slow
 
 ROOT = Path(__file__).parents[1]
 THEIRS = "answer = 42  # the user's own\n"
@@ -56,7 +56,9 @@ def source_archive(built: Path) -> Path:
     return next((built.parent / "sdist").iterdir())
 
 
-@pytest.fixture(params=["checkout", "wheel", "source archive", "wheel of the source archive"])
+@pytest.fixture(
+    params=["checkout", "wheel", *slow("source archive", "wheel of the source archive")]
+)
 def installed(request: pytest.FixtureRequest) -> Path:
     """What is on the path: the top of a checkout, as in an editable install, or a wheel."""
     if request.param == "checkout":

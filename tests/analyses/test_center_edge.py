@@ -170,6 +170,7 @@ def test_a_ratio_without_a_bound_rules_nothing_out():
     assert "no evidence of a difference between edge and centre in any mode (" in result.sentence
 
 
+@pytest.mark.slow
 def test_the_bound_of_all_modes_holds_in_95_of_100_stores_without_correction():
     rng = np.random.default_rng(1)
     wrong = said = 0
@@ -183,6 +184,7 @@ def test_the_bound_of_all_modes_holds_in_95_of_100_stores_without_correction():
     assert wrong <= 20
 
 
+@pytest.mark.slow
 def test_the_family_of_modes_is_right_in_95_of_100_stores():
     """Without a correction about 19 of 100 stores of four modes would name one."""
     rng = np.random.default_rng(0)

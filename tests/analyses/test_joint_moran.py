@@ -273,6 +273,7 @@ def test_the_mean_cv_does_not_jump_when_one_patch_makes_a_mode_vary():
     assert after.notebook["mean_cv"] == pytest.approx(before.notebook["mean_cv"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_normal_p_from_z_would_find_structure_where_two_patches_meet_by_chance():
     """Why maps are shuffled on instead: in heavy tails z is exact and not normal."""
     from scipy.stats import norm

@@ -33,6 +33,7 @@ def holm_by_hand(p: np.ndarray) -> np.ndarray:
     return out
 
 
+@pytest.mark.slow
 def test_p_holm_is_over_all_p_of_the_table_and_the_sentence_goes_by_it():
     result = analyses.summary(digits_store(), permutations=200)
     table = result.table

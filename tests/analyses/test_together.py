@@ -232,6 +232,7 @@ def old_layout(folder: Path, store: analyses.MemoryStore) -> None:
         file.write_text(json.dumps(content))
 
 
+@pytest.mark.slow
 def test_folders_of_the_version_before_are_read_and_carried_on(tmp_path):
     store, folder = noise_store(), tmp_path / "out"
     old_layout(folder, store)
@@ -455,6 +456,7 @@ def test_values_that_stop_one_analysis_do_not_stop_the_others(tmp_path):
 # ---- the report -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_report_on_maps_by_name(tmp_path):
     store, out = made(tmp_path / "made.zarr"), tmp_path / "out"
     assert run("all", store, "--out", out, *QUICK).exit_code == 0
@@ -476,6 +478,7 @@ def test_report_on_maps_by_name(tmp_path):
     assert len(re.findall(r' id="[^"]*"', page)) == len(set(re.findall(r' id="[^"]*"', page)))
 
 
+@pytest.mark.slow
 def test_report_of_a_store_of_s_alone(tmp_path):
     store = made(tmp_path / "s.zarr", maps={"S": random_maps(24)["S"]})
     done = CliRunner().invoke(cli, ["report", store, "--results", str(tmp_path / "out")])

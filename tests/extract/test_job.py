@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import frictionstore as fs
+from frictionstore.cli.main import cli
 from frictionstore.errors import RequestError
 from frictionstore.extract.recipe import read_recipe, recipe_table
 from frictionstore.extract.request import Job
@@ -33,6 +36,14 @@ def run(
         [sys.executable, "-c", code, *arguments], cwd=cwd, capture_output=True, text=True,
         timeout=300, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
+
+
+def run_here(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The same without a process of its own, which takes longer to start than to refuse."""
+    with contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_HUB_OFFLINE", "1")
+        done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def small(*more: str, out: str = "a.zarr") -> list[str]:
@@ -130,6 +141,7 @@ def test_repair_measures_only_what_is_damaged(tmp_path: Path) -> None:
     assert "there is nothing to repair" in again.stderr
 
 
+@pytest.mark.slow
 def test_limit_takes_the_first_images(tmp_path: Path) -> None:
     assert run(*small("--limit", "5"), cwd=tmp_path).returncode == 0
     store = fs.open(tmp_path / "a.zarr")
@@ -179,7 +191,7 @@ def test_bad_input_is_one_sentence_and_status_2(
     (tmp_path / "full/thesis.tex").write_text("precious")
     pickle_bomb(tmp_path / "bomb.pt")
     before = sorted(p.name for p in tmp_path.iterdir())
-    refused(run(*arguments, cwd=tmp_path), contains=contains)
+    refused(run_here(*arguments, cwd=tmp_path), contains=contains)
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     assert (tmp_path / "full/thesis.tex").read_text() == "precious"
 

@@ -310,6 +310,7 @@ def test_friction_that_is_noise_is_said(tmp_path: Path, made: Path) -> None:
     assert not any("rounding" in text for text in said)
 
 
+@pytest.mark.slow
 def test_an_encoder_too_large_for_the_exact_maps(tmp_path: Path) -> None:
     encoder = checkpoint(tmp_path, V=66, D=66)
     wide = {"encoder": encoder, "image_size": 4, "count": 1, "repeats": 0}

@@ -298,6 +298,7 @@ def test_the_manifest_is_put_last_and_removed_first(
     assert verify("s3://bucket/order/x.zarr").damage == []
 
 
+@pytest.mark.slow
 def test_a_push_stopped_anywhere_shows_no_store_and_goes_on(
     s3_endpoint: str, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_another_package_s_analysis_appears(made: Made, tmp_path: Path):
     assert labels == ["curve. It is <b>half</b>."]
 
 
+@pytest.mark.slow
 def test_command_analyses_what_is_not_there(tmp_path: Path):
     label = np.arange(18) % 2
     store = fs.from_arrays(tmp_path / "c.zarr", maps_with_classes(label, grid=4), label=label)
@@ -354,6 +355,7 @@ def test_store_in_a_notebook_is_escaped(made: Made):
 # ---- lines of the summary ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_line_of_a_summary_leads_to_its_analysis_and_verdict(tmp_path: Path):
     """Also that of a logarithm, whose name no list of labels has."""
     label = np.arange(24) % 2

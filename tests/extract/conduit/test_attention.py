@@ -85,6 +85,7 @@ def test_powers_of_two() -> None:
     assert (mixed[4002:] < 1e-37).all()
 
 
+@pytest.mark.slow
 def test_nothing_depends_on_threads_widths_neighbours_or_registers(assert_same_bits) -> None:
     qkv = tokens(3, (5, 45, 12))
     expected = attend(qkv, 2, 1)

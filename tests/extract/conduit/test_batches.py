@@ -159,6 +159,7 @@ def test_strides_do_not_matter(assert_same_bits):
             assert_same_bits(one, other)
 
 
+@pytest.mark.slow
 def test_maps_are_the_packet_s_fields_of_the_kind_given(assert_same_bits):
     X = np.random.default_rng(5).standard_normal((6, 7, 4, 4)).astype(np.float32)
     A = X @ X.swapaxes(-1, -2)

@@ -201,6 +201,7 @@ for kernel, more in (
 """
 
 
+@pytest.mark.slow
 def test_no_operation_is_contracted_or_approximated(tmp_path):
     assert _run(MACHINE_CODE, TRITON_CACHE_DIR=str(tmp_path)).count("read") == 4
 

@@ -90,6 +90,7 @@ def test_tied_weights_are_no_fault(tmp_path: Path) -> None:
     build_encoder(read_checkpoint(Source(tmp_path / "best.pt", "file:best.pt")), "best.pt")
 
 
+@pytest.mark.slow
 def test_a_packed_archive_that_unpacks_to_more(tmp_path: Path) -> None:
     made = content()
     made["model_state_dict"]["enc_in.weight"] = torch.zeros(100_000_000)
