@@ -308,7 +308,7 @@ class Store:
         threads : int, optional
             Blocks read at once; by default one per core, at most 8, and 8 from an address; fewer
             where they would hold more than 256 MiB. Memory is that of ``threads + 2`` blocks, of
-            4 MiB or one chunk, whatever the number of images.
+            2 MiB or one chunk, whatever the number of images.
         part : slice, optional
             Only these images.
 
@@ -317,7 +317,7 @@ class Store:
         rows : slice
         arrays : dict of name to ndarray with the images `rows` along the first axis
         """
-        from frictionstore.store.rows import PIECE_BYTES, regrouped
+        from frictionstore.store.rows import BLOCK_BYTES, regrouped
 
         names = [maps] if isinstance(maps, str) else list(dict.fromkeys(maps))
         for name in names:
@@ -332,7 +332,7 @@ class Store:
         chunk = max((plan.chunk_images for plan in plans), default=stop)
         each = sum(schema.row_bytes(plan.spec, (1, *plan.shape[1:])) for plan in plans)
         threads = min(threads, max(1, LARGEST_CHUNK_BYTES // max(each * chunk, 1)))
-        blocks = self._rows.blocks(names, chunk, PIECE_BYTES // max(each, 1), threads, start, stop)
+        blocks = self._rows.blocks(names, chunk, BLOCK_BYTES // max(each, 1), threads, start, stop)
         yield from regrouped(blocks, names, chunk if batch is None else batch, start, stop)
 
     def to_xarray(self) -> xr.Dataset:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from frictionstore.format.schema import ArrayPlan
 
 PIECE_BYTES = 4 << 20  # raw, of one read; one chunk may have more
+BLOCK_BYTES = 2 << 20  # raw, of one block that is read ahead; one chunk may have more
 THREADS = 8  # at most
 NOT_THE_FILE = "is not the file that was written, or was replaced while it was read"
 

@@ -144,7 +144,7 @@ def test_a_pass_asks_once_for_each_chunk_and_index(server: Server, whole: Path) 
 
 
 def test_reading_is_bounded_by_chunks_not_by_the_store(tmp_path: Path) -> None:
-    n = 4096
+    n = 8192
     rng = np.random.default_rng(0)
     maps = {"friction": rng.random((n, 16, 16, 4), np.float32)}
     fs.from_arrays(tmp_path / "big.zarr", maps, shard_images=256)
@@ -159,9 +159,9 @@ def test_reading_is_bounded_by_chunks_not_by_the_store(tmp_path: Path) -> None:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert raw > 16e6
+    assert raw > 33e6
     # the server's copy of a whole 1 MB shard is in the same process
-    assert peak < raw / 2
+    assert peak < raw / 3
 
 
 # ---- what goes wrong -------------------------------------------------------------------------

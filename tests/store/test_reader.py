@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import frictionstore as fs
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.format.header import parse_manifest
-from frictionstore.store.rows import PIECE_BYTES, RowReader, _spans
+from frictionstore.store.rows import BLOCK_BYTES, RowReader, _spans
 from tests.support import DATA, MakeStore, random_maps
 
 
@@ -151,7 +151,7 @@ def test_who_looks_at_the_first_images_waits_for_no_more(
     assert sum(read) <= 4 * chunk
     for _ in chunks:
         pass
-    assert max(read) * 65_536 == max(PIECE_BYTES, chunk * 65_536)
+    assert max(read) * 65_536 == max(BLOCK_BYTES, chunk * 65_536)
     assert sum(read) == 512
 
 

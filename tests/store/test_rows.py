@@ -30,7 +30,7 @@ from frictionstore.format.shards import index_size
 from frictionstore.io.remote import RemoteLocation
 from frictionstore.share.pack import pack
 from frictionstore.store import rows as rows_module
-from frictionstore.store.rows import PIECE_BYTES
+from frictionstore.store.rows import BLOCK_BYTES
 from tests.servers.http import serve
 from tests.support import DATA, random_maps
 from tests.torture.forging import plant, sealed_shard
@@ -312,20 +312,20 @@ def test_memory_is_that_of_the_blocks_read_ahead(tmp_path: Path) -> None:
     store = fs.from_arrays(tmp_path / "x.zarr", maps, shard_images=256)
     del maps
     list(store.iter_chunks("S"))
-    assert store.header.arrays["S"].chunk_images * 32**3 * 4 <= PIECE_BYTES
+    assert store.header.arrays["S"].chunk_images * 32**3 * 4 <= BLOCK_BYTES
     tracemalloc.start()
     for _ in store.iter_chunks("S", threads=threads):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert PIECE_BYTES < peak < (threads + 3) * PIECE_BYTES
+    assert BLOCK_BYTES < peak < (threads + 3) * BLOCK_BYTES
 
 
 @pytest.mark.parametrize("batch", [None, 5, 40])
 def test_memory_is_used_again_and_never_that_of_a_view_somebody_holds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int | None
 ) -> None:
-    monkeypatch.setattr(rows_module, "PIECE_BYTES", 1)  # a block is a chunk
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1)  # a block is a chunk
     maps = random_maps(n=256)
     store = fs.from_arrays(tmp_path / "x.zarr", maps, shard_images=4)
     held: list[tuple[slice, np.ndarray]] = []
