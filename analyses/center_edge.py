@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
+from frictionstore.analyses.core.groups import count_by_class
 from frictionstore.analyses.core.passes import Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -67,6 +68,7 @@ class Found:
 
     `p_modes` is Holm's over the modes of all images (`pooled`), without the mean; `q` is over
     classes and modes, (n_classes, 1 + varying modes). With `geometric` values are logarithms.
+    `groups` says of how many groups the images of each class are, then all of them; [] without.
     """
 
     names: list[str]
@@ -78,6 +80,7 @@ class Found:
     q: Floats
     geometric: bool
     central: NDArray[np.bool_]
+    groups: list[int]
 
 
 class CenterEdge:
@@ -129,10 +132,19 @@ class CenterEdge:
             q=permutation.benjamini_hochberg(np.stack([one.p for one in by_class])),
             geometric=geometric,
             central=self._central,
+            groups=_groups(classes),
         )
         said = classes.caveats() + _caveats(found)
         said += caveats.heavy_tail(feature, self._moments.everything) + caveats.features(feature)
         return _result(self._asked, found, said, self._store)
+
+
+def _groups(classes: Classes) -> list[int]:
+    """Return of how many groups the images of each class are, and all of them together."""
+    labels, groups = classes.labelled()
+    if groups is None:
+        return []
+    return [*count_by_class(labels, groups, classes.n).tolist(), len(np.unique(groups))]
 
 
 def _table(found: Found, which: int) -> dict[str, Any]:
@@ -181,9 +193,21 @@ def _values(found: Found, alpha: float) -> dict[str, Any]:
 def _caveats(found: Found) -> list[str]:
     """Return what holds for these comparisons, beside what holds for every analysis."""
     said = caveats.constant(found.constant)
+    one_group = [
+        name for name, count in zip(found.classes, found.groups, strict=False) if count == 1
+    ]
+    if one_group:
+        said.append(
+            f"all images of {listed(one_group)} belong to one group: there is no interval and no "
+            "test, which take images of two groups or more"
+        )
     if found.constant:
         said.append(f"'{ALL_MODES}' averages the constant mode in, as the notebook did")
-    of_class = list(zip(found.classes, found.by_class, strict=True))
+    of_class = [
+        (name, one)
+        for name, one in zip(found.classes, found.by_class, strict=True)
+        if name not in one_group
+    ]
     few = [(name, one) for name, one in of_class if np.isnan(one.difference_low[0])]
     of_logarithms = [name for name, one in few if one.of_logarithms[0]]
     for names, so in (
@@ -298,10 +322,11 @@ def _answer(asked: CenterEdgeParameters, found: Found) -> str:
     feature, names, p_modes, pooled = asked.feature, found.names[1:], found.p_modes, found.pooled
     tested = int(np.isfinite(p_modes).sum())
     if not tested:
-        few = np.isnan(pooled.difference_low[1:]).any()
-        why = (
-            "few images decide its means" if few else "edge minus centre is the same in every image"
-        )
+        why = "edge minus centre is the same in every image"
+        if found.groups[-1:] == [1]:
+            why = "all images belong to one group"
+        elif np.isnan(pooled.difference_low[1:]).any():
+            why = "few images decide its means"
         return f"{feature} cannot be tested: {why}."
     family = f"Holm over {tested} mode{'s' if tested > 1 else ''}, {pooled.n} images"
     different = np.flatnonzero(p_modes <= asked.alpha)

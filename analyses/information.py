@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from frictionstore.analyses.core import caveats as known
 from frictionstore.analyses.core import options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
-from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.errors import AnalysisError, UndefinedError
 from frictionstore.analyses.core.passes import Passes, noise_caveat, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
 from frictionstore.analyses.core.source import (
@@ -332,7 +333,20 @@ def information(
     asked = InformationParameters(
         folds=folds, margin=margin, images=images, seed=seed, train=train, test=test
     )
-    return run(store, [Information(asked)], show_progress=show_progress)[0]
+    with _explained():
+        return run(store, [Information(asked)], show_progress=show_progress)[0]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Advise what helps where a map has no logarithm: here nobody chose it."""
+    try:
+        yield
+    except UndefinedError as error:
+        raise AnalysisError(
+            f"{error.found}; {NAME} reads friction by its logarithm only: use ridge-probe "
+            f"--features S,S+{error.instead}, which reads the map itself"
+        ) from error
 
 
 @click.command(NAME)
@@ -342,7 +356,8 @@ def command(target: options.Target, **asked: Any) -> None:
     """Say in bits and in accuracy what friction and settle tell of the class beyond S."""
     if asked["train"] is not None:
         options.refuse_given("with --train and --test", "folds")
-    target.run([Information(InformationParameters(**asked))])
+    with _explained():
+        target.run([Information(InformationParameters(**asked))])
 
 
 make_callable(__name__)

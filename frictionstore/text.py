@@ -25,6 +25,10 @@ _CREDENTIALS = re.compile(
     r"(:/{1,2})(?:datasets/|spaces/)?(?:[^/\s]{0,2000}@|[^/\s:]{0,200}:(?!\d*(?:[/\s]|$))\S{0,2000}@)"
 )
 
+_MARK = "'"  # in front of text that a spreadsheet would compute, and of text that begins with it
+_COMPUTED = frozenset("=+-@\t\r\n＝＋－＠" + _MARK)  # noqa: RUF001
+_SPLIT = re.compile(r'[,;"\t\r\n]')
+
 
 def without_credentials(text: str) -> str:
     """`text` with the user names and passwords of the addresses in it taken out."""
@@ -98,6 +102,30 @@ def _escaped(text: str) -> str:
         else character
         for character in text
     )
+
+
+def guarded(cell: object) -> object:
+    """A cell of a CSV file, such that no spreadsheet takes text for a formula.
+
+    Text that begins as a formula may, or with an apostrophe, gets an apostrophe in front, which
+    `unguarded` takes away again; numbers stay as they are.
+    """
+    return _MARK + cell if isinstance(cell, str) and cell[:1] in _COMPUTED and cell else cell
+
+
+def unguarded(cell: str) -> str:
+    """The text that `guarded` wrote."""
+    return cell.removeprefix(_MARK)
+
+
+def csv_line(cells: Iterable[object]) -> str:
+    """Guarded cells, quoted where any spreadsheet could split them, with commas between."""
+    return ",".join([_quoted(cell) for cell in cells])
+
+
+def _quoted(cell: object) -> str:
+    text = "" if cell is None else str(guarded(cell))
+    return '"' + text.replace('"', '""') + '"' if _SPLIT.search(text) else text
 
 
 def listed(items: list[str] | tuple[str, ...], limit: int = 5) -> str:

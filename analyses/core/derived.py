@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.errors import UndefinedError
 from frictionstore.analyses.core.quantile_sketch import QuantileSketch
 from frictionstore.analyses.core.source import (
     DELTA,
@@ -78,7 +78,7 @@ class Derived:
 
         Raises
         ------
-        AnalysisError
+        UndefinedError
             If a map holds a value of which what is asked for is not defined.
         """
         for feature in self.unranked(names):
@@ -158,10 +158,10 @@ class Derived:
         images = bad.reshape(len(bad), -1).any(axis=1)
         if images.any():
             row = rows.start + int(images.argmax())
-            raise AnalysisError(
+            raise UndefinedError.of(
                 f"map {printable(name)!r} of {printable(self._store.name)} has {lacks}: image "
-                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value "
-                f"{holds}; use {printable(instead)} itself"
+                f"{printable(str(self._store.image_ids[row]))!r} (row {row}) holds a value {holds}",
+                printable(instead),
             )
 
     def unranked(self, names: Iterable[str]) -> list[str]:

@@ -25,7 +25,20 @@ MANY = 1e6
 """Arrangements of the labels beyond which nobody asks how many there are."""
 
 
-class WithGroups:
+class View:
+    """A store with something of its own, and for the rest the store `_store` that it shows."""
+
+    _store: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As a worker of a cluster reads it: the same maps; labels and groups collectors have."""
+        return as_it_is, (self._store,)
+
+
+class WithGroups(View):
     """A store with the groups of a CSV file, instead of its own if it has any."""
 
     def __init__(self, store: Any, file: GroupFile) -> None:
@@ -34,13 +47,6 @@ class WithGroups:
         self._store = store
         self.groups, self.group_names = numbered(file.of(map(str, store.image_ids), store.name))
         self.groups_sha256 = file.sha256
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """As a worker of a cluster reads it: the same maps, groups are the collectors' affair."""
-        return as_it_is, (self._store,)
 
 
 def as_it_is(store: Any) -> Any:

@@ -413,12 +413,12 @@ def html(result: Result) -> str:
     return "<div>" + "".join(parts) + "</div>"
 
 
-def _html_table(columns: Columns, limit: int = MAX_ROWS) -> str:
+def _html_table(columns: Columns) -> str:
     length = len(next(iter(columns.values()))) if columns else 0
-    heads, _, rows = cells(columns, limit)
+    heads, _, rows = cells(columns, MAX_ROWS)
     head = "".join(f"<th>{escape(name)}</th>" for name in heads)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )
-    more = f"<p><small>{length - limit} more rows</small></p>" if length > limit else ""
+    more = f"<p><small>{length - MAX_ROWS} more rows</small></p>" if length > MAX_ROWS else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"

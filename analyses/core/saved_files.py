@@ -20,16 +20,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.text import listed, printable
+from frictionstore.text import csv_line, listed, printable, unguarded
 
 MOST_BYTES = 500_000_000  # of one file
 LONGEST_NAME = 255  # bytes of a file's name, the most that file systems take
 DEEPEST = 12  # lists and tables inside each other
-MARK = "'"  # in front of text that a spreadsheet would compute, and of text that begins with it
 SUFFIXES = frozenset({".json", ".csv", ".parquet", ".npz", ".svg", ".png"})  # that results write
 
-_COMPUTED = frozenset("=+-@\t\r\n＝＋－＠" + MARK)  # noqa: RUF001
-_SPLIT = re.compile(r'[,;"\t\r\n]')
 _PROBABILITY = re.compile(r"(.*_)?[pq]|[pq]_.*")
 
 Check = Callable[[Any, str], None]
@@ -123,30 +120,10 @@ def _shallow(value: Any, level: int = 0) -> None:
 # ---- tables -------------------------------------------------------------------------------------
 
 
-def guarded(cell: object) -> object:
-    """Return a cell of a CSV file, so that no spreadsheet takes text for a formula.
-
-    Text that begins as a formula may, or with an apostrophe, gets an apostrophe in front, which
-    `unguarded` takes away again; numbers stay as they are.
-    """
-    return MARK + cell if isinstance(cell, str) and cell[:1] in _COMPUTED and cell else cell
-
-
-def unguarded(cell: str) -> str:
-    """Return the text that `guarded` wrote."""
-    return cell.removeprefix(MARK)
-
-
 def write_csv(file: TextIO, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Write a table as CSV with guarded cells, quoted where any spreadsheet could split them."""
     for row in chain((header,), rows):
-        line = ",".join([_quoted(cell) for cell in row])
-        file.write((line or '""') + "\n")
-
-
-def _quoted(cell: object) -> str:
-    text = "" if cell is None else str(guarded(cell))
-    return '"' + text.replace('"', '""') + '"' if _SPLIT.search(text) else text
+        file.write((csv_line(row) or '""') + "\n")
 
 
 def read_csv(text: Iterable[str]) -> Iterator[list[Any]]:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.groups import (
+    View,
     arrangements,
-    as_it_is,
     few_arrangements,
     groups_of,
     require_several,
@@ -206,7 +206,7 @@ class SelectedClasses:
             start += count
 
 
-class WithoutSmallClasses:
+class WithoutSmallClasses(View):
     """A store in which the images of classes with fewer than 2 images count as unlabelled.
 
     For several analyses at once: one image of a rare class must not stop those that compare
@@ -224,13 +224,6 @@ class WithoutSmallClasses:
         self.small = {names[c]: int(counts[c]) for c in np.flatnonzero(counts < 2)}
         self.class_names = [names[c] for c in kept]
         self.labels = lookup[labels]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """As a worker of a cluster reads it: the same maps."""
-        return as_it_is, (self._store,)
 
     def caveats(self) -> list[str]:
         """Return the sentence that names the classes, after those of the store."""
@@ -313,15 +306,13 @@ class Classes:
         return said
 
 
-def require_classes(
-    store: MapStore, analysis: str, *, at_least: int = 2, differences: bool = True
-) -> Classes:
+def require_classes(store: MapStore, analysis: str, *, differences: bool = True) -> Classes:
     """Return the classes of a store that can be compared.
 
     Raises
     ------
     AnalysisError
-        If no image has a label, there are fewer than `at_least` classes, or a class has fewer
+        If no image has a label, there are fewer than 2 classes, or a class has fewer
         than 2 images; where the question is of `differences` between classes, also if all
         images of a class are of one group.
     """
@@ -335,10 +326,10 @@ def require_classes(
         )
     names = class_labels(store)
     counts = np.bincount(labels[labels >= 0], minlength=len(names)).astype(np.int64)
-    if len(names) < at_least:
+    if len(names) < 2:
         raise AnalysisError(
             f"{analysis} compares classes and all {int(counts.sum())} labelled images of {name} "
-            f"are of one class, {printable(names[0])!r}: it needs at least {at_least} classes"
+            f"are of one class, {printable(names[0])!r}: it needs at least 2 classes"
         )
     small = np.flatnonzero(counts < 2)
     if small.size:
@@ -348,7 +339,7 @@ def require_classes(
         plural = "classes have" if small.size > 1 else "class has"
         remedy = (
             "extract more images, or name the classes to use with --classes"
-            if len(names) - small.size >= at_least
+            if len(names) - small.size >= 2
             else "extract more images"
         )
         raise AnalysisError(

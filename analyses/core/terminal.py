@@ -181,10 +181,8 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((_PIPE_WIDTH, 24)).columns
 
 
-def text_table(
-    columns: Columns, limit: int = MAX_ROWS, *, width: int | None = None, name: str = "TABLE"
-) -> str:
-    """Return a table of aligned columns; numbers to the right, at most `limit` rows.
+def text_table(columns: Columns, *, width: int | None = None, name: str = "TABLE") -> str:
+    """Return a table of aligned columns; numbers to the right, at most `MAX_ROWS` rows.
 
     What is wider than `width` is folded, intervals before text; columns that still do not fit are
     left out from the right and named below the table.
@@ -193,8 +191,6 @@ def text_table(
     ----------
     columns
         Column name to values.
-    limit
-        Rows shown.
     width
         Characters a line may have; None takes the terminal's.
     name
@@ -203,7 +199,7 @@ def text_table(
     if not columns:
         return ""
     length = len(next(iter(columns.values())))
-    heads, right, rows = cells(columns, limit)
+    heads, right, rows = cells(columns, MAX_ROWS)
     most = terminal_width() if width is None else width
     shown = len(heads)
     widths = _fold(heads, right, rows, most)
@@ -218,8 +214,8 @@ def text_table(
             f"characters: {', '.join(left)}; --out FOLDER writes all to {name}.csv"
         )
         lines.extend(textwrap.wrap(note, most, break_on_hyphens=False))
-    if length > limit:
-        lines.append(f"... {length - limit} more rows; --out FOLDER or --json gives all")
+    if length > MAX_ROWS:
+        lines.append(f"... {length - MAX_ROWS} more rows; --out FOLDER or --json gives all")
     return "\n".join(lines)
 
 

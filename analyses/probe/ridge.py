@@ -221,6 +221,9 @@ class Primal(_Problem):
         parts = np.zeros_like(squares)
         np.divide(squares, values, out=parts, where=values > 0)
         least = max(self._target_square - float(parts.sum()), 0.0)
+        # As many directions as centred images have fit any target: what is left of the difference
+        # is rounding, and over (n - df - 1)^2, which falls to 0 with lambda, it would decide.
+        least = 0.0 if np.count_nonzero(values) >= self._n - 1 else least
         return np.asarray(least + (parts * np.square(penalty / shifted)).sum(axis=1))
 
 

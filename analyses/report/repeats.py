@@ -8,21 +8,19 @@ from typing import Any
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.derived import n_repeats
+from frictionstore.analyses.core.groups import View
 from frictionstore.analyses.core.source import REPEATS, MapStore, chunks
 
 MOST_REPEATS = 8
 """Every analysis is done on each repeat: hundreds of them would take minutes for a few images."""
 
 
-class FirstRepeats:
+class FirstRepeats(View):
     """A store without its repeats after the first few."""
 
     def __init__(self, store: MapStore, held: int) -> None:
         self._store = store
         self._held = held
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FirstRepeats, (self._store, self._held)

@@ -297,14 +297,11 @@ def stacked_pairs(tests: Sequence[MoranTest]) -> tuple[NDArray[np.int64], Floats
 def _largest_products(z: Floats) -> Floats:
     """Return a bound on the sum of |z_a z_b| over neighbours, whatever the order of the patches.
 
+    Maps z are of unit length, shape (n, n_maps).
+
     A patch has at most 8 neighbours: the largest value meets the 8 next ones at most, and the
     products of the others are at most 4 times their squares. A map that a single patch dominates
     has a small bound, as its I hardly varies.
-
-    Parameters
-    ----------
-    z
-        Maps of unit length, shape (n, n_maps).
     """
     size = -np.sort(-np.abs(z), axis=0)
     return np.asarray(size[0] * size[1:9].sum(axis=0) + 4.0 * (1.0 - np.square(size[0])))

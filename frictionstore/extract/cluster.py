@@ -175,13 +175,7 @@ def _begun_again(client: Client, key: str) -> int:
 
 
 def _finished(client: Client, under_way: list[Any]) -> set[Any]:
-    """Those that have ended, one at least.
-
-    Raises
-    ------
-    RequestError
-        The cluster has had no worker for a while.
-    """
+    """Those that have ended, one at least; refused where there is no worker for a while."""
     alone = 0.0
     while under_way or alone < FIRST_WORKER:
         began = time.monotonic()

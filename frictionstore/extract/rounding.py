@@ -36,8 +36,9 @@ class Rounding:
     @property
     def sentence(self) -> str:
         return (
-            f"rounding decides friction: {self.share:.1%} of its {self.values:,} measured values "
-            f"are more than {FAR:.0%} away from friction_exact, which is the same without rounding"
+            f"rounding of friction: {self.share:.1%} of its {self.values:,} measured values are "
+            f"more than {FAR:.0%} away from friction_exact, which is the same without rounding; "
+            "what that does to a map 'frictionstore analyze reliability' says"
         )
 
     def as_json(self) -> dict[str, Any] | None:

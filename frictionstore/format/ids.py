@@ -9,7 +9,7 @@ from frictionstore.format.frames import LONGEST_ID_BYTES
 from frictionstore.text import printable
 
 
-def check_ids(ids: Iterable[str], what: str = "image_id") -> None:
+def check_ids(ids: Iterable[str]) -> None:
     """Ids differ, are not empty, and are text that every reader gives back as it was.
 
     Raises
@@ -19,9 +19,9 @@ def check_ids(ids: Iterable[str], what: str = "image_id") -> None:
     """
     seen: set[str] = set()
     for text in ids:
-        shown = f"{what} {printable(text, 60)!r}"
+        shown = f"image_id {printable(text, 60)!r}"
         if not text:
-            raise RequestError(f"{what} names image {len(seen)} '': an id must not be empty")
+            raise RequestError(f"image_id names image {len(seen)} '': an id must not be empty")
         if text in seen:
             raise RequestError(f"{shown} is there twice: ids must differ")
         check_id(text, shown)

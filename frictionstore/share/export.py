@@ -5,7 +5,6 @@ Shards stay where they are: what leaves here is for other programs, and is not r
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -26,7 +25,7 @@ from frictionstore.io.durable import explain_os_errors
 from frictionstore.progress import progress_bar
 from frictionstore.store.reader import Store, open_store
 from frictionstore.store.table import BLOCK_IMAGES, FIGURES, checked_maps, index_columns, summed_up
-from frictionstore.text import did_you_mean, printable
+from frictionstore.text import csv_line, did_you_mean, printable
 
 Advance = Callable[[int], object]
 LARGEST_NETCDF3 = 4_000_000_000  # bytes of one variable that netCDF 3 can hold
@@ -134,9 +133,8 @@ def _texts(member: IO[bytes], value: str | list[str]) -> None:
 
 def _csv(store: Store, names: list[str], file: BinaryIO, advance: Advance) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    lines = csv.writer(text)
     head = [*index_columns(store, slice(0, 1)), "map", "mode", *FIGURES]
-    lines.writerow(head)
+    text.write(csv_line(head) + "\r\n")
     for rows, arrays in store.iter_chunks(names):
         columns = [column.tolist() for column in index_columns(store, rows).values()]
         found = {
@@ -146,10 +144,12 @@ def _csv(store: Store, names: list[str], file: BinaryIO, advance: Advance) -> No
             for name, values in arrays.items()
         }
         for k, image in enumerate(zip(*columns, strict=True)):
+            known = csv_line(image)
             for name in names:
                 modes = store.header.arrays[name].spec.modes
                 for mode, figures in enumerate(found[name][k]):
-                    lines.writerow([*image, name, mode if modes else "", *figures])
+                    told = ",".join(map(repr, figures))
+                    text.write(f"{known},{name},{mode if modes else ''},{told}\r\n")
         advance(rows.stop - rows.start)
     text.flush()
     text.detach()

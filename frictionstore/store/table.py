@@ -57,16 +57,14 @@ def summed_up(spec: schema.MapSpec, values: NDArray[Any], figure: str) -> NDArra
     return FIGURES[figure](flat.astype(np.float64), axis=2)  # type: ignore[operator]
 
 
-def map_columns(
-    store: Store, arrays: Mapping[str, NDArray[Any]], figure: str = "mean"
-) -> dict[str, NDArray[np.float64]]:
-    """Columns ``MAP_MODE_FIGURE``, or ``MAP_FIGURE`` of a map without modes."""
+def map_columns(store: Store, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Columns ``MAP_MODE_mean``, or ``MAP_mean`` of a map without modes."""
     columns = {}
     for name, values in arrays.items():
         spec = store.header.arrays[name].spec
-        found = summed_up(spec, values, figure)
+        found = summed_up(spec, values, "mean")
         for mode in range(found.shape[1]):
-            key = f"{name}_{mode}_{figure}" if spec.modes else f"{name}_{figure}"
+            key = f"{name}_{mode}_mean" if spec.modes else f"{name}_mean"
             columns[key] = found[:, mode]
     return columns
 

@@ -166,13 +166,7 @@ class StoreWriter:
             self._stack.close()
 
     def _insist(self, step: Callable[[], None]) -> None:
-        """Again where another run has taken a file away meanwhile, or has given the store its name.
-
-        Raises
-        ------
-        StoreError
-            The last time as well.
-        """
+        """Again where another run has taken a file away meanwhile, or has named the store."""
         for left in reversed(range(TRIES)):
             try:
                 with explain_os_errors(str(self.target), KEPT):

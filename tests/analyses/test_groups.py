@@ -55,6 +55,17 @@ def test_questions_within_images_are_answered_of_one_group_a_class():
     found = analyses.center_edge(of_one_photograph_each())
     assert np.isnan(found.tables["classes"]["ratio_low"]).all()
     assert np.isfinite(found.tables["modes"]["p"]).all(), "three groups together"
+    assert not any("few images" in text for text in found.caveats)
+    assert any("all images of class0, class1, class2 belong to one group" in c
+               for c in found.caveats)  # fmt: skip
+    heavy = np.exp(np.random.default_rng(0).normal(size=(60, 4, 5, 3)) * 6)
+    labels, groups = np.arange(60) % 3, np.where(np.arange(60) % 3 == 1, 0, np.arange(60))
+    some = analyses.center_edge(noise_store(labels=labels, groups=groups, maps={"friction": heavy}))
+    assert any("all images of class1 belong to one group" in text for text in some.caveats)
+    decided = next(text for text in some.caveats if text.startswith("few images decide"))
+    assert "class1" not in decided
+    alone = analyses.center_edge(noise_store(groups=np.zeros(60)))
+    assert "cannot be tested: all images belong to one group" in alone.sentences[0]
     one = noise_store(groups=np.zeros(60))
     assert np.isnan(analyses.image_summary(one).values["mean_low"])
     assert np.isfinite(analyses.image_summary(one).values["mean"])

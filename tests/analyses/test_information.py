@@ -181,6 +181,24 @@ def test_a_map_that_changes_no_prediction_of_few_images():
     assert "a difference of 1 point in accuracy is not excluded" in found.sentences[0]
 
 
+@pytest.mark.parametrize("name", ["friction", "friction_donor"])
+def test_a_map_without_a_logarithm_gets_advice_that_works(name, tmp_path):
+    """Nobody can ask this analysis for the map itself; who is told to ask another can."""
+    zero = np.zeros((60, 3, 3, 2), np.float32)
+    store = store_of(n=60, **{name: zero})
+    with pytest.raises(AnalysisError, match=f"map '{name}' of memory has no logarithm") as told:
+        analyses.information(store)
+    assert "use friction itself" not in str(told.value)
+    _, _, advice = str(told.value).partition("use ridge-probe --features ")
+    found = analyses.ridge_probe(store, features=advice.split(", which")[0], permutations=0)
+    assert list(found.table["features"]) == ["S", f"S+{name}"]
+    maps = {"S": zero + 1, "friction": zero}
+    fs.from_arrays(tmp_path / "a.zarr", maps, label=np.arange(60) % 2, class_names=["a", "b"])
+    run = CliRunner().invoke(analyze, ["information", str(tmp_path / "a.zarr")])
+    assert run.exit_code == 2
+    assert "use ridge-probe --features S,S+friction," in " ".join(run.output.split())
+
+
 def test_what_is_missing_is_said(tmp_path):
     rng = np.random.default_rng(0)
     maps = {

@@ -301,7 +301,12 @@ def test_friction_that_is_noise_is_said(tmp_path: Path, made: Path) -> None:
         "values": friction.size, "more_than_10_percent_away": far, "share": far / friction.size,
     }  # fmt: skip
     assert far / friction.size > 0.5
-    assert said[-1].startswith(f"rounding decides friction: {far / friction.size:.1%} of its ")
+    assert said[-1].startswith(
+        f"rounding of friction: {far / friction.size:.1%} of its {friction.size} measured values "
+        "are more than 10% away from friction_exact"
+    )
+    assert "decides" not in said[-1]
+    assert said[-1].endswith("'frictionstore analyze reliability' says")
     noted = fs.open(made).provenance["friction_against_exact"]
     assert noted["values"] == 40 * 16 * 4
     assert noted["share"] < 0.05

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -16,6 +18,7 @@ from frictionstore.cli.main import cli
 from frictionstore.errors import RequestError, StoreError
 from frictionstore.share import export as module
 from frictionstore.share.export import WRITERS, export
+from frictionstore.text import unguarded
 from tests.support import DATA, MakeStore
 
 REFERENCE = DATA / "stores/v1/reference.zarr"
@@ -77,6 +80,29 @@ def test_csv_of_maps_without_modes_and_no_thumbnails(tmp_path: Path) -> None:
     )
     asked = export(REFERENCE, "csv", tmp_path / "b.csv", maps=["image"])
     assert set(pd.read_csv(asked)["map"]) == {"image"}
+
+
+def test_csv_holds_no_text_that_a_spreadsheet_computes(
+    make_store: MakeStore, tmp_path: Path
+) -> None:
+    """Ids, classes and groups are a stranger's; one apostrophe off gives them back."""
+    begins = ["=1+1", "+1", "-2", "@SUM(A1)", "'=1", "a;=1"]
+    store = make_store(
+        n=6, modes=3, image_id=[f"{text} id" for text in begins], label=np.arange(6),
+        class_names=[f"{text} class" for text in begins], group=[f"{text} g" for text in begins],
+        maps={"S": np.full((6, 4, 4, 3), -1.5, np.float32)},
+    )  # fmt: skip
+    out = export(store.location, "csv", tmp_path / "a.csv", maps=["S"])
+    text = out.read_bytes().decode("utf-8")
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    assert rows[0][:6] == ["image_id", "label", "class", "group", "map", "mode"]
+    shown = [*(f"'{begin}" for begin in begins[:5]), begins[5]]
+    assert rows[1::3] == [
+        [f"{one} id", str(k), f"{one} class", f"{one} g", "S", "0", *["-1.5"] * 4]
+        for k, one in enumerate(shown)
+    ]
+    assert [unguarded(row[0]) for row in rows[1::3]] == store.image_ids.tolist()
+    assert '"a;=1 id"' in text, "where a comma is the decimal sign a semicolon splits cells"
 
 
 def test_parquet_reads_back_with_pyarrow_and_pandas(store: fs.Store, tmp_path: Path) -> None:

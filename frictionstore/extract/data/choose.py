@@ -76,7 +76,7 @@ def open_dataset(name: str, options: DatasetOptions, report: Report) -> Dataset:
     return TorchvisionSet(name, options)
 
 
-def unreadable(dataset: Dataset, size: int, threads: int | None = None) -> list[int]:
+def unreadable(dataset: Dataset, size: int) -> list[int]:
     """Indices of the images that cannot be read: every image is decoded once."""
 
     def fails(index: int) -> bool:
@@ -88,6 +88,6 @@ def unreadable(dataset: Dataset, size: int, threads: int | None = None) -> list[
             return True
         return False
 
-    with ThreadPoolExecutor(threads or cores(8)) as pool:
+    with ThreadPoolExecutor(cores(8)) as pool:
         failed = pool.map(fails, range(len(dataset.ids)), chunksize=16)
         return [index for index, bad in enumerate(failed) if bad]

@@ -93,12 +93,7 @@ def fetch_hub_file(
 
 
 def _ask(file: HubFile) -> _There:
-    """What the Hub says about the file now.
-
-    Raises
-    ------
-    AwayError, CheckpointError
-    """
+    """What the Hub says about the file now."""
     import huggingface_hub as hub
 
     url = hub.hf_hub_url(file.repository, file.path, revision=file.revision)
@@ -163,14 +158,7 @@ class _BrokenError(Exception):
 def _stream(
     file: HubFile, there: _There, start: int, seconds: float
 ) -> Iterator[tuple[int, bytes]]:
-    """Pieces of the file, each with its place: from `start` where the server can, else from 0.
-
-    Raises
-    ------
-    AwayError, CheckpointError
-        An answer that is not the file.
-    _BrokenError
-    """
+    """Pieces of the file, each with its place: from `start` where the server can, else from 0."""
     import huggingface_hub as hub
 
     url = hub.hf_hub_url(file.repository, file.path, revision=there.commit)
@@ -212,12 +200,7 @@ def _stream(
 
 
 def _download(file: HubFile, there: _There, out: BinaryIO, show_progress: bool) -> None:
-    """Fetch a file; a transfer that breaks is taken up where it broke.
-
-    Raises
-    ------
-    AwayError, CheckpointError
-    """
+    """Fetch a file; a transfer that breaks is taken up where it broke."""
     seconds = _seconds("HF_HUB_DOWNLOAD_TIMEOUT")
     label = f"fetching {printable(Path(file.path).name)}"
     total = there.size or 0
@@ -262,13 +245,7 @@ def _cached(file: HubFile, commit: str | None) -> Path | None:
 
 
 def _from_cache(file: HubFile, error: AwayError, report: Report) -> tuple[Path, str]:
-    """The cache's copy, where the Hub cannot be asked.
-
-    Raises
-    ------
-    AwayError
-        There is none, or it is damaged.
-    """
+    """The cache's copy, whole, where the Hub cannot be asked; refused where there is none."""
     commit = file.commit
     if commit is None:
         with suppress(OSError, ValueError):
@@ -289,12 +266,7 @@ def _from_cache(file: HubFile, error: AwayError, report: Report) -> tuple[Path, 
 
 
 def _bring(file: HubFile, there: _There, report: Report, show_progress: bool) -> Path:
-    """The cache's copy of what the Hub has, fetched where it is missing or damaged.
-
-    Raises
-    ------
-    AwayError, CheckpointError, OSError
-    """
+    """The cache's copy of what the Hub has, fetched where it is missing or damaged."""
     folder = _folder(file)
     path = folder / "snapshots" / there.commit / file.path
     blob = folder / "blobs" / re.sub(r"[^A-Za-z0-9._-]", "_", there.checksum)

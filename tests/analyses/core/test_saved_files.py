@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 import frictionstore as fs
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.saved_files import (
-    guarded,
     is_plain,
     load_json,
     read_csv,
     read_result,
-    unguarded,
     write_csv,
 )
+from frictionstore.text import guarded, unguarded
 
 FORMULAS = ['=HYPERLINK("http://example.org",1)', "+1", "-1+2", "@SUM(A1)", "\t=1", "\r=1", "'",
             "''=", "＝1"]  # noqa: RUF001  # fmt: skip

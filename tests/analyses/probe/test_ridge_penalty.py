@@ -93,9 +93,28 @@ def test_the_choice_is_the_least_of_the_whole_path(seed, n, d, spread, signal):
     path = ridge.penalty_path(float(np.linalg.norm(x, 2) ** 2))
     least = min(criterion(x, y, penalty) for penalty in path)
     assert criterion(x, y, found.solved.penalty) <= least * (1 + 1e-6)
-    # Nothing below or above the path would have been much better.
-    beyond = [path[0] / 10, path[-1] * 10, path[-1] * 1000]
+    # Nothing above the path would have been much better, nor below it, but where eigenvalues reach
+    # down to its end: the path stops well above the rounding of a Gram matrix, and they do not.
+    beyond = [path[-1] * 10, path[-1] * 1000]
+    s = np.linalg.svd(x, compute_uv=False)
+    if s[s > 1e-6 * s[0]].min() ** 2 > 100 * path[0]:
+        beyond.append(path[0] / 10)
     assert min(criterion(x, y, penalty) for penalty in beyond) >= least * 0.98
+
+
+def test_as_many_directions_as_images_leave_no_residual():
+    """What rounding leaves of it, over the few degrees of freedom left, chose another penalty."""
+    n = 22
+    rng = np.random.default_rng(1241775603)
+    x = rng.normal(size=(n, n - 1))
+    x -= x.mean(axis=0)
+    y = rng.normal(size=(n, 2))
+    y -= y.mean(axis=0)
+    problem = ridge.Primal(x.T @ x, x.T @ y, float((y**2).sum()), n)
+    path = np.array(ridge.penalty_path(problem.largest))
+    wanted = ridge.Dual(x @ x.T, y).criteria(path)
+    np.testing.assert_allclose(problem.criteria(path), wanted, rtol=1e-6)
+    assert criterion(x, y, ridge.choose_penalty(problem).solved.penalty) <= wanted.min() * 1.00001
 
 
 @pytest.mark.parametrize("form", ["primal", "dual"])
