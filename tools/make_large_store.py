@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import frictionstore as fs
+from frictionstore.errors import StoreError
 from frictionstore.format import schema
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
@@ -49,7 +50,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--like", default="data/digits-speckle.zarr")
     arguments = parser.parse_args()
-    store = fs.open(arguments.like)
+    try:
+        store = fs.open(arguments.like)
+    except StoreError as error:
+        raise SystemExit(
+            f"{error}; values are drawn from it: run 'make extract' first, which makes "
+            "data/digits-speckle.zarr"
+        ) from error
     pool = {name: np.asarray(store[name]) for name in MAPS}
     plan = plan_like(store, arguments.images)
     started = time.monotonic()

@@ -1,0 +1,224 @@
+"""Numbers of every image, kept while a store is analysed: in memory, or on disk if they are many.
+
+Here is where such numbers lie and how they are had again, some images at a time. What they are is
+the affair of who keeps them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.text import printable
+
+KEPT = 8 << 20
+"""Bytes of numbers of images that are kept in memory; where there are more, all are in a file."""
+
+BLOCK = 8192
+"""Images had again at a time."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class ImageRows:
+    """Arrays with a row for every image of a store, by name.
+
+    A part of the images is gathered with `add`; what parts have come together to is `whole`. The
+    file has no name and is gone with the last who reads it.
+
+    Parameters
+    ----------
+    n_images
+        Images of all parts together.
+    """
+
+    def __init__(self, n_images: int) -> None:
+        self.n_images = n_images
+        self._held: list[Mapping[str, NDArray[Any]]] = []
+        self._done = 0
+        self._arrays: Arrays = {}
+        self._file: BinaryIO | None = None
+        self._places: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
+
+    def add(self, rows: Mapping[str, NDArray[Any]]) -> None:
+        """Keep some numbers of the next images of a part, each (b, ...)."""
+        self._held.append(rows)
+
+    def absorb(self, other: ImageRows) -> None:
+        """Take in what another holds of the next part."""
+        self.whole()
+        self._held, other._held = other._held, []
+        self.whole()
+
+    def whole(self) -> ImageRows:
+        """Put what is held in its place, and return itself."""
+        for name in self._held[0] if self._held else ():
+            start = self._done
+            for rows in self._held:
+                self._put(name, start, rows[name])
+                start += len(rows[name])
+        if self._held:
+            self._done = start
+        self._held = []
+        return self
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays or name in self._places
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """An array of all images; of a file its pages are read as they are looked at."""
+        if name in self._arrays:
+            return self._arrays[name]
+        offset, dtype, shape = self._places[name]
+        mapped: NDArray[Any] = np.memmap(self._file, dtype, "c", offset, shape)  # type: ignore[call-overload]
+        return mapped
+
+    def blocks(self, *names: str) -> Iterator[tuple[slice, list[NDArray[Any]]]]:
+        """Yield some images after others and their rows of some arrays, not to be changed."""
+        for start in range(0, self.n_images, BLOCK):
+            rows = slice(start, min(start + BLOCK, self.n_images))
+            yield rows, [self._get(name, rows) for name in names]
+
+    def column(self, name: str, which: int) -> NDArray[Any]:
+        """Return a column of an array of shape (n_images, columns), in memory."""
+        return np.concatenate([values[:, which] for _, (values,) in self.blocks(name)])
+
+    def derive(
+        self, name: str, function: Callable[..., NDArray[Any]], *of: str, rows: bool = False
+    ) -> None:
+        """Make an array of others, some images at a time; one of its name is written over.
+
+        `function` is given the rows of each array in `of` and, where it asks for them by `rows`,
+        first which images they are.
+        """
+        for where, values in self.blocks(*of):
+            self._put(name, where.start, function(*((where, *values) if rows else values)))
+
+    def put_column(self, name: str, which: int, of: str, values: NDArray[Any]) -> None:
+        """Write a column of an array that has the shape of the array `of`."""
+
+        def changed(rows: slice, there: NDArray[Any]) -> NDArray[Any]:
+            there = there.copy()
+            there[:, which] = values[rows]
+            return there
+
+        self.derive(name, changed, name if name in self else of, rows=True)
+
+    # ---- where they are ----------------------------------------------------------------------
+
+    def _get(self, name: str, rows: slice) -> NDArray[Any]:
+        if name in self._arrays:
+            return self._arrays[name][rows]
+        assert self._file is not None
+        offset, dtype, shape = self._places[name]
+        size = _row_bytes(dtype, shape)
+        data = os.pread(
+            self._file.fileno(), (rows.stop - rows.start) * size, offset + rows.start * size
+        )
+        return np.frombuffer(data, dtype).reshape(-1, *shape[1:])
+
+    def _put(self, name: str, start: int, values: NDArray[Any]) -> None:
+        if name not in self:
+            self._place(name, values)
+        if name in self._arrays:
+            self._arrays[name][start : start + len(values)] = values
+            return
+        assert self._file is not None
+        offset, dtype, shape = self._places[name]
+        self._file.seek(offset + start * _row_bytes(dtype, shape))
+        left = memoryview(np.ascontiguousarray(values, dtype).data).cast("B")
+        with _explained():
+            while left:
+                left = left[self._file.write(left) :]
+
+    def _place(self, name: str, values: NDArray[Any]) -> None:
+        """Find room for an array, of which some rows are known."""
+        shape = (self.n_images, *values.shape[1:])
+        first = self._held[0].values() if self._held else ()
+        size = sum(self.n_images * _row_bytes(one.dtype, one.shape) for one in first)
+        if self._file is None and (self._arrays or size <= KEPT):
+            self._arrays[name] = np.empty(shape, values.dtype)
+            return
+        with _explained():
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(  # noqa: SIM115 - as long as who reads it
+                    buffering=0, dir=_folder()
+                )
+            end = os.fstat(self._file.fileno()).st_size
+            offset = -(-end // 64) * 64
+            bytes_of = max(self.n_images * _row_bytes(values.dtype, shape), 1)
+            if hasattr(os, "posix_fallocate"):  # a disk that is too full is known before the work
+                os.posix_fallocate(self._file.fileno(), offset, bytes_of)
+            else:
+                self._file.truncate(offset + bytes_of)
+        self._places[name] = offset, values.dtype, shape
+
+
+def _row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    return int(dtype.itemsize * np.prod(shape[1:], dtype=np.int64))
+
+
+def _folder() -> str:
+    """Return where files without a name are made: in TMPDIR if it is set, and nowhere else then."""
+    return os.environ.get("TMPDIR") or tempfile.gettempdir()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say in words that numbers of images could not be kept on disk."""
+    try:
+        yield
+    except OSError as error:
+        raise AnalysisError(
+            f"numbers of single images do not fit in memory and cannot be kept in "
+            f"{printable(os.environ.get('TMPDIR') or 'the folder for temporary files')}: "
+            f"{error.strerror or printable(error)}; name a folder with room for them in TMPDIR"
+        ) from error
+
+
+class Column(Sequence[Any]):
+    """A column of a table that is made when it is looked at, some rows at a time.
+
+    Parameters
+    ----------
+    length
+        Rows of the table.
+    make
+        Returns the values of some rows, given as a slice.
+    """
+
+    def __init__(self, length: int, make: Callable[[slice], Sequence[Any]]) -> None:
+        self._length = length
+        self._make = make
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, which: Any) -> Any:
+        if isinstance(which, slice):
+            start, stop, step = which.indices(self._length)
+            return self._make(slice(start, max(start, stop)))[::step]
+        row = range(self._length)[which]
+        return self._make(slice(row, row + 1))[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, self._length, BLOCK):
+            yield from self[start : start + BLOCK]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
+def rows_of_classes(labels: NDArray[np.integer[Any]], n_classes: int) -> list[NDArray[np.int64]]:
+    """Return the rows of the images of each class, in order; label -1 is of none."""
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels, np.arange(n_classes + 1), sorter=order)
+    return [order[start:stop] for start, stop in pairwise(ends)]
