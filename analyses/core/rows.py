@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -213,8 +213,23 @@ class Column(Sequence[Any]):
         for start in range(0, self._length, BLOCK):
             yield from self[start : start + BLOCK]
 
+    def take(self, rows: Sequence[int]) -> list[Any]:
+        """Return the values of some rows, in their order."""
+        found: dict[int, Any] = {}
+        for start, of_block in groupby(sorted(rows), lambda row: row // BLOCK * BLOCK):
+            block = self[start : start + BLOCK]
+            found |= {row: block[row - start] for row in of_block}
+        return [found[row] for row in rows]
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[:], dtype)
+
+
+def ids_of(store: Any, rows: slice) -> list[str]:
+    """Return the names of some images; a store that reads them does not read the others."""
+    if "image_ids" not in vars(store) and hasattr(store, "read"):
+        return [str(name) for name in store.read("image_id", rows)]
+    return [str(name) for name in store.image_ids[rows]]
 
 
 def rows_of_classes(labels: NDArray[np.integer[Any]], n_classes: int) -> list[NDArray[np.int64]]:

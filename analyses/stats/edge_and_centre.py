@@ -201,7 +201,7 @@ def _positive(
     """Return where all images of a class have logarithms, (n_classes, k)."""
     lacking = np.zeros(shape, np.bool_)
     for rows, (_, _, *logarithms) in blocks():
-        bad = ~np.isfinite(logarithms).all(axis=0)
+        bad = np.asarray(~np.isfinite(np.stack(logarithms)).all(axis=0))
         images = np.flatnonzero(bad.any(axis=1) & (labels[rows] >= 0))
         np.logical_or.at(lacking, labels[rows][images], bad[images])
     return ~lacking
