@@ -31,6 +31,7 @@ WRITING = {
     ("frictionstore.extract.engines.geolip", "torch.save"): "in a temporary folder",
     ("frictionstore.share.push_pull", "TemporaryFile"): "a file without a name",
     ("analyses.core.rows", "tempfile.TemporaryFile"): "a file without a name",
+    ("analyses.core.rows", "os.ftruncate"): "the same",
     ("analyses.core.results", "np.savez_compressed"): "in a folder that was made for it",
     ("analyses.core.results", "self._frame(name).to_parquet"): "in a folder that was made for it",
     ("analyses.core.figures", "FigureCanvasAgg(figure).print_png"): "the same",

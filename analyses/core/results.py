@@ -155,7 +155,7 @@ class Result:
     def _frame(self, name: str) -> pandas.DataFrame:
         import pandas
 
-        return pandas.DataFrame({key: list(column) if isinstance(column, Column) else column
+        return pandas.DataFrame({key: column[:] if isinstance(column, Column) else column
                                  for key, column in self.columns[name].items()})  # fmt: skip
 
     @property

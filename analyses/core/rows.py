@@ -6,12 +6,14 @@ the affair of who keeps them.
 
 from __future__ import annotations
 
+import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby, pairwise
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +47,7 @@ class ImageRows:
         self._held: list[Mapping[str, NDArray[Any]]] = []
         self._done = 0
         self._arrays: Arrays = {}
-        self._file: BinaryIO | None = None
+        self._file: int | None = None
         self._places: dict[str, tuple[int, np.dtype[Any], tuple[int, ...]]] = {}
 
     def add(self, rows: Mapping[str, NDArray[Any]]) -> None:
@@ -77,9 +79,11 @@ class ImageRows:
         """An array of all images; of a file its pages are read as they are looked at."""
         if name in self._arrays:
             return self._arrays[name]
+        assert self._file is not None
         offset, dtype, shape = self._places[name]
-        mapped: NDArray[Any] = np.memmap(self._file, dtype, "c", offset, shape)  # type: ignore[call-overload]
-        return mapped
+        size = max(self.n_images * _row_bytes(dtype, shape), 1)
+        mapped = mmap.mmap(self._file, size, access=mmap.ACCESS_COPY, offset=offset)
+        return np.frombuffer(mapped, dtype, int(np.prod(shape, dtype=np.int64))).reshape(shape)
 
     def blocks(self, *names: str) -> Iterator[tuple[slice, list[NDArray[Any]]]]:
         """Yield some images after others and their rows of some arrays, not to be changed."""
@@ -120,9 +124,8 @@ class ImageRows:
         assert self._file is not None
         offset, dtype, shape = self._places[name]
         size = _row_bytes(dtype, shape)
-        data = os.pread(
-            self._file.fileno(), (rows.stop - rows.start) * size, offset + rows.start * size
-        )
+        count = (rows.stop - rows.start) * size
+        data = os.pread(self._file, count, offset + rows.start * size)
         return np.frombuffer(data, dtype).reshape(-1, *shape[1:])
 
     def _put(self, name: str, start: int, values: NDArray[Any]) -> None:
@@ -133,11 +136,12 @@ class ImageRows:
             return
         assert self._file is not None
         offset, dtype, shape = self._places[name]
-        self._file.seek(offset + start * _row_bytes(dtype, shape))
+        place = offset + start * _row_bytes(dtype, shape)
         left = memoryview(np.ascontiguousarray(values, dtype).data).cast("B")
         with _explained():
             while left:
-                left = left[self._file.write(left) :]
+                written = os.pwrite(self._file, left, place)
+                left, place = left[written:], place + written
 
     def _place(self, name: str, values: NDArray[Any]) -> None:
         """Find room for an array, of which some rows are known."""
@@ -149,16 +153,16 @@ class ImageRows:
             return
         with _explained():
             if self._file is None:
-                self._file = tempfile.TemporaryFile(  # noqa: SIM115 - as long as who reads it
-                    buffering=0, dir=_folder()
-                )
-            end = os.fstat(self._file.fileno()).st_size
-            offset = -(-end // 64) * 64
+                with tempfile.TemporaryFile(dir=_folder()) as file:
+                    self._file = os.dup(file.fileno())
+                weakref.finalize(self, os.close, self._file)
+            step = mmap.ALLOCATIONGRANULARITY
+            offset = -(-os.fstat(self._file).st_size // step) * step
             bytes_of = max(self.n_images * _row_bytes(values.dtype, shape), 1)
             if hasattr(os, "posix_fallocate"):  # a disk that is too full is known before the work
-                os.posix_fallocate(self._file.fileno(), offset, bytes_of)
+                os.posix_fallocate(self._file, offset, bytes_of)
             else:
-                self._file.truncate(offset + bytes_of)
+                os.ftruncate(self._file, offset + bytes_of)
         self._places[name] = offset, values.dtype, shape
 
 
@@ -195,7 +199,7 @@ class Column(Sequence[Any]):
         Returns the values of some rows, given as a slice.
     """
 
-    def __init__(self, length: int, make: Callable[[slice], Sequence[Any]]) -> None:
+    def __init__(self, length: int, make: Callable[[slice], Any]) -> None:
         self._length = length
         self._make = make
 

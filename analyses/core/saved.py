@@ -430,7 +430,7 @@ def plain(value: Any) -> Any:
             return listed if np.isfinite(value).all() else plain(listed)
         return value.tolist()
     if isinstance(value, Column):
-        return [plain(item) for item in value]
+        return plain(value[:])
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
