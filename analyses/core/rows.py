@@ -136,12 +136,9 @@ class ImageRows:
             return
         assert self._file is not None
         offset, dtype, shape = self._places[name]
-        place = offset + start * _row_bytes(dtype, shape)
-        left = memoryview(np.ascontiguousarray(values, dtype).data).cast("B")
-        with _explained():
-            while left:
-                written = os.pwrite(self._file, left, place)
-                left, place = left[written:], place + written
+        _write(
+            self._file, offset + start * _row_bytes(dtype, shape), values.astype(dtype, copy=False)
+        )
 
     def _place(self, name: str, values: NDArray[Any]) -> None:
         """Find room for an array, of which some rows are known."""
@@ -153,9 +150,7 @@ class ImageRows:
             return
         with _explained():
             if self._file is None:
-                with tempfile.TemporaryFile(dir=_folder()) as file:
-                    self._file = os.dup(file.fileno())
-                weakref.finalize(self, os.close, self._file)
+                self._file = _file_of(self)
             step = mmap.ALLOCATIONGRANULARITY
             offset = -(-os.fstat(self._file).st_size // step) * step
             bytes_of = max(self.n_images * _row_bytes(values.dtype, shape), 1)
@@ -164,6 +159,72 @@ class ImageRows:
             else:
                 os.ftruncate(self._file, offset + bytes_of)
         self._places[name] = offset, values.dtype, shape
+
+
+class Pile:
+    """Rows of one shape, one put on the other, and had again by their numbers.
+
+    In memory, or all in a file where they are more than `KEPT`.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[NDArray[Any]] = []
+        self._count = 0
+        self._file: int | None = None
+
+    def add(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """Put rows, (b, ...), on the others, and return their numbers."""
+        numbers = np.arange(self._count, self._count + len(rows))
+        self._held.append(rows)
+        self._count += len(rows)
+        if self._file is None and sum(one.nbytes for one in self._held) > KEPT:
+            with _explained():
+                self._file = _file_of(self)
+        if self._file is not None:
+            first = self._count - sum(map(len, self._held))
+            self._held = [np.concatenate(self._held)]
+            _write(self._file, first * self._held[0][:1].nbytes, self._held[0])
+            self._held = [rows[:0]]
+        return numbers
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """Return some rows, which must not be changed."""
+        if self._file is None:
+            if len(self._held) > 1:
+                self._held = [np.concatenate(self._held)]
+            return np.asarray(self._held[0][numbers])
+        (like,) = self._held
+        size = _row_bytes(like.dtype, like.shape)
+        data = b"".join(os.pread(self._file, size, int(number) * size) for number in numbers)
+        return np.frombuffer(data, like.dtype).reshape(-1, *like.shape[1:])
+
+
+class Taken:
+    """Some rows of a pile, as an array that is read when it is indexed along its first axis."""
+
+    def __init__(self, pile: Pile, numbers: NDArray[np.int64]) -> None:
+        self._pile = pile
+        self._numbers = numbers
+        self.shape = (len(numbers), *pile.take(numbers[:0]).shape[1:])
+
+    def __getitem__(self, which: Any) -> NDArray[Any]:
+        return self._pile.take(self._numbers[which])
+
+
+def _file_of(owner: object) -> int:
+    """Return a file that has no name and is gone with its owner."""
+    with tempfile.TemporaryFile(dir=_folder()) as file:
+        descriptor = os.dup(file.fileno())
+    weakref.finalize(owner, os.close, descriptor)
+    return descriptor
+
+
+def _write(file: int, place: int, values: NDArray[Any]) -> None:
+    left = memoryview(np.ascontiguousarray(values).data).cast("B")
+    with _explained():
+        while left:
+            written = os.pwrite(file, left, place)
+            left, place = left[written:], place + written
 
 
 def _row_bytes(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.rows import Taken
 from frictionstore.analyses.stats.lattice import (
     CONTIGUITIES,
     STEPS,
@@ -40,7 +41,7 @@ _SINGLE = 1.2e-7
 _AGAIN = 2048
 """Maps and shuffles decided in float64 at a time."""
 
-_HELD = 32 << 20
+_HELD = 4 << 20
 """Bytes of maps in float64 that are held beside those that are given."""
 
 TILE = 256
@@ -321,7 +322,7 @@ def _spread(values: Floats, where: NDArray[np.bool_]) -> Floats:
 
 
 def shuffle_further(
-    maps: NDArray[Any],
+    maps: NDArray[Any] | Taken,
     extreme: NDArray[np.int64],
     *,
     permutations: int,
@@ -399,9 +400,9 @@ def shuffle_further(
     return extreme, shuffles
 
 
-def _some(maps: NDArray[Any], which: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def _some(maps: NDArray[Any] | Taken, which: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Yield so many of some maps as may be held once more, in float64."""
-    for part in spans(len(which), max(_HELD // (8 * maps[0].size), 1)):
+    for part in spans(len(which), max(_HELD // (8 * maps.shape[1] * maps.shape[2]), 1)):
         yield which[part]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.parameters import MAX_PERMUTATIONS
 from frictionstore.analyses.core.passes import THREADS, Arrays
-from frictionstore.analyses.core.rows import ImageRows
+from frictionstore.analyses.core.rows import ImageRows, Pile, Taken
 from frictionstore.analyses.core.source import mode_name
 from frictionstore.analyses.stats import permutation
 from frictionstore.analyses.stats.intervals import mean_interval
@@ -64,27 +64,47 @@ def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
 
 
 class Further:
-    """Maps that may be shuffled further, by mode; None of a mode with too many."""
+    """Maps that may be shuffled further, by mode; none of a mode with more than `most`."""
 
     def __init__(self, n_modes: int, most: float) -> None:
         self._most = most
-        self.held: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+        self._held: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+        self._count = [0] * n_modes
+        self._pile = Pile()
+        self._numbers: list[list[NDArray[np.int64]]] = [[] for _ in range(n_modes)]
 
     def add(self, mode: int, maps: NDArray[Any]) -> None:
         """Keep maps of a mode."""
-        held = self.held[mode]
+        held = self._held[mode]
         if held is not None:
             held.append(maps)
-            if sum(map(len, held)) > self._most:
-                self.held[mode] = None
+            self._count[mode] += len(maps)
+            if self._count[mode] > self._most:
+                self._held[mode], self._numbers[mode] = None, []
 
     def absorb(self, other: Further) -> None:
         """Take in what another has kept."""
-        for mode, held in enumerate(other.held):
+        self._put()
+        for mode, held in enumerate(other._held):
             if held is None:
-                self.held[mode] = None
+                self._held[mode], self._numbers[mode] = None, []
             for maps in held or ():
                 self.add(mode, maps)
+        self._put()
+
+    def _put(self) -> None:
+        """Put on the pile what is held."""
+        for held, numbers in zip(self._held, self._numbers, strict=True):
+            numbers += [self._pile.add(maps) for maps in held or () if len(maps)]
+            if held is not None:
+                held.clear()
+
+    def maps(self) -> tuple[Taken | None, NDArray[np.bool_]]:
+        """Return all maps that were kept, mode after mode, and of which modes there are none."""
+        self._put()
+        numbers = [of_part for of_mode in self._numbers for of_part in of_mode]
+        found = Taken(self._pile, np.concatenate(numbers)) if numbers else None
+        return found, np.array([held is None for held in self._held])
 
 
 class SpatialRows:
@@ -107,7 +127,7 @@ class SpatialRows:
         bool of shape (n_modes,): modes with one value in the whole map.
     """
 
-    stays = ("rows",)
+    stays = ("rows", "_further")
 
     def __init__(
         self,
@@ -250,11 +270,11 @@ class SpatialRows:
     def _shuffle_further(self) -> None:
         names = [f"moran_{name}_p" for name in CONTIGUITIES]
         few = np.concatenate([self._few(p) for _, p in self.rows.blocks(*names)])
-        few[:, [held is None for held in self._further.held]] = False
+        maps, too_many = self._further.maps()
+        del self._further
+        few[:, too_many] = False
         modes, images = np.nonzero(few.T)
-        maps = [part for held in self._further.held for part in held or ()]
-        self._further.held = []
-        if not len(images):
+        if maps is None:
             return
         by_image = np.argsort(images, kind="stable")
 
@@ -271,7 +291,7 @@ class SpatialRows:
                 of_test[which] = block[images[which] - rows.start, modes[which]]
             family += np.isfinite(values[CONTIGUITIES.index("queen")]).sum(axis=0)
         extreme, shuffles = shuffle_further(
-            np.concatenate(maps),
+            maps,
             np.rint(p * (self._permutations + 1)).astype(np.int64) - 1,
             permutations=self._permutations,
             groups=modes,

@@ -108,10 +108,10 @@ def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -
 
         def iter_chunks(self, names: Any, *, part: Any = None, **_: Any) -> Any:
             first, stop = (part.start, part.stop) if part else (0, self.n_images)
-            for start in range(first, stop, 256):
-                end = min(start + 256, stop)
-                _, maps = next(self._few.iter_chunks(names, batch=end - start))
-                yield slice(start, end), maps
+            for k in range(first, stop, 256):
+                end = min(k + 256, stop)
+                _, maps = next(self._few.iter_chunks(names, batch=end - k))
+                yield slice(k, end), maps
 
     def peak(name: str, n: int) -> int:
         tracemalloc.start()
