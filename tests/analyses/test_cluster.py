@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses.core import collecting
+from frictionstore.analyses.core import collecting, passes
 from frictionstore.analyses.core.groups import WithGroups
 from frictionstore.analyses.core.reading import readers
 from frictionstore.analyses.core.source import SelectedClasses
@@ -133,6 +134,25 @@ def test_two_workers_find_what_one_process_finds(path: Path) -> None:
     plain = every()
     with on_cluster("local:2"):
         assert every() == plain
+
+
+def test_progress_counts_the_images_that_were_chosen(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, list[int]]] = []
+
+    @contextmanager
+    def bar(total: int, *_: Any, **__: Any) -> Iterator[Callable[[int], None]]:
+        told.append((total, []))
+        yield told[-1][1].append
+
+    monkeypatch.setattr(passes, "progress_bar", bar)
+    store = views(path)["some classes"]()
+    analyses.mode_variance(store)
+    with on_cluster("local:1"):
+        analyses.mode_variance(store)
+    assert len(told) == 2
+    assert all(0 < sum(done) == total == store.n_images for total, done in told)
 
 
 @pytest.mark.slow

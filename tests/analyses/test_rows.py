@@ -15,7 +15,8 @@ import pytest
 from frictionstore import analyses
 from frictionstore.analyses.core import collecting, rows, saved
 from frictionstore.analyses.core.errors import AnalysisError
-from frictionstore.analyses.core.rows import Column, ImageRows, ids_of, rows_of_classes
+from frictionstore.analyses.core.rows import Column, ImageRows, Pile, Taken, ids_of, rows_of_classes
+from frictionstore.analyses.stats import moran, spatial_rows
 from frictionstore.analyses.stats.class_means import class_means
 from frictionstore.analyses.stats.intervals import mean_interval, too_skewed
 from tests.analyses.material import noise_store
@@ -68,6 +69,36 @@ def test_rows_come_back_as_they_were(
     assert [len(block) for block in whole] == [8] * 6 + [2]
 
 
+@pytest.mark.parametrize("kept", [0, 300, 1 << 20])
+def test_a_pile_gives_any_of_its_rows(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "KEPT", kept)
+    pile = Pile()
+    values = np.random.default_rng(0).normal(size=(40, 2, 3)).astype(np.float32)
+    numbers = [pile.add(values[some]) for some in (slice(3), slice(3, 3), slice(3, 30))]
+    np.testing.assert_array_equal(pile.take(np.array([29, 0, 4])), values[[29, 0, 4]])
+    numbers.append(pile.add(values[30:]))
+    assert np.concatenate(numbers).tolist() == list(range(40))
+    found = Taken(pile, np.array([39, 2, 30, 1]))
+    assert found.shape == (4, 2, 3)
+    np.testing.assert_array_equal(found[np.array([3, 0])], values[[1, 39]])
+    assert (pile._file is None) == (kept == 1 << 20)
+
+
+def test_maps_to_be_shuffled_further_may_lie_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps with structure in some modes, of which one has more than may be held."""
+    x = np.random.default_rng(1).normal(size=(150, 4, 5, 3)).astype(np.float32)
+    x[..., 1:] = np.cumsum(x[..., 1:], axis=1)
+    x[40:, ..., 2] = np.random.default_rng(2).normal(size=(110, 4, 5))
+    store = noise_store(n=150, maps={"friction": x})
+    monkeypatch.setattr(collecting, "PART_IMAGES", 64)
+    monkeypatch.setattr(spatial_rows, "HELD", 80 * 3 * 60)
+    plain = analyses.spatial_cv(store, permutations=49)
+    assert np.nanmax(plain.moran_queen_shuffles[:, 1]) == 49 < np.nanmax(plain.moran_queen_shuffles)
+    monkeypatch.setattr(rows, "KEPT", 0)
+    monkeypatch.setattr(moran, "_HELD", 7 * 8 * 20)
+    assert analyses.spatial_cv(store, permutations=49).to_json() == plain.to_json()
+
+
 @pytest.mark.parametrize("name", ASKED)
 @pytest.mark.parametrize("grouped", [False, True])
 def test_results_are_the_same_with_all_rows_on_disk(
@@ -106,7 +137,7 @@ def test_memory_does_not_grow_with_the_images(monkeypatch: pytest.MonkeyPatch) -
         def __getattr__(self, name: str) -> Any:
             return getattr(self._few, name)
 
-        def iter_chunks(self, names: Any, *, part: Any = None, **_: Any) -> Any:
+        def iter_chunks(self, names: Any, *, part: Any = None, **options: Any) -> Any:
             first, stop = (part.start, part.stop) if part else (0, self.n_images)
             for k in range(first, stop, 256):
                 end = min(k + 256, stop)
