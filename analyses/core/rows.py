@@ -220,7 +220,7 @@ def _file_of(owner: object) -> int:
 
 
 def _write(file: int, place: int, values: NDArray[Any]) -> None:
-    left = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    left = memoryview(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     with _explained():
         while left:
             written = os.pwrite(file, left, place)
