@@ -18,7 +18,7 @@ import pytest
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses.core import collecting, passes
+from frictionstore.analyses.core import collecting, passes, rows
 from frictionstore.analyses.core.groups import WithGroups
 from frictionstore.analyses.core.reading import readers
 from frictionstore.analyses.core.source import SelectedClasses
@@ -123,15 +123,21 @@ def test_parts_cover_a_store_and_begin_where_chunks_do(monkeypatch: pytest.Monke
         assert len(of) > 32 or length == 8192
 
 
-def test_two_workers_find_what_one_process_finds(path: Path) -> None:
-    """The short slice: moments, sums under permuted labels, rows, two passes and ranks."""
-    asked = {"f_statistic": {"permutations": 30}, "mode_variance": {"feature": "rank_friction"}}
+def test_two_workers_find_what_one_process_finds(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short slice: moments, sums under permuted labels, rows on disk, two passes and ranks."""
+    asked: dict[str, dict[str, Any]] = {
+        "f_statistic": {"permutations": 30}, "mode_variance": {"feature": "rank_friction"},
+        "center_edge": {}, "spatial_cv": {"permutations": 9},
+    }  # fmt: skip
 
     def every() -> str:
         store = views(path)["some classes"]()
         return written([getattr(analyses, name)(store, **of) for name, of in asked.items()])
 
     plain = every()
+    monkeypatch.setattr(rows, "KEPT", 0)
     with on_cluster("local:2"):
         assert every() == plain
 

@@ -255,3 +255,16 @@ def test_a_full_disk_is_one_sentence(make_store: MakeStore, tmp_path: Path) -> N
     assert done.stderr.count("\n") == 1
     assert "File too large; name a folder with room for them in TMPDIR" in done.stderr
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_a_large_store_like_none_is_one_sentence(tmp_path: Path) -> None:
+    tool = Path(__file__).parents[2] / "tools" / "make_large_store.py"
+    done = subprocess.run(
+        [sys.executable, tool, tmp_path / "out.zarr", "--like", tmp_path / "missing.zarr"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "does not exist" in done.stderr
+    assert "run 'make extract' first" in done.stderr
+    assert not list(tmp_path.iterdir())
