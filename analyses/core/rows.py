@@ -6,6 +6,7 @@ the affair of who keeps them.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -154,49 +155,54 @@ class ImageRows:
             step = mmap.ALLOCATIONGRANULARITY
             offset = -(-os.fstat(self._file).st_size // step) * step
             bytes_of = max(self.n_images * _row_bytes(values.dtype, shape), 1)
-            if hasattr(os, "posix_fallocate"):  # a disk that is too full is known before the work
-                os.posix_fallocate(self._file, offset, bytes_of)
-            else:
-                os.ftruncate(self._file, offset + bytes_of)
+            _make_room(self._file, offset, bytes_of)
         self._places[name] = offset, values.dtype, shape
 
 
 class Pile:
     """Rows of one shape, one put on the other, and had again by their numbers.
 
-    In memory, or all in a file where they are more than `KEPT`.
+    In memory, or in a file where they are more than `KEPT`; pickled with all rows.
     """
 
     def __init__(self) -> None:
         self._held: list[NDArray[Any]] = []
+        self._bytes = 0
         self._count = 0
         self._file: int | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        every = [self.take(np.arange(self._count))] if self._count else []
+        return {"_held": every, "_bytes": self._bytes, "_count": self._count, "_file": None}
+
     def add(self, rows: NDArray[Any]) -> NDArray[np.int64]:
-        """Put rows, (b, ...), on the others, and return their numbers."""
+        """Put rows, (b, ...), at least one, on the others, and return their numbers."""
         numbers = np.arange(self._count, self._count + len(rows))
         self._held.append(rows)
+        self._bytes += rows.nbytes
         self._count += len(rows)
-        if self._file is None and sum(one.nbytes for one in self._held) > KEPT:
+        if self._file is None and self._bytes > KEPT:
             with _explained():
                 self._file = _file_of(self)
         if self._file is not None:
-            first = self._count - sum(map(len, self._held))
-            self._held = [np.concatenate(self._held)]
-            _write(self._file, first * self._held[0][:1].nbytes, self._held[0])
+            held = np.concatenate(self._held)
+            _write(self._file, self._bytes - held.nbytes, held)
             self._held = [rows[:0]]
         return numbers
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Return some rows, which must not be changed."""
+        if len(self._held) > 1:
+            self._held = [np.concatenate(self._held)]
+        (held,) = self._held
         if self._file is None:
-            if len(self._held) > 1:
-                self._held = [np.concatenate(self._held)]
-            return np.asarray(self._held[0][numbers])
-        (like,) = self._held
-        size = _row_bytes(like.dtype, like.shape)
-        data = b"".join(os.pread(self._file, size, int(number) * size) for number in numbers)
-        return np.frombuffer(data, like.dtype).reshape(-1, *like.shape[1:])
+            return np.asarray(held[numbers])
+        size = self._bytes // self._count
+        if len(numbers) and (np.diff(numbers) == 1).all():
+            data = os.pread(self._file, len(numbers) * size, int(numbers[0]) * size)
+        else:
+            data = b"".join(os.pread(self._file, size, int(number) * size) for number in numbers)
+        return np.frombuffer(data, held.dtype).reshape(-1, *held.shape[1:])
 
 
 class Taken:
@@ -217,6 +223,18 @@ def _file_of(owner: object) -> int:
         descriptor = os.dup(file.fileno())
     weakref.finalize(owner, os.close, descriptor)
     return descriptor
+
+
+def _make_room(file: int, offset: int, size: int) -> None:
+    """Have a file reach so far; a disk that is too full is known before the work, if it tells."""
+    try:
+        os.posix_fallocate(file, offset, size)
+    except AttributeError:  # not on this system
+        os.ftruncate(file, offset + size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # not on this file system
+            raise
+        os.ftruncate(file, offset + size)
 
 
 def _write(file: int, place: int, values: NDArray[Any]) -> None:

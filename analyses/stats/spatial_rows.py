@@ -68,43 +68,34 @@ class Further:
 
     def __init__(self, n_modes: int, most: float) -> None:
         self._most = most
-        self._held: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
-        self._count = [0] * n_modes
         self._pile = Pile()
-        self._numbers: list[list[NDArray[np.int64]]] = [[] for _ in range(n_modes)]
+        self._count = [0] * n_modes
+        self._numbers: list[list[NDArray[np.int64]] | None] = [[] for _ in range(n_modes)]
 
     def add(self, mode: int, maps: NDArray[Any]) -> None:
         """Keep maps of a mode."""
-        held = self._held[mode]
-        if held is not None:
-            held.append(maps)
-            self._count[mode] += len(maps)
-            if self._count[mode] > self._most:
-                self._held[mode], self._numbers[mode] = None, []
+        numbers = self._numbers[mode]
+        if numbers is None or not len(maps):
+            return
+        self._count[mode] += len(maps)
+        if self._count[mode] > self._most:
+            self._numbers[mode] = None
+        else:
+            numbers.append(self._pile.add(maps))
 
     def absorb(self, other: Further) -> None:
         """Take in what another has kept."""
-        self._put()
-        for mode, held in enumerate(other._held):
-            if held is None:
-                self._held[mode], self._numbers[mode] = None, []
-            for maps in held or ():
-                self.add(mode, maps)
-        self._put()
-
-    def _put(self) -> None:
-        """Put on the pile what is held."""
-        for held, numbers in zip(self._held, self._numbers, strict=True):
-            numbers += [self._pile.add(maps) for maps in held or () if len(maps)]
-            if held is not None:
-                held.clear()
+        for mode, numbers in enumerate(other._numbers):
+            if numbers is None:
+                self._numbers[mode] = None
+            for some in numbers or ():
+                self.add(mode, other._pile.take(some))
 
     def maps(self) -> tuple[Taken | None, NDArray[np.bool_]]:
         """Return all maps that were kept, mode after mode, and of which modes there are none."""
-        self._put()
-        numbers = [of_part for of_mode in self._numbers for of_part in of_mode]
+        numbers = [of_part for of_mode in self._numbers for of_part in of_mode or ()]
         found = Taken(self._pile, np.concatenate(numbers)) if numbers else None
-        return found, np.array([held is None for held in self._held])
+        return found, np.array([of_mode is None for of_mode in self._numbers])
 
 
 class SpatialRows:
