@@ -172,7 +172,6 @@ def test_the_interval_covers_what_other_images_would_give():
 
 
 def test_ranks_among_some_of_the_images_are_close_and_do_not_depend_on_chunks():
-
     maps = noisy_maps(n=300)
     names = ["friction", "friction@1", "friction@2"]
     x = every(maps, "friction")
