@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,8 +26,8 @@ from frictionstore.analyses.core.source import (
 )
 from frictionstore.analyses.core.terminal import Columns, excluded, number, p_text
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.edge_and_centre import Comparison, compare, higher
-from frictionstore.analyses.stats.regions import RegionMeans, central_block
+from frictionstore.analyses.stats.edge_and_centre import Comparison, compare_classes, higher
+from frictionstore.analyses.stats.regions import MEANS, RegionMeans, central_block
 from frictionstore.text import listed
 
 Floats = NDArray[np.float64]
@@ -99,29 +99,32 @@ class CenterEdge:
         self._moments = class_moments(passes, feature, self._n_modes)
         self._regions = passes.share(
             ("region means", feature, self._central.tobytes()),
-            lambda: RegionMeans(feature, self._central, self._n_modes),
+            lambda: RegionMeans(feature, self._central, self._n_modes, store.n_images),
         )
 
     def result(self) -> Result:
         regions, classes, feature = self._regions, self._classes, self._asked.feature
         varying, constant = np.flatnonzero(~regions.constant), np.flatnonzero(regions.constant)
-        # The first column is the mean over all modes, constant ones included: the notebook's.
-        centre, edge, log_centre, log_edge = (
-            np.column_stack([means.mean(axis=1), means[:, varying]])
-            for means in (regions.centre, regions.edge, regions.log_centre, regions.log_edge)
-        )
         geometric = logarithm_of(feature) is not None and feature not in self._store.maps
-        labels = classes.labels
 
-        def compared(rows: NDArray[np.bool_]) -> Comparison:
-            logarithms = log_centre[rows], log_edge[rows]
-            return compare(
-                centre[rows], edge[rows], logarithms,
-                geometric=geometric, groups=classes.of_group(rows),
-            )  # fmt: skip
+        def blocks() -> Iterator[tuple[slice, tuple[Floats, ...]]]:
+            # The first column is the mean over all modes, constant ones included: the notebook's.
+            for rows, of_images in regions.rows.blocks(*MEANS):
+                yield (
+                    rows,
+                    tuple(
+                        np.column_stack([means.mean(axis=1), means[:, varying]])
+                        for means in of_images
+                    ),
+                )
 
-        by_class = [compared(labels == c) for c in range(classes.n)]
-        pooled = compared(labels >= 0)
+        def compared(labels: NDArray[np.int64], n_classes: int) -> list[Comparison]:
+            return compare_classes(
+                blocks, labels, n_classes, geometric=geometric, groups=classes.groups
+            )
+
+        by_class = compared(classes.labels, classes.n)
+        (pooled,) = compared(np.minimum(classes.labels, 0), 1)
         found = Found(
             names=[ALL_MODES, *(mode_name(int(m), self._n_modes) for m in varying)],
             constant=[mode_name(int(m), self._n_modes) for m in constant],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
 from frictionstore.analyses.core.claims import Claim
-from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays, Passes, class_moments, run
-from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
+from frictionstore.analyses.core.results import Result, by_row, drawn, provenance
+from frictionstore.analyses.core.rows import Column, ImageRows, ids_of, rows_of_classes
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
@@ -26,7 +27,7 @@ from frictionstore.analyses.core.source import (
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, interval_text, number
-from frictionstore.analyses.stats.intervals import mean_interval
+from frictionstore.analyses.stats.class_means import class_means
 
 Figures = dict[str, NDArray[Any]]
 NAME = "image-summary"
@@ -37,6 +38,8 @@ HOT = 2.0
 FIGURES = ("mean", "std", "min", "max", "entropy", "hot_spots", "log_mean")
 PRINTED = ("class", "index", "mean", "std", "max", "entropy", "hot_spots")
 """What the notebook printed of an image."""
+
+_MEAN = ("mean", "mean_low", "mean_high")
 
 PER_CLASS = 2
 """Images of each class that are printed, as the notebook did."""
@@ -81,30 +84,29 @@ def image_figures(maps: NDArray[Any]) -> Figures:
     }
 
 
-class ImageRows:
-    """Collects `image_figures` of every image, and which modes are constant."""
+class ImageFigures:
+    """Collects `image_figures` of every image (`rows`), and which modes are constant."""
 
-    state = ("_rows", "_extremes")
-    figures: Figures
+    state = ("rows", "_extremes")
 
-    def __init__(self, feature: str, n_modes: int) -> None:
+    def __init__(self, feature: str, n_modes: int, n_images: int) -> None:
         self.features = (feature,)
         self._feature = feature
         self._n_modes = n_modes
+        self._n_images = n_images
         self.begin()
 
     def begin(self) -> None:
-        self._rows: dict[str, list[NDArray[Any]]] = {name: [] for name in FIGURES}
+        self.rows = ImageRows(self._n_images)
         self._extremes = Extremes(self._n_modes)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
-        for name, numbers in image_figures(values).items():
-            self._rows[name].append(numbers)
+        self.rows.add(image_figures(values))
         self._extremes.update(values)
 
     def end_pass(self) -> bool:
-        self.figures = joined(self._rows)
+        self.rows.whole()
         self.constant = self._extremes.constant()
         return False
 
@@ -128,74 +130,63 @@ class ImageSummary:
         require_grid(store, NAME)
         n_modes = require_feature(store, feature)
         self._moments = class_moments(passes, feature, n_modes)
-        self._rows = passes.share(("image rows", feature), lambda: ImageRows(feature, n_modes))
+        self._rows = passes.share(
+            ("image rows", feature), lambda: ImageFigures(feature, n_modes, store.n_images)
+        )
 
     def result(self) -> Result:
         feature, rows = self._asked.feature, self._rows
         tails = caveats.heavy_tail(feature, self._moments.everything)
-        return _result(feature, rows.figures, rows.constant, tails, self._store)
+        return _result(feature, rows.rows, rows.constant, tails, self._store)
 
 
-def _mean(
-    values: NDArray[Any],
-    chosen: NDArray[np.bool_],
-    groups: NDArray[np.int64] | None,
-    limits: tuple[float, float] = (-np.inf, np.inf),
-) -> tuple[float, float, float]:
-    """Return mean and interval of the chosen images, of groups where images belong together.
+def _means(rows: ImageRows, labels: NDArray[Any], n: int, groups: NDArray[Any] | None) -> Figures:
+    """Return means of all figures over the images of each class, with the ends of intervals.
 
-    The interval ends at the limits that values have.
+    Shape (n classes,) each. The interval of an entropy ends at the limits that entropies have.
     """
-    of = values[chosen].astype(np.float64)
-    mean, *ends = mean_interval(of, groups=None if groups is None else groups[chosen])
-    low, high = np.clip(ends, *limits).tolist()  # NaN stays
-    return mean, low, high
+
+    def blocks() -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        for where, figures in rows.blocks(*FIGURES):
+            yield where, np.column_stack(figures).astype(np.float64, copy=False)
+
+    found = class_means(blocks, labels.astype(np.int64), n, groups=groups)
+    means: Figures = {"images": found.n[:, FIGURES.index("mean")]}
+    for name, mean, low, high in zip(
+        FIGURES, found.mean.T, *(ends.T for ends in found.intervals()), strict=True
+    ):
+        ends = np.clip([low, high], 0.0, 1.0) if name == "entropy" else (low, high)  # NaN stays
+        means |= {name: mean, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    return means
 
 
-def _class_table(
-    figures: Figures,
-    labels: NDArray[Any],
-    names: Sequence[str],
-    groups: NDArray[np.int64] | None,
-) -> Columns:
-    rows = []
-    for c, name in enumerate(names):
-        member = labels == c
-        row: dict[str, Any] = {"class": name, "images": int(member.sum())}
-        for figure in FIGURES:
-            values = figures[figure]
-            limits = (0.0, 1.0) if figure == "entropy" else (-np.inf, np.inf)
-            mean, low, high = _mean(values, member & np.isfinite(values), groups, limits)
-            row |= {figure: mean, f"{figure}_low": low, f"{figure}_high": high}
-        rows.append(row)
-    return by_column(rows)
+def _class_table(means: Figures, names: Sequence[str]) -> Columns:
+    return {"class": list(names), **{name: values.tolist() for name, values in means.items()}}
 
 
-def _first_of_each(labels: NDArray[Any], n_classes: int) -> NDArray[np.int64]:
+def _first_of_each(labels: NDArray[Any], n_classes: int) -> list[int]:
     """Return the rows of the first images of each class, by class; of all where there is none."""
     if not n_classes:
-        return np.arange(min(20, len(labels)))
-    return np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(n_classes)])
+        return list(range(min(20, len(labels))))
+    return [int(row) for of in rows_of_classes(labels, n_classes) for row in of[:PER_CLASS]]
 
 
-def _values(figures: Figures, groups: NDArray[np.int64] | None) -> dict[str, Any]:
-    entropy, hot = figures["entropy"], figures["hot_spots"]
-    mean, low, high = mean_interval(figures["mean"], groups=groups)
-    e_mean, e_low, e_high = _mean(entropy, np.isfinite(entropy), groups, (0.0, 1.0))
-    geometric = np.power(10.0, mean_interval(figures["log_mean"], groups=groups))
+def _values(rows: ImageRows, groups: NDArray[np.int64] | None) -> dict[str, Any]:
+    means = _means(rows, np.zeros(rows.n_images, np.int64), 1, groups)
+    told = {
+        key: float(means[key][0])
+        for name in ("mean", "entropy", "log_mean")
+        for key in (name, f"{name}_low", f"{name}_high")
+    }
+    geometric = {key: float(np.power(10.0, told.pop(f"log_{key}"))) for key in _MEAN}
+    hot = [(int((one > 0).sum()), int(one.sum())) for _, (one,) in rows.blocks("hot_spots")]
     return {
-        "n_images": len(hot),
-        "mean": mean,
-        "mean_low": low,
-        "mean_high": high,
-        "geometric_mean": float(geometric[0]),
-        "geometric_mean_low": float(geometric[1]),
-        "geometric_mean_high": float(geometric[2]),
-        "entropy": e_mean,
-        "entropy_low": e_low,
-        "entropy_high": e_high,
-        "images_with_hot_spots": int((hot > 0).sum()),
-        "hot_spots": int(hot.sum()),
+        "n_images": rows.n_images,
+        **{key: told[key] for key in _MEAN},
+        **{f"geometric_{key}": value for key, value in geometric.items()},
+        **{key: told[key] for key in ("entropy", "entropy_low", "entropy_high")},
+        "images_with_hot_spots": sum(images for images, _ in hot),
+        "hot_spots": sum(spots for _, spots in hot),
     }
 
 
@@ -240,27 +231,36 @@ def _answer(feature: str, values: dict[str, Any], undefined: int) -> str:
 
 
 def _result(
-    feature: str, figures: Figures, constant: NDArray[np.bool_], tails: list[str], store: MapStore
+    feature: str, rows: ImageRows, constant: NDArray[np.bool_], tails: list[str], store: MapStore
 ) -> Result:
     labels, names, groups = np.asarray(store.labels), class_labels(store), groups_of(store)
+    n = store.n_images
+
+    def named(where: slice) -> list[str]:
+        return [names[c] if c >= 0 else "" for c in labels[where]]
+
+    figures = {name: rows[name] for name in FIGURES}
     columns: dict[str, Any] = {
-        "image": np.arange(store.n_images),
-        "image_id": [str(name) for name in store.image_ids],
-        "class": [names[c] if c >= 0 else "" for c in labels],
+        "image": range(n),
+        "image_id": Column(n, partial(ids_of, store)),
+        "class": Column(n, named),
         **figures,
     }
 
     def sample(labels: NDArray[Any]) -> dict[str, list[Any]]:
-        rows = _first_of_each(labels, len(names))
-        return {name: [column[i] for i in rows] for name, column in columns.items()}
+        first = _first_of_each(labels, len(names))
+        return {
+            name: column.take(first) if isinstance(column, Column) else [column[i] for i in first]
+            for name, column in columns.items()
+        }
 
     tables: dict[str, Columns] = {"images": columns, "sample": sample(labels)}
     if names:
-        tables["classes"] = _class_table(figures, labels, names, groups)
+        tables["classes"] = _class_table(_means(rows, labels, len(names), groups), names)
     printed = sample(labels[:NOTEBOOK_IMAGES])
     printed["index"] = printed["image"]
-    values = _values(figures, groups)
-    undefined = int(np.isnan(figures["entropy"]).sum())
+    values = _values(rows, groups)
+    undefined = sum(int(np.isnan(one).sum()) for _, (one,) in rows.blocks("entropy"))
     said = [
         f"{mode_name(int(m), len(constant))} is constant over all images: it adds the same to "
         "every mean and total"

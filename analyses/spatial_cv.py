@@ -6,11 +6,12 @@ is structure at all is one test of all maps; which maps have it is a test of eac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from frictionstore.analyses.core import caveats, options, parameters
 from frictionstore.analyses.core.callable_module import make_callable
@@ -18,75 +19,28 @@ from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.groups import groups_of
 from frictionstore.analyses.core.passes import Passes, class_moments, run
 from frictionstore.analyses.core.results import Result, by_column, drawn, provenance
+from frictionstore.analyses.core.rows import Column, ids_of
 from frictionstore.analyses.core.source import (
     NOTEBOOK_IMAGES,
     MapStore,
-    mode_name,
     require_feature,
     require_grid,
 )
 from frictionstore.analyses.core.terminal import Columns, number, p_text
 from frictionstore.analyses.stats import permutation
-from frictionstore.analyses.stats.intervals import mean_interval, share_interval
-from frictionstore.analyses.stats.joint_moran import JOINT_SHUFFLES, MANY, JointResult
-from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weights
+from frictionstore.analyses.stats.intervals import share_interval
+from frictionstore.analyses.stats.joint_moran import JOINT_SHUFFLES, MANY
+from frictionstore.analyses.stats.lattice import CONTIGUITIES, Weights
 from frictionstore.analyses.stats.moran import FEW, MoranTest
-from frictionstore.analyses.stats.spatial_maps import Correlogram, LocalMoran
-from frictionstore.analyses.stats.spatial_rows import SpatialRows
+from frictionstore.analyses.stats.spatial_rows import KEYS, Found, SpatialRows, found_in
 
 Floats = NDArray[np.float64]
 NAME = "spatial-cv"
 QUESTION = "Do maps have spatial structure within images?"
 NOTEBOOK_THRESHOLD = 0.1
 QUANTILES = (0.05, 0.25, 0.75, 0.95)
-
-
-@dataclass(frozen=True)
-class Found:
-    """What is found of every image and mode, shape (n_images, n_modes), and of all together.
-
-    CV is 0 where nothing varies, NaN where the mean is 0; `moran`, `joint`, `own`, `local` and
-    `correlogram` are as in `SpatialRows`; `q` is over images, each mode a family.
-    """
-
-    mean: Floats
-    variance: Floats
-    cv: Floats
-    moran: dict[Contiguity, dict[str, Floats]]
-    joint: dict[Contiguity, JointResult]
-    own: dict[Contiguity, JointResult]
-    local: LocalMoran | None
-    correlogram: Correlogram | None
-    q: dict[Contiguity, Floats]
-    constant: NDArray[np.bool_]
-    groups: NDArray[np.int64] | None = None
-
-    def interval(self, of_images: Floats) -> tuple[float, float, float]:
-        """Return the mean over images and its interval, where it is finite."""
-        there = np.isfinite(of_images)
-        groups = None if self.groups is None else self.groups[there]
-        return mean_interval(of_images[there], groups=groups)
-
-    @property
-    def varying(self) -> NDArray[np.int64]:
-        """Numbers of the modes that are not constant."""
-        return np.flatnonzero(~self.constant)
-
-    def names(self, modes: NDArray[Any]) -> list[str]:
-        """Return the names of modes."""
-        return [mode_name(int(mode), len(self.constant)) for mode in modes]
-
-
-def found_in(rows: SpatialRows, groups: NDArray[np.int64] | None = None) -> Found:
-    """Return what follows from the rows of all images, which may belong together in groups."""
-    std = np.sqrt(rows.variance)
-    cv = np.divide(std, rows.mean, out=np.full(std.shape, np.nan), where=rows.mean != 0)
-    cv[std == 0] = 0.0
-    q = {n: permutation.benjamini_hochberg(one["p"], axis=0) for n, one in rows.moran.items()}
-    return Found(
-        rows.mean, rows.variance, cv, rows.moran, rows.joint, rows.own, rows.local,
-        rows.correlogram, q, rows.constant, groups,
-    )  # fmt: skip
+_TOLD = ("i", "z", "p", "shuffles", "q")
+"""Figures of Moran's I in the table of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +85,11 @@ class SpatialCV:
 
 def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
     rows = []
+    column = found.rows.column
     for m, mode in zip(found.varying, found.names(found.varying), strict=True):
         row: dict[str, Any] = {"mode": mode}
         for name in CONTIGUITIES:
-            of_maps = found.moran[name]
-            i = of_maps["i"][:, m]
-            mean, low, high = found.interval(i)
+            mean, low, high = found.interval(column(f"moran_{name}_i", m))
             row |= {f"moran_{name}": mean, f"moran_{name}_low": low, f"moran_{name}_high": high}
             if found.joint:
                 joint = found.joint[name]
@@ -147,10 +100,11 @@ def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
                 row[f"moran_{name}_own"] = float(own.mean[m])
                 row[f"moran_{name}_own_p"] = float(own.p[m])
                 row[f"moran_{name}_own_p_family_wise"] = float(own.p_family_wise[m])
-            row[f"share_significant_{name}"] = _share(found.q[name][:, m], asked.alpha)
-            row[f"z_{name}"] = _mean(of_maps["z"][:, m])
-        cv = found.cv[:, m][np.isfinite(found.cv[:, m])]
-        mean, low, high = found.interval(found.cv[:, m])
+            row[f"share_significant_{name}"] = _share(column(f"moran_{name}_q", m), asked.alpha)
+            row[f"z_{name}"] = _mean(column(f"moran_{name}_z", m))
+        cv = column("cv", m)
+        mean, low, high = found.interval(cv)
+        cv = cv[np.isfinite(cv)]
         row |= {"cv": mean, "cv_low": low, "cv_high": high}
         row["cv_std"] = float(cv.std(ddof=1)) if cv.size > 1 else np.nan
         row["cv_median"] = float(np.median(cv)) if cv.size else np.nan
@@ -158,23 +112,40 @@ def _mode_table(asked: SpatialCVParameters, found: Found) -> Columns:
         for quantile in QUANTILES:
             value = float(np.quantile(cv, quantile)) if cv.size else np.nan
             row[f"cv_q{quantile * 100:02.0f}"] = value
-        rows.append(row | {"variance": float(found.variance[:, m].mean())})
+        rows.append(row | {"variance": float(column("variance", m).mean())})
     return by_column(rows)
 
 
-def _image_table(found: Found, ids: ArrayLike) -> Columns:
+def _image_table(found: Found, store: MapStore) -> Columns:
     """Return the table with one row per image and mode."""
     varying = found.varying
-    n, k = len(found.cv), len(varying)
-    arrays = {"mean": found.mean, "variance": found.variance, "cv": found.cv}
-    for name in CONTIGUITIES:
-        of_maps = {**found.moran[name], "q": found.q[name]}
-        arrays |= {f"moran_{name}_{key}": of_maps[key] for key in ("i", "z", "p", "shuffles", "q")}
+    n, k = found.rows.n_images, len(varying)
+
+    def column(of_images: Callable[[slice], NDArray[Any]]) -> Column:
+        """Return a column from what is (images, k) of some images."""
+
+        def made(rows: slice) -> NDArray[Any]:
+            images = slice(rows.start // max(k, 1), -(-rows.stop // max(k, 1)))
+            first = images.start * k
+            flat = np.asarray(of_images(images)).reshape(-1)
+            return flat[rows.start - first : rows.stop - first]
+
+        return Column(n * k, made)
+
+    def ids(images: slice) -> NDArray[Any]:
+        return np.repeat(np.array(ids_of(store, images), object), k)
+
+    def numbers(name: str) -> Column:
+        array = found.rows[name]
+        return column(lambda images: array[images][:, varying])
+
+    names = ["mean", "variance", "cv"]
+    names += [f"moran_{name}_{key}" for name in CONTIGUITIES for key in _TOLD]
     return {
-        "image": np.repeat(np.arange(n), k),
-        "image_id": np.repeat(np.asarray(ids), k),
-        "mode": np.tile(varying, n),
-    } | {key: array[:, varying].reshape(-1) for key, array in arrays.items()}
+        "image": column(lambda images: np.repeat(np.arange(images.start, images.stop), k)),
+        "image_id": column(ids),
+        "mode": column(lambda images: np.tile(varying, images.stop - images.start)),
+    } | {name: numbers(name) for name in names}
 
 
 def _share(q: Floats, alpha: float) -> float:
@@ -190,9 +161,8 @@ def _mean(values: Floats) -> float:
 def _notebook_figures(found: Found) -> dict[str, Any]:
     """Return what the notebook printed: of its first images, with 1e-8 added to the mean."""
     kept = slice(NOTEBOOK_IMAGES)
-    variance = found.variance[kept]
-    # The root of all, then the part: the last digit of a mean depends on how its terms lie.
-    cv = np.sqrt(found.variance)[kept] / (found.mean[kept] + 1e-8)
+    mean, variance = (np.array(found.rows[name][kept]) for name in ("mean", "variance"))
+    cv = np.sqrt(variance) / (mean + 1e-8)
     overall = float(cv.mean())
     verdict = "HAS SPATIAL STRUCTURE" if overall > NOTEBOOK_THRESHOLD else "SPATIALLY UNIFORM"
     return {
@@ -215,7 +185,7 @@ def _notebook_figures(found: Found) -> dict[str, Any]:
 def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dict[str, Any]:
     # Over all modes, 0 for a map that does not vary: a mode that was constant but for one patch
     # then counts as it did.
-    per_image = found.cv.mean(axis=1)
+    per_image = np.concatenate([cv.mean(axis=1) for _, (cv,) in found.rows.blocks("cv")])
     mean, low, high = found.interval(per_image)
     shuffles = JOINT_SHUFFLES if asked.permutations else 0
     values: dict[str, Any] = {
@@ -228,13 +198,17 @@ def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dic
         "smallest_p": permutation.smallest_p(shuffles),
     }
     for name in CONTIGUITIES:
-        i, tested = (x[:, found.varying] for x in (found.moran[name]["i"], found.q[name]))
-        values[f"mean_moran_{name}"] = float(np.nanmean(i)) if np.isfinite(i).any() else np.nan
-        values[f"n_maps_{name}"] = int(np.isfinite(i).sum())
-        values[f"n_tested_{name}"] = int(np.isfinite(tested).sum())
-        values[f"n_significant_{name}"] = int((tested <= asked.alpha).sum())
-        values[f"share_significant_{name}"] = _share(tested, asked.alpha)
+        i = [of_mode[np.isfinite(of_mode)] for of_mode in found.each(f"moran_{name}_i")]
+        q = [of_mode[np.isfinite(of_mode)] for of_mode in found.each(f"moran_{name}_q")]
+        maps, tests = sum(map(len, i)), sum(map(len, q))
+        low_q = sum(int((of_mode <= asked.alpha).sum()) for of_mode in q)
+        values[f"mean_moran_{name}"] = float(sum(map(np.sum, i)) / maps) if maps else np.nan
+        values[f"n_maps_{name}"] = maps
+        values[f"n_tested_{name}"] = tests
+        values[f"n_significant_{name}"] = low_q
+        values[f"share_significant_{name}"] = low_q / tests if tests else np.nan
         if found.groups is not None:
+            tested = found.rows[f"moran_{name}_q"][:, found.varying]
             there = np.isfinite(tested)
             of_maps = np.broadcast_to(found.groups[:, None], tested.shape)[there]
             ends = share_interval(tested[there] <= asked.alpha, of_maps)
@@ -249,11 +223,14 @@ def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dic
 
 def _caveats(asked: SpatialCVParameters, found: Found) -> list[str]:
     said = caveats.constant(found.names(np.flatnonzero(found.constant)))
-    flat = int(((found.variance == 0) & ~found.constant).sum())
+    rows = found.rows
+    flat = sum(
+        int(((variance == 0) & ~found.constant).sum()) for _, (variance,) in rows.blocks("variance")
+    )
     if flat:
         said.append(
-            f"{flat} of {found.variance.size} maps of one image and mode do not vary over "
-            "patches and have no Moran's I"
+            f"{flat} of {rows.n_images * len(found.constant)} maps of one image and mode do not "
+            "vary over patches and have no Moran's I"
         )
     if asked.permutations:
         said.append(
@@ -262,13 +239,14 @@ def _caveats(asked: SpatialCVParameters, found: Found) -> list[str]:
             "modes alike: that images share an effect of position is no evidence, that "
             "neighbours are alike in it is; 'own' is of maps without the mean map of all images"
         )
-        most = max(np.nanmax(one["shuffles"], initial=0) for one in found.moran.values())
+        names = [f"moran_{name}_shuffles" for name in CONTIGUITIES]
+        most = max(np.nanmax(one, initial=0) for _, both in rows.blocks(*names) for one in both)
         said.append(
             f"p of one map rests on {asked.permutations} shuffles or more (up to {most:.0f} "
             f"where fewer than {FEW} were as extreme); q is Benjamini-Hochberg over the images "
             "of a mode"
         )
-    said += caveats.notebook(len(found.cv))
+    said += caveats.notebook(rows.n_images)
     said.append("CV cannot see space: shuffling the patches of an image leaves it unchanged")
     return said + caveats.features(asked.feature, ratios=True)
 
@@ -293,16 +271,15 @@ def _result(asked: SpatialCVParameters, found: Found, tails: list[str], store: M
     varying = found.varying
     expectation = MoranTest(*store.grid, "queen", asked.weights).expectation
     values, notebook = _values(asked, found, expectation), _notebook_figures(found)
-    arrays = {"mean": found.mean, "variance": found.variance, "cv": found.cv}
-    for name in CONTIGUITIES:
-        arrays |= {f"moran_{name}_{key}": a for key, a in found.moran[name].items()}
-        arrays[f"moran_{name}_q"] = found.q[name]
+    names = ["mean", "variance", "cv"]
+    names += [f"moran_{name}_{key}" for name in CONTIGUITIES for key in (*KEYS, "shuffles", "q")]
+    arrays = {name: found.rows[name] for name in names}
     if found.local is not None:
         shape = (*store.grid, len(found.constant))
         for key in ("i", "p", "q"):
             arrays[f"local_moran_{key}"] = getattr(found.local, key).reshape(shape)
 
-    queen = found.moran["queen"]["i"]
+    queen = arrays["moran_queen_i"]
     figure = drawn(
         "histograms",
         {name: queen[:, m] for m, name in zip(varying, found.names(varying), strict=True)},
@@ -314,7 +291,7 @@ def _result(asked: SpatialCVParameters, found: Found, tails: list[str], store: M
         feature=asked.feature,
         question=QUESTION,
         columns={
-            "modes": _mode_table(asked, found), "images": _image_table(found, store.image_ids),
+            "modes": _mode_table(asked, found), "images": _image_table(found, store),
             **_lags(found),
         },
         arrays=arrays,

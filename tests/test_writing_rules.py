@@ -29,6 +29,9 @@ WRITING = {
     ("frictionstore.share.export", "data.to_netcdf"): "into the file that io made",
     ("frictionstore.share.viewer", "FigureCanvasAgg(figure).print_png"): "into memory",
     ("frictionstore.extract.engines.geolip", "torch.save"): "in a temporary folder",
+    ("frictionstore.share.push_pull", "TemporaryFile"): "a file without a name",
+    ("analyses.core.rows", "tempfile.TemporaryFile"): "a file without a name",
+    ("analyses.core.rows", "os.ftruncate"): "the same",
     ("analyses.core.results", "np.savez_compressed"): "in a folder that was made for it",
     ("analyses.core.results", "self._frame(name).to_parquet"): "in a folder that was made for it",
     ("analyses.core.figures", "FigureCanvasAgg(figure).print_png"): "the same",
@@ -88,6 +91,8 @@ def writes(call: ast.Call) -> bool:
         return True
     if last == "replace" and isinstance(call.func, ast.Attribute):
         return len(call.args) == 1 and not call.keywords  # of a path; of text it has two
+    if last in ("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile", "mkstemp"):
+        return True
     if name == "os.open":
         flags = [one for given in call.args[1:] for one in ast.walk(given)]
         return any(isinstance(one, ast.Attribute) and one.attr in _FLAGS for one in flags)
@@ -172,6 +177,7 @@ def test_what_prints_is_seen(planted: str) -> None:
         "path.open('x')", "os.open(p, os.O_RDWR | os.O_CREAT)", "path.write_text('')",
         "(a / b).write_bytes(b'')", "os.fdopen(d, 'r+b')", "os.symlink(a, b)", "a.touch()",
         "zarr.open_array(p, mode='r+')", "figure.savefig(p)", "open(p, 'xb')", "os.rmdir(p)",
+        "tempfile.TemporaryFile(dir=f)",
     ],
 )  # fmt: skip
 def test_what_writes_is_seen(planted: str) -> None:

@@ -1,6 +1,6 @@
 """Write a store of as many images as ImageNet has, to try analyses on.
 
-python tools/make_large_store.py OUT [--images 1281167] [--like data/digits-speckle.zarr]
+python tools/make_large_store.py OUT [--images 1281167] [--repeats 2] [--like STORE]
 
 Its maps are SYNTHETIC: images of the store that it is like, drawn at random, each times a factor
 near 1. So values are distributed as measured ones are, and files are about as large; labels are
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import frictionstore as fs
+from frictionstore.errors import StoreError
 from frictionstore.format import schema
 from frictionstore.format.plan import StorePlan
 from frictionstore.progress import progress_bar
@@ -26,17 +27,20 @@ from frictionstore.store.writer import StoreWriter
 MAPS = ("S", "friction", "settle")
 CLASSES = 1000
 SPREAD = 0.02  # of the factor
+NOISE = 0.01  # of a repeat
 
 
-def plan_like(store: fs.Store, images: int) -> StorePlan:
+def plan_like(store: fs.Store, images: int, repeats: int) -> StorePlan:
     rows = {name: tuple(store[name].shape[1:]) for name in MAPS}
+    if repeats:
+        rows["friction_repeats"] = (*rows["friction"], repeats)
     request = {
         "kind": "synthetic",
         "format": schema.FORMAT,
         "count": images,
         "like": store.digest,
         "spread": SPREAD,
-        "maps": {name: schema.MAPS[name].dtype for name in MAPS},
+        "maps": {name: schema.MAPS[name].dtype for name in rows},
     }
     classes = [f"class {number:03d}" for number in range(CLASSES)]
     shard_images = schema.default_shard_images(rows, images)
@@ -48,10 +52,17 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=1_281_167)
     parser.add_argument("--like", default="data/digits-speckle.zarr")
+    parser.add_argument("--repeats", type=int, default=0, help="of friction, for reliability")
     arguments = parser.parse_args()
-    store = fs.open(arguments.like)
+    try:
+        store = fs.open(arguments.like)
+    except StoreError as error:
+        raise SystemExit(
+            f"{error}; values are drawn from it: run 'make extract' first, which makes "
+            "data/digits-speckle.zarr"
+        ) from error
     pool = {name: np.asarray(store[name]) for name in MAPS}
-    plan = plan_like(store, arguments.images)
+    plan = plan_like(store, arguments.images, arguments.repeats)
     started = time.monotonic()
     with StoreWriter(arguments.out, plan) as writer:
         pending = writer.pending
@@ -64,6 +75,13 @@ def main() -> None:
                 arrays: dict[str, Any] = {name: pool[name][drawn] for name in MAPS}
                 for name in ("S", "friction"):
                     arrays[name] *= factor[:, None, None, None]
+                if arguments.repeats:
+                    noise = rng.uniform(
+                        1 - NOISE, 1 + NOISE, (*arrays["friction"].shape, arguments.repeats)
+                    )
+                    arrays["friction_repeats"] = (arrays["friction"][..., None] * noise).astype(
+                        np.float32
+                    )
                 arrays["label"] = rng.integers(0, CLASSES, len(unit)).astype(np.int32)
                 arrays["image_id"] = np.array([f"synthetic/{row:07d}" for row in unit], object)
                 writer.write_unit(number, arrays, {})

@@ -16,7 +16,7 @@ from typing import Any
 
 from distributed import Client, WorkerPlugin, get_worker
 
-from frictionstore.analyses.core.collecting import part_of
+from frictionstore.analyses.core.collecting import images_of, part_of
 from frictionstore.analyses.core.reading import read_part, readers
 from frictionstore.analyses.core.source import MapStore
 from frictionstore.cluster import (
@@ -134,7 +134,7 @@ class Workers:
                     found = _answer(client, future)
                     del future
                     yield found
-                    advance(part.stop - part.start)
+                    advance(images_of(store, part))
             finally:
                 with suppress(Exception):  # a scheduler that is lost has nothing to forget
                     client.cancel([future for _, future in under_way])

@@ -32,6 +32,12 @@ def parts(store: MapStore) -> list[slice]:
     return [slice(start, min(start + length, n)) for start in range(0, n, length)]
 
 
+def images_of(store: MapStore, part: slice) -> int:
+    """Return how many images a part has: of selected ones fewer than are stored."""
+    count = getattr(store, "images_of", None)
+    return part.stop - part.start if count is None else int(count(part))
+
+
 def part_of(collector: Any) -> Any:
     """Return a copy of a collector that has seen nothing: all that a part needs of it.
 

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +26,7 @@ from frictionstore.analyses.core import saved
 from frictionstore.analyses.core.claims import Claim, answer, compared, table
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.null_verdicts import beside
+from frictionstore.analyses.core.rows import BLOCK, Column
 from frictionstore.analyses.core.saved import RESULT_FILE, Identity, identity_of, plain
 from frictionstore.analyses.core.saved_files import write_csv
 from frictionstore.analyses.core.terminal import (
@@ -36,7 +37,7 @@ from frictionstore.analyses.core.terminal import (
     terminal_width,
     text_table,
 )
-from frictionstore.io.durable import write_atomic
+from frictionstore.io.durable import replacing, write_atomic
 from frictionstore.text import printable, without_credentials
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ class Result:
     def _frame(self, name: str) -> pandas.DataFrame:
         import pandas
 
-        return pandas.DataFrame(dict(self.columns[name]))
+        return pandas.DataFrame({key: column[:] if isinstance(column, Column) else column
+                                 for key, column in self.columns[name].items()})  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -225,9 +227,10 @@ class Result:
     def write(self, folder: Path, *, figures: bool = True) -> None:
         """Write the result's files into an existing empty folder."""
         for name, columns in self.columns.items():
-            table = io.StringIO(newline="")
-            write_csv(table, columns, zip(*(plain(c) for c in columns.values()), strict=True))
-            write_atomic(folder / f"{name}.csv", table.getvalue().encode())
+            with replacing(folder / f"{name}.csv") as file:
+                table = io.TextIOWrapper(file, "utf-8", newline="")
+                write_csv(table, columns, _rows(columns))
+                table.detach()
             if _has_pyarrow():
                 self._frame(name).to_parquet(folder / f"{name}.parquet", index=False)
         if self.arrays:
@@ -340,8 +343,7 @@ def drawn(kind: str, *args: Any, **options: Any) -> Callable[..., Figure]:
 
 def by_row(columns: Columns) -> list[dict[str, Any]]:
     """Return a table's rows as JSON types, from its columns."""
-    lists = [plain(values) for values in columns.values()]
-    return [dict(zip(columns, row, strict=True)) for row in zip(*lists, strict=True)]
+    return [dict(zip(columns, row, strict=True)) for row in _rows(columns)]
 
 
 def by_column(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -351,6 +353,13 @@ def by_column(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
         for key, value in row.items():
             columns.setdefault(key, []).append(value)
     return columns
+
+
+def _rows(columns: Columns) -> Iterator[tuple[Any, ...]]:
+    """Yield a table's rows as JSON types, some of them made at a time."""
+    for start in range(0, _length(columns), BLOCK):
+        lists = [plain(values[start : start + BLOCK]) for values in columns.values()]
+        yield from zip(*lists, strict=True)
 
 
 def _length(columns: Mapping[str, Any]) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.rows import Column
 from frictionstore.analyses.core.saved_files import read_index, read_result
 from frictionstore.analyses.core.source import measured_map
 from frictionstore.io.aside import (
@@ -428,6 +429,8 @@ def plain(value: Any) -> Any:
             listed = value.tolist()
             return listed if np.isfinite(value).all() else plain(listed)
         return value.tolist()
+    if isinstance(value, Column):
+        return plain(value[:])
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -180,6 +180,10 @@ class SelectedClasses:
         """Images that these were chosen from."""
         return len(self._chosen)
 
+    def images_of(self, part: slice) -> int:
+        """Return how many images of a part, counted among all, are chosen."""
+        return int(self._chosen[part].sum())
+
     @cached_property
     def image_ids(self) -> NDArray[Any]:
         """Of the images chosen."""
@@ -194,7 +198,7 @@ class SelectedClasses:
         part: slice | None = None,
     ) -> Iterator[tuple[slice, dict[str, NDArray[Any]]]]:  # fmt: skip
         """As the store's, of the images chosen; rows are counted among these, parts among all."""
-        start = 0 if part is None else int(self._chosen[: part.start].sum())
+        start = 0 if part is None else self.images_of(slice(part.start))
         for rows, arrays in chunks(self._store, names, batch, threads, part):
             chosen = self._chosen[rows]
             count = int(chosen.sum())

@@ -135,7 +135,7 @@ def cells(columns: Columns, rows: int) -> tuple[list[str], list[bool], list[list
     names = _names(columns)
     heads, numeric, cut = [], [], []
     for name in names:
-        values = list(columns[name])[:rows]
+        values = list(columns[name][:rows])
         numbers = all(isinstance(v, (int, float, np.number, type(None))) for v in values)
         probability = _PROBABILITY.fullmatch(name) is not None
         shown = [
@@ -146,7 +146,9 @@ def cells(columns: Columns, rows: int) -> tuple[list[str], list[bool], list[list
         ]
         head = printable(name.replace("_", " "), 40)
         if f"{name}_low" in columns and f"{name}_high" in columns:
-            ends = list(zip(columns[f"{name}_low"], columns[f"{name}_high"], strict=True))[:rows]
+            ends = [
+                *zip(*(columns[f"{name}_{end}"][:rows] for end in ("low", "high")), strict=True)
+            ]
             if not all(_missing(low) and _missing(high) for low, high in ends):
                 head += " (95%)"
             shown = [

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from frictionstore.analyses.core.claims import Claim
 from frictionstore.analyses.core.groups import few_arrangements
 from frictionstore.analyses.core.results import Result, by_column, by_row, drawn, provenance
+from frictionstore.analyses.core.rows import rows_of_classes
 from frictionstore.analyses.core.terminal import POINTS, excluded, p_text
 from frictionstore.analyses.probe import banded, lifts
 from frictionstore.analyses.probe.notebook_results import (
@@ -103,9 +104,12 @@ def _set_row(plan: Asked, found: Accuracies, which: int) -> dict[str, Any]:
 
 def _class_rows(plan: Asked, name: str, of: NDArray[np.bool_]) -> Iterator[dict[str, Any]]:
     labels, groups = plan.split.of_tested()
-    for c in np.unique(labels):
-        of_class, member = plan.classes.names[c], labels == c
-        right, images = int(of[member].sum()), int(member.sum())
+    for of_class, member in zip(
+        plan.classes.names, rows_of_classes(labels, plan.classes.n), strict=True
+    ):
+        right, images = int(of[member].sum()), len(member)
+        if not images:  # in the test split
+            continue
         own = None if groups is None else groups[member]
         low, high = share_interval(of[member], own, folds=plan.split.sharing)
         yield {

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.moments import Moments
 from frictionstore.analyses.core.passes import Arrays
+from frictionstore.analyses.core.rows import rows_of_classes
 from frictionstore.analyses.core.terminal import excluded
 from frictionstore.analyses.stats.folds import grouped_folds
 from frictionstore.analyses.stats.intervals import jackknife
@@ -85,8 +86,8 @@ def class_folds(
         return np.full(len(labels), -1, np.int64), 0
     n_folds = int(np.clip(counts.min() // 2, 2, MOST_FOLDS))
     folds = np.full(len(labels), -1, np.int64)
-    for c in range(len(counts)):
-        of_class = rng.permutation(np.flatnonzero(labels == c))
+    for rows in rows_of_classes(labels, len(counts)):
+        of_class = rng.permutation(rows)
         folds[of_class] = np.arange(len(of_class)) % n_folds
     return folds, n_folds
 

@@ -39,12 +39,16 @@ def too_skewed(values: Floats, groups: Ints | None = None) -> NDArray[np.bool_]:
 
 
 def _too_skewed(away: Floats) -> NDArray[np.bool_]:
-    variance = np.square(away).mean(axis=0)
-    third = (away * np.square(away)).mean(axis=0)
+    square = np.square(away)
+    return skewed_by(square.sum(axis=0), (away * square).sum(axis=0), np.int64(len(away)))
+
+
+def skewed_by(square: Floats, third: Floats, n: Ints | np.int64) -> NDArray[np.bool_]:
+    """Return `too_skewed` from sums over n values of squared and cubed deviations from the mean."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        skewness = np.nan_to_num(third / variance**1.5)
-    n = len(away)
-    return np.asarray(np.abs(skewness) > max(np.sqrt(n / SKEWNESS_RULE), 3.0 * np.sqrt(6.0 / n)))
+        skewness = np.nan_to_num((third / n) / (square / n) ** 1.5)
+        most = np.maximum(np.sqrt(n / SKEWNESS_RULE), 3.0 * np.sqrt(6.0 / n))
+    return np.asarray(np.abs(skewness) > most)
 
 
 def mean_covariance(a: Floats, b: Floats, groups: Ints | None = None) -> tuple[Floats, int]:
@@ -210,7 +214,7 @@ def jackknife(estimate: Floats, left_out: Floats, level: float = 0.95) -> tuple[
 
 
 def fieller(
-    c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float
+    c: Floats, e: Floats, vc: Floats, ve: Floats, cov: Floats, quantile: float | Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Return e / c and its interval, from the variances and the covariance of the two means.
 

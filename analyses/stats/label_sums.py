@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from frictionstore.analyses.core.collecting import PART_IMAGES
 from frictionstore.analyses.core.passes import THREADS, Arrays, Passes
+from frictionstore.analyses.core.rows import rows_of_classes
 from frictionstore.analyses.core.source import Classes
 from frictionstore.analyses.stats.arrangements import Arrangements
 from frictionstore.analyses.stats.permutation import TILE, group_sums, spans
@@ -268,11 +269,11 @@ class HalfSplits(_Blocks):
         if classes.groups is not None:
             # What images of another class have in common with a group does not bind its own.
             groups = class_of * (int(classes.groups.max()) + 1) + classes.groups
-        for c in range(classes.n):
-            of = np.arange(classes.counts[c])
+        for rows in rows_of_classes(labels, classes.n):
+            of = np.arange(len(rows))
             if groups is not None:
-                of = np.unique(groups[labels == c], return_inverse=True)[1]
-            first[labels == c] = of < (of.max() + 1) // 2
+                of = np.unique(groups[rows], return_inverse=True)[1]
+            first[rows] = of < (of.max() + 1) // 2
         arranged = Arrangements(first, 2, seed, use=HALVES, strata=class_of, groups=groups)
         self.distances = np.empty((splits, classes.n))
         buffer = Buffer(feature, labels, n_features)

@@ -5,7 +5,7 @@ CV and variance do not change when the patches of an image are shuffled; Moran's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.core.rows import Taken
 from frictionstore.analyses.stats.lattice import (
     CONTIGUITIES,
     STEPS,
@@ -39,6 +40,9 @@ _SINGLE = 1.2e-7
 
 _AGAIN = 2048
 """Maps and shuffles decided in float64 at a time."""
+
+_HELD = 4 << 20
+"""Bytes of maps in float64 that are held beside those that are given."""
 
 TILE = 256
 """Shuffles drawn from one random stream."""
@@ -315,7 +319,7 @@ def _spread(values: Floats, where: NDArray[np.bool_]) -> Floats:
 
 
 def shuffle_further(
-    maps: NDArray[Any],
+    maps: NDArray[Any] | Taken,
     extreme: NDArray[np.int64],
     *,
     permutations: int,
@@ -366,10 +370,10 @@ def shuffle_further(
     """
     n_maps, rows, cols = maps.shape
     tests = [MoranTest(rows, cols, name, weights) for name in CONTIGUITIES]
-    z = maps.reshape(n_maps, -1).astype(np.float64).T
-    z = z - z.mean(axis=0)
-    z /= np.sqrt(np.square(z).sum(axis=0))
-    observed = np.stack([test.statistic(z) for test in tests])
+    observed = np.empty((len(tests), n_maps))
+    for part_of in _some(maps, np.arange(n_maps)):
+        z = _unit(maps[part_of])
+        observed[:, part_of] = [test.statistic(z) for test in tests]
     extreme, shuffles = extreme.copy(), np.full(extreme.shape, permutations)
     left, done = extreme < FEW, permutations
     while done < most:
@@ -382,11 +386,26 @@ def shuffle_further(
         stop = min(2 * done, most)
         for part in spans(stop - done, 4 * TILE):
             order = patch_shuffles(rows * cols, part.stop - part.start, rng)
-            more = _count_extreme(
-                np.ascontiguousarray(z[:, which]), tests, list(observed[:, which]), order, threads
-            )
-            extreme[:, which] += np.where(left[:, which], more, 0)
+            for part_of in _some(maps, which):
+                more = _count_extreme(
+                    _unit(maps[part_of]), tests, list(observed[:, part_of]), order, threads
+                )
+                extreme[:, part_of] += np.where(left[:, part_of], more, 0)
         done = stop
         shuffles[left] = done
         left &= extreme < FEW
     return extreme, shuffles
+
+
+def _some(maps: NDArray[Any] | Taken, which: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield so many of some maps as may be held once more, in float64."""
+    for part in spans(len(which), max(_HELD // (8 * maps.shape[1] * maps.shape[2]), 1)):
+        yield which[part]
+
+
+def _unit(maps: NDArray[Any]) -> Floats:
+    """Return maps minus their means, of unit length, (n_patches, n_maps)."""
+    z = maps.reshape(len(maps), -1).astype(np.float64).T
+    z -= z.mean(axis=0)
+    z /= np.sqrt(np.square(z).sum(axis=0))
+    return np.ascontiguousarray(z)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.passes import Arrays
+from frictionstore.analyses.core.rows import ImageRows
 
-Floats = NDArray[np.float64]
+MEANS = ("centre", "edge", "log_centre", "log_edge")
 
 
 def central_block(rows: int, cols: int, border: int | None = None) -> NDArray[np.bool_]:
@@ -52,41 +52,41 @@ class RegionMeans:
 
     Attributes
     ----------
-    centre, edge, log_centre, log_edge
-        float64 of shape (n_images, n_modes), also of decimal logarithms: NaN where a value is not
-        positive.
+    rows
+        `MEANS` of all images, float64 of shape (n_images, n_modes): of the values, and of their
+        decimal logarithms, NaN where a value is not positive.
     constant
         bool of shape (n_modes,): modes with one value in the whole map.
     """
 
-    state = ("_rows", "_extremes")
-    centre: Floats
-    edge: Floats
-    log_centre: Floats
-    log_edge: Floats
+    state = ("rows", "_extremes")
 
-    def __init__(self, feature: str, central: NDArray[np.bool_], n_modes: int) -> None:
+    def __init__(
+        self, feature: str, central: NDArray[np.bool_], n_modes: int, n_images: int
+    ) -> None:
         self.features = (feature,)
         self._feature = feature
         self._central = central
         self._n_modes = n_modes
+        self._n_images = n_images
         self.begin()
 
     def begin(self) -> None:
-        names = ("centre", "edge", "log_centre", "log_edge")
-        self._rows: dict[str, list[Floats]] = {name: [] for name in names}
+        self.rows = ImageRows(self._n_images)
         self._extremes = Extremes(self._n_modes)
 
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         positive = np.where(values > 0, values, np.nan).astype(np.float64)
         logarithm = np.log10(positive)
+        found = {}
         for name, part in (("centre", self._central), ("edge", ~self._central)):
-            self._rows[name].append(values[:, part].mean(axis=1, dtype=np.float64))
-            self._rows[f"log_{name}"].append(logarithm[:, part].mean(axis=1))
+            found[name] = values[:, part].mean(axis=1, dtype=np.float64)
+            found[f"log_{name}"] = logarithm[:, part].mean(axis=1)
+        self.rows.add(found)
         self._extremes.update(values)
 
     def end_pass(self) -> bool:
-        vars(self).update(joined(self._rows))
+        self.rows.whole()
         self.constant = self._extremes.constant()
         return False

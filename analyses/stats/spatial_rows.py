@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from frictionstore.analyses.core.collecting import joined
 from frictionstore.analyses.core.moments import Extremes
 from frictionstore.analyses.core.parameters import MAX_PERMUTATIONS
 from frictionstore.analyses.core.passes import THREADS, Arrays
+from frictionstore.analyses.core.rows import ImageRows, Pile, Taken
+from frictionstore.analyses.core.source import mode_name
+from frictionstore.analyses.stats import permutation
+from frictionstore.analyses.stats.intervals import mean_interval
 from frictionstore.analyses.stats.joint_moran import JointMoran, JointResult
 from frictionstore.analyses.stats.lattice import CONTIGUITIES, Contiguity, Weights
 from frictionstore.analyses.stats.moran import FEW, SURE, MoranTest, moran, shuffle_further
@@ -59,27 +64,38 @@ def patch_variation(maps: NDArray[Any]) -> tuple[Floats, Floats]:
 
 
 class Further:
-    """Maps that may be shuffled further, by mode; None of a mode with too many."""
+    """Maps that may be shuffled further, by mode; none of a mode with more than `most`."""
 
     def __init__(self, n_modes: int, most: float) -> None:
         self._most = most
-        self.held: list[list[NDArray[Any]] | None] = [[] for _ in range(n_modes)]
+        self._pile = Pile()
+        self._count = [0] * n_modes
+        self._numbers: list[list[NDArray[np.int64]] | None] = [[] for _ in range(n_modes)]
 
     def add(self, mode: int, maps: NDArray[Any]) -> None:
         """Keep maps of a mode."""
-        held = self.held[mode]
-        if held is not None:
-            held.append(maps)
-            if sum(map(len, held)) > self._most:
-                self.held[mode] = None
+        numbers = self._numbers[mode]
+        if numbers is None or not len(maps):
+            return
+        self._count[mode] += len(maps)
+        if self._count[mode] > self._most:
+            self._numbers[mode] = None
+        else:
+            numbers.append(self._pile.add(maps))
 
     def absorb(self, other: Further) -> None:
         """Take in what another has kept."""
-        for mode, held in enumerate(other.held):
-            if held is None:
-                self.held[mode] = None
-            for maps in held or ():
-                self.add(mode, maps)
+        for mode, numbers in enumerate(other._numbers):
+            if numbers is None:
+                self._numbers[mode] = None
+            for some in numbers or ():
+                self.add(mode, other._pile.take(some))
+
+    def maps(self) -> tuple[Taken | None, NDArray[np.bool_]]:
+        """Return all maps that were kept, mode after mode, and of which modes there are none."""
+        numbers = [of_part for of_mode in self._numbers for of_part in of_mode or ()]
+        found = Taken(self._pile, np.concatenate(numbers)) if numbers else None
+        return found, np.array([of_mode is None for of_mode in self._numbers])
 
 
 class SpatialRows:
@@ -89,11 +105,10 @@ class SpatialRows:
 
     Attributes
     ----------
-    mean, variance
-        float64 of shape (n_images, n_modes).
-    moran
-        Per contiguity a dict of `i`, `z`, `p`, `variance` and `shuffles` (how many p rests on),
-        float64 of shape (n_images, n_modes); NaN where an image's map does not vary.
+    rows
+        float64 of shape (n_images, n_modes): `mean`, `variance` and, as `moran_queen_i`, for each
+        contiguity `i`, `z`, `p`, `variance` and `shuffles` (how many p rests on), NaN where an
+        image's map does not vary.
     joint, own
         Per contiguity the test of mean I under joint shuffles, and of maps without the mean map of
         all images; empty without permutations, `own` also if not `single`.
@@ -103,9 +118,7 @@ class SpatialRows:
         bool of shape (n_modes,): modes with one value in the whole map.
     """
 
-    stays = ("mean", "variance", "moran")
-    mean: Floats
-    variance: Floats
+    stays = ("rows", "_further")
 
     def __init__(
         self,
@@ -130,7 +143,6 @@ class SpatialRows:
         self._weights: Weights = weights
         self._grid = grid
         self._n_modes = n_modes
-        self.moran: dict[Contiguity, dict[str, Floats]] = {}
         self.joint: dict[Contiguity, JointResult] = {}
         self.own: dict[Contiguity, JointResult] = {}
         self.local: LocalMoran | None = None
@@ -151,7 +163,7 @@ class SpatialRows:
     def state(self) -> tuple[str, ...]:
         """Products in every pass, all else in the first."""
         products = ("_products", "_varying")
-        return ("_sums", "_rows", "_extremes", "_further", *products) if self._first else products
+        return ("_sums", "rows", "_extremes", "_further", *products) if self._first else products
 
     def begin(self) -> None:
         self._products: Floats | None = None
@@ -160,7 +172,7 @@ class SpatialRows:
         self._done = 0
         if self._first:
             self._sums: Floats | None = None
-            self._rows: dict[str, list[Floats]] = {}
+            self.rows = ImageRows(self._n_images)
             self._extremes = Extremes(self._n_modes)
             self._further = Further(self._n_modes, self._most())
 
@@ -175,8 +187,6 @@ class SpatialRows:
     def update(self, rows: slice, arrays: Arrays) -> None:
         values = arrays[self._feature]
         if self._first:
-            mean, variance = patch_variation(values)
-            self._note({"mean": mean, "variance": variance})
             self._extremes.update(values)
             total = values.sum(axis=0, dtype=np.float64).reshape(-1, self._n_modes)
             self._sums = total if self._sums is None else self._sums + total
@@ -193,10 +203,6 @@ class SpatialRows:
         held, self._held = self._held, []
         if held and len(held[0]):
             self._take(held[0])
-
-    def _note(self, values: dict[str, Floats]) -> None:
-        for name, of_images in values.items():
-            self._rows.setdefault(name, []).append(of_images)
 
     def _take(self, maps: NDArray[Any]) -> None:
         if self._first:
@@ -234,10 +240,13 @@ class SpatialRows:
             rng=np.random.default_rng(seed),
             threads=THREADS,
         )
+        mean, variance = patch_variation(maps)
+        noted = {"mean": mean, "variance": variance}
         for name, result in found.items():
             known = (result.i, result.z, result.p, result.variance_random)
             for key, values in zip(KEYS, known, strict=True):
-                self._note({f"{name} {key}": values.reshape(n, modes)})
+                noted[f"moran_{name}_{key}"] = values.reshape(n, modes)
+        self.rows.add(noted)
         if self._permutations and self._single:
             p = [result.p.reshape(n, modes) for result in found.values()]
             few = self._few(p)
@@ -250,42 +259,64 @@ class SpatialRows:
         return np.any([of_test <= level for of_test in p], axis=0)
 
     def _shuffle_further(self) -> None:
-        few = self._few([found["p"] for found in self.moran.values()])
-        few[:, [held is None for held in self._further.held]] = False
+        names = [f"moran_{name}_p" for name in CONTIGUITIES]
+        few = np.concatenate([self._few(p) for _, p in self.rows.blocks(*names)])
+        maps, too_many = self._further.maps()
+        del self._further
+        few[:, too_many] = False
         modes, images = np.nonzero(few.T)
-        maps = [part for held in self._further.held for part in held or ()]
-        self._further.held = []
-        for found in self.moran.values():
-            found["shuffles"][np.isfinite(found["p"])] = self._permutations
-        if not len(images):
+        if maps is None:
             return
-        p = np.stack([found["p"][images, modes] for found in self.moran.values()])
+        by_image = np.argsort(images, kind="stable")
+
+        def of_block(rows: slice) -> NDArray[np.int64]:
+            """Return which of the maps are of some images."""
+            ends = np.searchsorted(images, (rows.start, rows.stop), sorter=by_image)
+            return by_image[ends[0] : ends[1]]
+
+        p = np.empty((len(names), len(images)))
+        family = np.zeros(self._n_modes, np.int64)
+        for rows, values in self.rows.blocks(*names):
+            which = of_block(rows)
+            for of_test, block in zip(p, values, strict=True):
+                of_test[which] = block[images[which] - rows.start, modes[which]]
+            family += np.isfinite(values[CONTIGUITIES.index("queen")]).sum(axis=0)
         extreme, shuffles = shuffle_further(
-            np.concatenate(maps),
+            maps,
             np.rint(p * (self._permutations + 1)).astype(np.int64) - 1,
             permutations=self._permutations,
             groups=modes,
-            family=np.isfinite(self.moran["queen"]["p"]).sum(axis=0),
+            family=family,
             alpha=self._alpha,
             most=MOST_SHUFFLES,
             rng=np.random.default_rng(np.random.SeedSequence(self._seed, spawn_key=(0, 1))),
             weights=self._weights,
             threads=THREADS,
         )
-        for found, count, total in zip(self.moran.values(), extreme, shuffles, strict=True):
-            found["p"][images, modes] = (count + 1) / (total + 1)
-            found["shuffles"][images, modes] = total
+        for name, count, total in zip(CONTIGUITIES, extreme, shuffles, strict=True):
+            for key, found in (("p", (count + 1) / (total + 1)), ("shuffles", total)):
+
+                def changed(
+                    rows: slice, there: Floats, found: NDArray[Any] = found
+                ) -> NDArray[Any]:
+                    which = of_block(rows)
+                    there = there.copy()
+                    there[images[which] - rows.start, modes[which]] = found[which]
+                    return there
+
+                self.rows.derive(f"moran_{name}_{key}", changed, f"moran_{name}_{key}", rows=True)
 
     def end_pass(self) -> bool:
         if self._first:
             self.constant = self._extremes.constant()
-            rows = joined(self._rows)
-            self.mean, self.variance = rows.pop("mean"), rows.pop("variance")
+            self.rows.whole()
             self._sum, self._sums = self._sums, None
-            self.moran = {name: {key: rows.pop(f"{name} {key}") for key in KEYS}
-                          for name in CONTIGUITIES}  # fmt: skip
-            for found in self.moran.values():
-                found["shuffles"] = np.full(self.mean.shape, np.nan)
+            n = float(self._permutations)
+            for name in CONTIGUITIES:
+                self.rows.derive(
+                    f"moran_{name}_shuffles", lambda p: np.where(np.isfinite(p), n, np.nan),
+                    f"moran_{name}_p",
+                )  # fmt: skip
         if not self._permutations:
             return False
         if self._first and self._single:
@@ -307,3 +338,58 @@ class SpatialRows:
             self.joint = self._joint.results()
             self.own = self._joint_own.results() if self._single else {}
         return bool(self._left)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is found of every image and mode, shape (n_images, n_modes), and of all together.
+
+    `rows` is as in `SpatialRows`, with `cv`, 0 where nothing varies, NaN where the mean is 0, and
+    `moran_queen_q` and so on, over images, each mode a family; `joint`, `own`, `local` and
+    `correlogram` are as there.
+    """
+
+    rows: ImageRows
+    joint: dict[Contiguity, JointResult]
+    own: dict[Contiguity, JointResult]
+    local: LocalMoran | None
+    correlogram: Correlogram | None
+    constant: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
+
+    def interval(self, of_images: Floats) -> tuple[float, float, float]:
+        """Return the mean over images and its interval, where it is finite."""
+        there = np.isfinite(of_images)
+        groups = None if self.groups is None else self.groups[there]
+        return mean_interval(of_images[there], groups=groups)
+
+    @property
+    def varying(self) -> NDArray[np.int64]:
+        """Numbers of the modes that are not constant."""
+        return np.flatnonzero(~self.constant)
+
+    def names(self, modes: NDArray[Any]) -> list[str]:
+        """Return the names of modes."""
+        return [mode_name(int(mode), len(self.constant)) for mode in modes]
+
+    def each(self, name: str) -> Iterator[Floats]:
+        """Yield the numbers of all images in each mode that varies."""
+        return (self.rows.column(name, int(mode)) for mode in self.varying)
+
+
+def found_in(of: SpatialRows, groups: NDArray[np.int64] | None = None) -> Found:
+    """Return what follows from the rows of all images, which may belong together in groups."""
+
+    def cv(mean: Floats, variance: Floats) -> Floats:
+        std = np.sqrt(variance)
+        found = np.divide(std, mean, out=np.full(std.shape, np.nan), where=mean != 0)
+        found[std == 0] = 0.0
+        return found
+
+    of.rows.derive("cv", cv, "mean", "variance")
+    for name in CONTIGUITIES:
+        for mode in range(len(of.constant)):
+            p = of.rows.column(f"moran_{name}_p", mode)
+            q = permutation.benjamini_hochberg(p)
+            of.rows.put_column(f"moran_{name}_q", mode, f"moran_{name}_p", q)
+    return Found(of.rows, of.joint, of.own, of.local, of.correlogram, of.constant, groups)

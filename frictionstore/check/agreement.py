@@ -326,7 +326,10 @@ class RankAgreement:
             self.found.update(rows, arrays)
             return
         kept = slice(-rows.start % self.stride, None, self.stride)
-        self._held.append((rows.start, {name: arrays[name][kept] for name in self.features}))
+        held = {name: arrays[name][kept] for name in self.features}
+        if self.stride > 1:  # a view would hold all of the chunk
+            held = {name: values.copy() for name, values in held.items()}
+        self._held.append((rows.start, held))
 
     def _ranks(self, values: NDArray[Any]) -> Floats:
         ranks = np.empty(values.shape)

@@ -11,8 +11,8 @@ from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
 from frictionstore import analyses
-from frictionstore.analyses.center_edge import compare
 from frictionstore.analyses.core.errors import AnalysisError
+from frictionstore.analyses.stats.edge_and_centre import compare
 from frictionstore.analyses.stats.regions import central_block
 from tests.analyses.material import digits, digits_store, feature, noise_store
 

@@ -7,7 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 
 import frictionstore as fs
 from frictionstore import analyses
-from frictionstore.analyses.core import collecting
+from frictionstore.analyses.core import collecting, passes, rows
 from frictionstore.analyses.core.groups import WithGroups
 from frictionstore.analyses.core.reading import readers
 from frictionstore.analyses.core.source import SelectedClasses
@@ -122,17 +123,42 @@ def test_parts_cover_a_store_and_begin_where_chunks_do(monkeypatch: pytest.Monke
         assert len(of) > 32 or length == 8192
 
 
-def test_two_workers_find_what_one_process_finds(path: Path) -> None:
-    """The short slice: moments, sums under permuted labels, rows, two passes and ranks."""
-    asked = {"f_statistic": {"permutations": 30}, "mode_variance": {"feature": "rank_friction"}}
+def test_two_workers_find_what_one_process_finds(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short slice: moments, sums under permuted labels, rows on disk, two passes and ranks."""
+    asked: dict[str, dict[str, Any]] = {
+        "f_statistic": {"permutations": 30}, "mode_variance": {"feature": "rank_friction"},
+        "center_edge": {}, "spatial_cv": {"permutations": 9},
+    }  # fmt: skip
 
     def every() -> str:
         store = views(path)["some classes"]()
         return written([getattr(analyses, name)(store, **of) for name, of in asked.items()])
 
     plain = every()
+    monkeypatch.setattr(rows, "KEPT", 0)
     with on_cluster("local:2"):
         assert every() == plain
+
+
+def test_progress_counts_the_images_that_were_chosen(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, list[int]]] = []
+
+    @contextmanager
+    def bar(total: int, *_: Any, **__: Any) -> Iterator[Callable[[int], None]]:
+        told.append((total, []))
+        yield told[-1][1].append
+
+    monkeypatch.setattr(passes, "progress_bar", bar)
+    store = views(path)["some classes"]()
+    analyses.mode_variance(store)
+    with on_cluster("local:1"):
+        analyses.mode_variance(store)
+    assert len(told) == 2
+    assert all(0 < sum(done) == total == store.n_images for total, done in told)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from scipy.stats import rankdata
 
 from frictionstore import analyses
 from frictionstore.analyses import AnalysisError, MemoryStore
+from frictionstore.check.agreement import RankAgreement
 
 N, GRID, MODES = 40, (4, 5), 3
 
@@ -171,8 +172,6 @@ def test_the_interval_covers_what_other_images_would_give():
 
 
 def test_ranks_among_some_of_the_images_are_close_and_do_not_depend_on_chunks():
-    from frictionstore.check.agreement import RankAgreement
-
     maps = noisy_maps(n=300)
     names = ["friction", "friction@1", "friction@2"]
     x = every(maps, "friction")
@@ -222,3 +221,16 @@ def test_what_spans_decades_may_change_and_be_reliable():
     maps = {"friction": noise[..., 0], "friction_repeats": noise[..., 1:]}
     found = analyses.reliability(store_of(maps), samples=50)
     assert found.sentence.startswith("rounding decides friction")
+
+
+def test_of_every_third_image_no_more_is_held() -> None:
+    """A view of these would hold all: memory must be that of what is ranked among."""
+    maps = {name: np.random.default_rng(0).normal(size=(64, 2, 2, 1)) for name in ("a", "b")}
+    ranks = RankAgreement(("a", "b"), 32, 64, memory=1400)
+    assert ranks.stride == 3
+    for start in range(0, 64, 16):
+        some = slice(start, start + 16)
+        ranks.update(some, {name: values[some] for name, values in maps.items()})
+    assert ranks._held is not None
+    held = [values for _, of_chunk in ranks._held for values in of_chunk.values()]
+    assert sum(len(values if values.base is None else values.base) for values in held) == 2 * 22
