@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from frictionstore.errors import RequestError
 pytest.importorskip("distributed")
 
 from frictionstore.analyses.core.cluster import on_cluster
-from tests.extract.test_cluster import running, scheduler, sentence
+from tests.extract.test_cluster import descendants, running, scheduler, sentence
 from tests.servers.http import serve
 
 ROOT = Path(__file__).parents[2]
@@ -320,21 +320,30 @@ def run_json(process: subprocess.Popen[str]) -> str:
     return said
 
 
+def heard(pids: list[int]) -> set[tuple[str, str]]:
+    """Addresses and ports, as the system writes them, at which processes listen."""
+    sockets = set()
+    for pid in pids:
+        for file in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                sockets.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in sockets:
+                address, port = fields[1].split(":")
+                found.add((address, port))
+    return found
+
+
 def test_a_cluster_of_this_machine_is_heard_on_this_machine_alone(
     recwarn: pytest.WarningsRecorder,
 ) -> None:
     """Who reaches a worker runs code on it; and two clusters at once say nothing of ports."""
-    import psutil  # Dask needs it
-
-    me = psutil.Process()
-    before = {one.laddr for one in me.net_connections() if one.status == "LISTEN"}
+    before = heard([os.getpid()])
     with connected("local:1"), connected("local:1"):
-        heard = {
-            one.laddr
-            for process in [me, *me.children(recursive=True)]
-            for one in process.net_connections()
-            if one.status == "LISTEN"
-        } - before
-    assert len(heard) >= 4
-    assert {ip for ip, _ in heard} == {"127.0.0.1"}
+        found = heard([os.getpid(), *descendants(os.getpid())]) - before
+    assert len(found) >= 4
+    assert {address for address, _ in found} == {"0100007F"}  # 127.0.0.1
     assert [str(one.message) for one in recwarn] == []

@@ -93,6 +93,7 @@ def test_holm_leaves_out_what_was_not_tested():
     np.testing.assert_allclose(permutation.holm(p), [0.04, np.nan, 0.03, 0.5])
 
 
+@pytest.mark.slow
 def test_a_p_that_holm_does_not_pass_makes_no_claim():
     """Alone p = 1/51 would pass; among six it does not."""
     result = analyses.summary(digits_store(), permutations=50)
@@ -115,6 +116,7 @@ def test_the_family_of_null_stores_is_held():
     assert claims <= binom.ppf(0.9995, stores, 0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [150, 45])
 def test_100_permutations_see_structure_in_few_of_a_thousand_maps(n):
     result = analyses.summary(planted(n), permutations=100)

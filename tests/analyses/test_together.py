@@ -78,6 +78,7 @@ def test_maps_share_the_passes():
 # ---- one folder -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_nothing_in_the_folder_is_lost(tmp_path):
     store, out = made(tmp_path / "made.zarr"), tmp_path / "out"
     assert run("all", store, "--out", out, *QUICK).exit_code == 0

@@ -29,6 +29,7 @@ PROBE = """() => ({
 })"""
 
 
+@pytest.mark.slow
 def test_a_view_made_by_hand_comes_back_from_its_address(visit: Any, digits_url: str):
     with visit(digits_url) as (page, _):
         for field, value in [

@@ -116,6 +116,7 @@ def rows_on_screen(page: Any) -> list[int]:
     )
 
 
+@pytest.mark.slow
 def test_sorts_by_every_figure_in_both_directions(visit: Any, digits: fs.Store, digits_url: str):
     maps = np.asarray(digits.friction[:]).astype(np.float64)[..., 2]
     flat = maps.reshape(len(maps), -1)

@@ -22,6 +22,7 @@ from frictionstore.errors import StoreError
 from frictionstore.share.pack import pack
 from tests import making
 from tests.servers.http import Behaviour, serve
+from tests.support import slow
 
 if not hasattr(os, "fork"):
     pytest.skip("the system does not fork", allow_module_level=True)
@@ -52,7 +53,7 @@ def in_child(work: Callable[[], None], seconds: float = 40.0) -> str:
     return "hung"
 
 
-@pytest.fixture(params=["http", "zip", "hf"])
+@pytest.fixture(params=["http", *slow("zip", "hf")])
 def address(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:

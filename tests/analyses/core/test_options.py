@@ -19,7 +19,7 @@ from frictionstore.analyses.cli import analyze
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.source import SelectedClasses
 from tests.analyses.material import noise_store, with_repeats
-from tests.support import random_images, random_maps
+from tests.support import random_images, random_maps, slow
 
 OTHER: dict[str, list[str]] = {
     "--feature": ["S"],
@@ -207,7 +207,9 @@ def test_options_of_output(name: str, made: str, repeated: str, tmp_path: Path) 
         assert not run.stdout.startswith(("{", "["))
 
 
-@pytest.mark.parametrize("names", [[*analyses.REGISTRY, "all"], ["reliability", "class-distance"]])
+@pytest.mark.parametrize(
+    "names", [*slow([*analyses.REGISTRY, "all"]), ["reliability", "class-distance"]]
+)
 def test_a_restriction_to_classes_is_that_of_a_store_without_the_others(
     names: list[str], made: str, repeated: str, tmp_path: Path
 ):

@@ -75,6 +75,7 @@ def test_fused_has_the_bits_of_the_reference(A, assert_same_bits):
         assert_same_bits(fused[name], x, name)
 
 
+@pytest.mark.slow
 @given(A=matrices(), power=st.integers(-8, 8))
 @settings(max_examples=30, deadline=None)
 def test_a_power_of_two_scales_eigenvalues_and_changes_nothing_else(A, power, assert_same_bits):

@@ -97,6 +97,7 @@ def test_kernels_batches_widths_and_threads_give_the_same_bits(
     _same_bits({name: whole[name][:40] for name in WANT}, first)
 
 
+@pytest.mark.slow
 def test_beside_the_other_fields_and_from_a_spectrum() -> None:
     from frictionstore.extract.conduit.kernels.cpu.gram import (
         gram_from_spectrum,
@@ -182,6 +183,7 @@ def test_a_matrix_that_is_not_quite_symmetric() -> None:
     np.testing.assert_allclose(conduit_maps(A, WANT)["friction_exact"], friction, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_one_unit_in_the_last_place_moves_little() -> None:
     """What it is for: on a nearly flat spectrum friction is noise and this is not."""
     rng = np.random.default_rng(1)

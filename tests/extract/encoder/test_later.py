@@ -524,6 +524,7 @@ def test_gram_original_is_another_store_and_its_parts_keep_it(tmp_path: Path) ->
     assert fs.open(tmp_path / "c.zarr").request["conduit"]["gram"] == "original"
 
 
+@pytest.mark.slow
 def test_history_is_in_the_provenance_and_not_in_the_request(tmp_path: Path) -> None:
     run_job(job(tmp_path / "a.zarr", "activations"))
     store = fs.open(tmp_path / "a.zarr")
