@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -366,10 +366,11 @@ def test_it_takes_less_of_the_processor_than_zarr(tmp_path: Path) -> None:
     def whole() -> object:
         return zarr.open_array(tmp_path / "x.zarr/friction", mode="r")[:]
 
-    seconds: dict[Any, list[float]] = {rows: [], whole: []}
-    for _ in range(6):
-        for read, taken in seconds.items():
-            before = time.process_time()
-            read()
-            taken.append(time.process_time() - before)
-    assert 1.2 * min(seconds[rows]) < min(seconds[whole])
+    def seconds(read: Callable[[], object]) -> float:
+        before = time.process_time()
+        read()
+        return time.process_time() - before
+
+    rows(), whole()  # what is imported or cached the first time
+    ratios = sorted(seconds(whole) / seconds(rows) for _ in range(15))
+    assert ratios[len(ratios) // 2] > 1, ratios
