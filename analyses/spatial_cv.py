@@ -198,11 +198,14 @@ def _values(asked: SpatialCVParameters, found: Found, expectation: float) -> dic
         "smallest_p": permutation.smallest_p(shuffles),
     }
     for name in CONTIGUITIES:
-        i = [of_mode[np.isfinite(of_mode)] for of_mode in found.each(f"moran_{name}_i")]
-        q = [of_mode[np.isfinite(of_mode)] for of_mode in found.each(f"moran_{name}_q")]
-        maps, tests = sum(map(len, i)), sum(map(len, q))
-        low_q = sum(int((of_mode <= asked.alpha).sum()) for of_mode in q)
-        values[f"mean_moran_{name}"] = float(sum(map(np.sum, i)) / maps) if maps else np.nan
+        total, maps, tests, low_q = 0.0, 0, 0, 0
+        for i in found.each(f"moran_{name}_i"):
+            there = i[np.isfinite(i)]
+            total, maps = total + float(there.sum()), maps + len(there)
+        for q in found.each(f"moran_{name}_q"):
+            tests += int(np.isfinite(q).sum())
+            low_q += int((q <= asked.alpha).sum())  # NaN is not
+        values[f"mean_moran_{name}"] = total / maps if maps else np.nan
         values[f"n_maps_{name}"] = maps
         values[f"n_tested_{name}"] = tests
         values[f"n_significant_{name}"] = low_q

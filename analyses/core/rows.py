@@ -94,7 +94,8 @@ class ImageRows:
 
     def column(self, name: str, which: int) -> NDArray[Any]:
         """Return a column of an array of shape (n_images, columns), in memory."""
-        return np.concatenate([values[:, which] for _, (values,) in self.blocks(name)])
+        # Copied, as a view would keep its whole block.
+        return np.concatenate([values[:, which].copy() for _, (values,) in self.blocks(name)])
 
     def derive(
         self, name: str, function: Callable[..., NDArray[Any]], *of: str, rows: bool = False

@@ -153,13 +153,17 @@ def benjamini_hochberg(p: ArrayLike, axis: int | None = None) -> Floats:
         return benjamini_hochberg(p.reshape(-1), 0).reshape(p.shape)
     p = np.moveaxis(p, axis, 0)
     order = np.argsort(p, axis=0, kind="stable")  # NaN sorts last
-    ranked = np.take_along_axis(p, order, axis=0)
-    tests = np.isfinite(p).sum(axis=0)
-    rank = np.arange(1, len(p) + 1, dtype=np.float64).reshape(-1, *(1 for _ in p.shape[1:]))
-    scaled = np.where(np.isnan(ranked), np.inf, ranked * tests / rank)
-    lowest = np.minimum(np.minimum.accumulate(scaled[::-1], axis=0)[::-1], 1.0)
+    lowest = np.take_along_axis(p, order, axis=0)
+    # In place: there may be millions of tests. (NaN would spread in `minimum`.)
+    there = np.isfinite(p).sum(axis=0)
+    lowest *= there
+    lowest /= np.arange(1, len(p) + 1).reshape(-1, *(1 for _ in p.shape[1:]))
+    lowest[np.isnan(lowest)] = np.inf
+    np.minimum.accumulate(lowest[::-1], axis=0, out=lowest[::-1])
+    np.minimum(lowest, 1.0, out=lowest)
     q = np.empty_like(p)
-    np.put_along_axis(q, order, np.where(np.isnan(ranked), np.nan, lowest), axis=0)
+    np.put_along_axis(q, order, lowest, axis=0)
+    q[np.isnan(p)] = np.nan
     return np.moveaxis(q, 0, axis)
 
 

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 
 from frictionstore import analyses
+from frictionstore.analyses import spatial_cv
 from frictionstore.analyses.core import collecting, rows, saved
 from frictionstore.analyses.core.errors import AnalysisError
 from frictionstore.analyses.core.rows import Column, ImageRows, Pile, Taken, ids_of, rows_of_classes
 from frictionstore.analyses.stats import moran, spatial_rows
 from frictionstore.analyses.stats.class_means import class_means
 from frictionstore.analyses.stats.intervals import mean_interval, too_skewed
+from frictionstore.analyses.stats.lattice import CONTIGUITIES
+from frictionstore.analyses.stats.spatial_rows import Found
 from tests.analyses.material import noise_store
 from tests.support import MakeStore
 
@@ -223,6 +226,34 @@ def test_means_of_classes_are_those_of_each_by_itself(grouped: bool) -> None:
             assert found.n[c, column] == member.sum()
             if member.sum() > 1:
                 assert found.skewed[c, column] == too_skewed(x[member, column], of)
+
+
+def test_figures_of_all_modes_hold_some_columns_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of so many images a column is what memory is counted in."""
+    monkeypatch.setattr(rows, "KEPT", 0)
+    monkeypatch.setattr(rows, "BLOCK", 256)
+    n, modes = 1 << 15, 12
+    rng = np.random.default_rng(0)
+    held = ImageRows(n)
+    keys = (*spatial_rows.KEYS, "shuffles", "q")
+    names = ["mean", "variance", "cv", *(f"moran_{c}_{k}" for c in CONTIGUITIES for k in keys)]
+    held.add({name: rng.random((n, modes)) for name in names})
+    held.whole()
+    asked = spatial_cv.SpatialCVParameters(permutations=19, feature="friction")
+    found = Found(held, {}, {}, None, None, np.zeros(modes, bool))
+    values = spatial_cv._values(asked, found, -1 / 255)  # and what is imported for it
+    tracemalloc.start()
+    try:
+        spatial_cv._values(asked, found, -1 / 255)
+        spatial_cv._mode_table(asked, found)
+        spatial_cv._caveats(asked, found)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert values["n_tested_queen"] == n * modes
+    assert values["mean_moran_rook"] == pytest.approx(held["moran_rook_i"].mean(), rel=1e-12)
+    assert values["n_significant_rook"] == (held["moran_rook_q"] <= 0.05).sum()
+    assert peak < 8 * 8 * n  # columns
 
 
 # ---- one sentence ----------------------------------------------------------------------------

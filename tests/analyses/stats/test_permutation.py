@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,20 @@ def test_what_was_not_tested_does_not_count():
     q = permutation.benjamini_hochberg(p)
     assert np.isnan(q[[1, 4]]).all()
     np.testing.assert_allclose(q[[0, 2, 3]], false_discovery_control(p[[0, 2, 3]]), rtol=1e-12)
+
+
+def test_q_of_very_many_takes_four_times_their_memory() -> None:
+    p = np.random.default_rng(0).uniform(size=(1 << 17, 2))
+    p[:99] = np.nan
+    before = p.copy()
+    tracemalloc.start()
+    try:
+        permutation.benjamini_hochberg(p[:, 0])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4.5 * p[:, 0].nbytes
+    np.testing.assert_array_equal(p, before)
 
 
 def test_p_values_count_the_observed_arrangement_and_ties():
