@@ -26,6 +26,8 @@ pytest.importorskip("distributed")
 
 ROOT = Path(__file__).parents[2]
 UNITS, UNIT = 6, 16
+MANY = 10 * UNITS
+"""Units of a run that must not be over before it is disturbed, however late that is."""
 OPTIONS = [
     "--dataset", "noise", "--seed", "1", "--encoder", "speckle", "--image-size", "32",
     "--device", "cpu", "--workers", "0", "--batch-size", "16",
@@ -67,6 +69,13 @@ def manifest(store: Path) -> bytes:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     out = tmp_path_factory.mktemp("plain") / "x.zarr"
     extract(out)
+    return manifest(out)
+
+
+@pytest.fixture(scope="module")
+def plain_of_many(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    out = tmp_path_factory.mktemp("many") / "x.zarr"
+    extract(out, units=MANY)
     return manifest(out)
 
 
@@ -265,10 +274,10 @@ def test_one_worker_and_parts_make_the_plain_store(tmp_path: Path, plain: bytes)
 
 
 @pytest.mark.slow
-def test_a_client_that_is_killed(tmp_path: Path, plain: bytes) -> None:
+def test_a_client_that_is_killed(tmp_path: Path, plain_of_many: bytes) -> None:
     """Its workers end with it, and the plain run goes on from what is recorded."""
     out = tmp_path / "x.zarr"
-    process = start(out, "--cluster", "local:2")
+    process = start(out, "--cluster", "local:2", units=MANY)
     wait_for_record(out, process)
     workers = workers_of(process.pid)
     process.kill()
@@ -279,16 +288,16 @@ def test_a_client_that_is_killed(tmp_path: Path, plain: bytes) -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in workers):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    outcome = extract(out)
-    assert outcome["measured"] == (UNITS - done) * UNIT
-    assert manifest(out) == plain
+    outcome = extract(out, units=MANY)
+    assert outcome["measured"] == (MANY - done) * UNIT
+    assert manifest(out) == plain_of_many
     assert os.listdir(tmp_path) == ["x.zarr"]
 
 
 @pytest.mark.slow
-def test_a_client_that_is_interrupted(tmp_path: Path, plain: bytes) -> None:
+def test_a_client_that_is_interrupted(tmp_path: Path, plain_of_many: bytes) -> None:
     out = tmp_path / "x.zarr"
-    process = start(out, "--cluster", "local:1", start_new_session=True)
+    process = start(out, "--cluster", "local:1", units=MANY, start_new_session=True)
     wait_for_record(out, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its workers get it too
     _, errors = process.communicate(timeout=100)
@@ -296,8 +305,8 @@ def test_a_client_that_is_interrupted(tmp_path: Path, plain: bytes) -> None:
     assert "Traceback" not in errors
     assert "what is complete is kept" in errors
     assert recorded(out) >= 1
-    extract(out, "--cluster", "local:1")
-    assert manifest(out) == plain
+    extract(out, "--cluster", "local:1", units=MANY)
+    assert manifest(out) == plain_of_many
 
 
 @contextmanager
@@ -332,7 +341,9 @@ def scheduler(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_stands_and_is_lost(tmp_path: Path, plain: bytes) -> None:
+def test_a_scheduler_that_stands_and_is_lost(
+    tmp_path: Path, plain: bytes, plain_of_many: bytes
+) -> None:
     """By its address and by its file; then it is killed, and the plain run goes on."""
     out, other = tmp_path / "x.zarr", tmp_path / "y.zarr"
     worker = ["--nworkers", "1", "--nthreads", "1", "--no-dashboard", "--scheduler-file"]
@@ -342,14 +353,14 @@ def test_a_scheduler_that_stands_and_is_lost(tmp_path: Path, plain: bytes) -> No
             extract(out, "--cluster", file)
             assert manifest(out) == plain
             address = json.loads(Path(file).read_bytes())["address"]
-            client = start(other, "--cluster", address)
+            client = start(other, "--cluster", address, units=MANY)
             wait_for_record(other, client)
             os.killpg(process.pid, signal.SIGKILL)
             said = sentence(client)
             assert "what is complete is kept" in said
     assert recorded(other) >= 1
-    extract(other)
-    assert manifest(other) == plain
+    extract(other, units=MANY)
+    assert manifest(other) == plain_of_many
 
 
 @pytest.mark.slow

@@ -49,7 +49,8 @@ def arguments(images: Path, out: Path, *more: str) -> list[str]:
 def started(images: Path, out: Path) -> subprocess.Popen[str]:
     """A run of its own process group that has written its first unit."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "frictionstore", *arguments(images, out)],
+        ["env", "--default-signal=HUP,INT,TERM",  # of which tests under nohup have one ignored
+         sys.executable, "-m", "frictionstore", *arguments(images, out)],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     journal = out.with_name(f"{out.name}.partial") / "journal"
