@@ -36,6 +36,8 @@ LAZY: dict[str, tuple[str, str]] = {
 }
 
 
+GOING_ON = ("extract", "merge", "subset", "push", "pull")
+"""Commands that go on where they were interrupted; others begin anew."""
 BROKEN_PIPE = 141  # 128 and SIGPIPE's number; 1 would say that two stores differ
 LONGEST = 10_000  # characters of an error's sentence
 
@@ -51,11 +53,12 @@ class _Interrupted(click.ClickException):
 
     exit_code = 130
 
-    def __init__(self, error: KeyboardInterrupt) -> None:
+    def __init__(self, error: KeyboardInterrupt, command: str | None) -> None:
         how = "interrupted"
         if isinstance(error, EndedBySignal):
             how, self.exit_code = f"ended by {error.signal.name}", 128 + error.signal  # type: ignore[misc]
-        super().__init__(f"{how}: what is complete is kept, run it again to go on")
+        going_on = "what is complete is kept, run it again to go on"
+        super().__init__(f"{how}: {going_on if command in GOING_ON else 'run it again'}")
 
 
 class Suggesting(click.Group):
@@ -114,7 +117,7 @@ class ExplainingGroup(Suggesting):
             what = printable(error.filename) if error.filename is not None else "the system"
             raise _UserError(f"{what}: {printable(error.strerror or error)}") from error
         except KeyboardInterrupt as error:
-            raise _Interrupted(error) from error
+            raise _Interrupted(error, ctx.invoked_subcommand) from error
 
 
 class Group(ExplainingGroup):

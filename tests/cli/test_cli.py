@@ -80,3 +80,19 @@ def test_an_unknown_command_is_status_2() -> None:
     result = CliRunner().invoke(cli, ["nosuch"])
     assert result.exit_code == 2
     assert "No such command" in result.output
+
+
+@pytest.mark.parametrize("path", sorted(ALL))
+def test_an_interruption_promises_what_the_command_keeps(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(context: click.Context) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ALL[path], "invoke", interrupted)
+    monkeypatch.setattr(ALL[path], "params", [])
+    result = CliRunner().invoke(cli, path.split())
+    goes_on = path in ("extract", "merge", "subset", "push", "pull")
+    kept = "what is complete is kept, run it again to go on" if goes_on else "run it again"
+    assert result.exit_code == 130
+    assert result.output == f"Error: interrupted: {kept}\n"

@@ -22,6 +22,7 @@ from frictionstore import analyses
 from frictionstore.analyses.core import collecting
 from frictionstore.analyses.core.cluster import on_cluster
 from tests.extract.test_cluster import workers_of
+from tests.support import heed_interrupts
 
 
 @pytest.mark.slow
@@ -81,6 +82,7 @@ def test_interrupted_at_any_instant_it_says_so_and_leaves_no_worker(
         process = subprocess.Popen(
             [sys.executable, "-m", "frictionstore", *words, str(tmp_path / "x.zarr")],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=heed_interrupts,
         )  # fmt: skip
         time.sleep(rng.uniform(1.0, 6.0))
         how = turn % 3
@@ -91,6 +93,7 @@ def test_interrupted_at_any_instant_it_says_so_and_leaves_no_worker(
         said, errors = process.communicate(timeout=60)
         assert process.returncode == (143 if how == 2 else 130), errors
         assert (said, errors.count("\n")) == ("", 1), errors
+        assert errors.endswith(": run it again\n"), errors
         with suppress(ProcessLookupError):  # nobody is left of its session
             os.killpg(process.pid, 0)
             time.sleep(2.0)
