@@ -27,6 +27,8 @@ ORDER = (
     "analyses",
     "verify",
     "startup",
+    "cluster",
+    "numba_source",
 )
 TITLES = {
     "encoders": "The published encoders",
@@ -43,18 +45,19 @@ TITLES = {
     "analyses": "Analyses",
     "verify": "Verify",
     "startup": "Start-up",
+    "cluster": "Extraction on a cluster",
+    "numba_source": "Plain Numba and vector instructions",
 }  # fmt: skip
 
 
 def main() -> None:
     parts = [(PAGES / "head.md").read_text().rstrip()]
+    # Others, as bench_scale.py's, belong to pages of their own.
     found = {path.stem: json.loads(path.read_text()) for path in harness.RESULTS.glob("*.json")}
-    for name in [*ORDER, *sorted(set(found) - set(ORDER))]:
-        if name not in found:
-            continue
+    for name in [name for name in ORDER if name in found]:
         entry = found[name]
         parts += [
-            f"## {TITLES.get(name, name)}",
+            f"## {TITLES[name]}",
             f"`{entry['command']}`, {entry['date'][:10]}. {entry['notes']}.",
             harness.table(entry["rows"]),
         ]

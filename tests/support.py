@@ -21,8 +21,9 @@ def slow(*values: Any) -> list[Any]:
 
 
 def heed_interrupts() -> None:
-    """In a child before it starts: a shell's background jobs ignore SIGINT, and pass that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """In a child before it starts: what background jobs and nohup ignore is ignored in it too."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 MakeStore = Callable[..., "fs.Store"]

@@ -154,11 +154,10 @@ def benjamini_hochberg(p: ArrayLike, axis: int | None = None) -> Floats:
     p = np.moveaxis(p, axis, 0)
     order = np.argsort(p, axis=0, kind="stable")  # NaN sorts last
     lowest = np.take_along_axis(p, order, axis=0)
-    # In place: there may be millions of tests. (NaN would spread in `minimum`.)
-    there = np.isfinite(p).sum(axis=0)
-    lowest *= there
+    # In place from here: there may be millions of tests.
+    lowest *= np.isfinite(p).sum(axis=0)
     lowest /= np.arange(1, len(p) + 1).reshape(-1, *(1 for _ in p.shape[1:]))
-    lowest[np.isnan(lowest)] = np.inf
+    lowest[np.isnan(lowest)] = np.inf  # NaN would spread
     np.minimum.accumulate(lowest[::-1], axis=0, out=lowest[::-1])
     np.minimum(lowest, 1.0, out=lowest)
     q = np.empty_like(p)

@@ -20,6 +20,7 @@ from frictionstore.cluster import check_cluster
 from frictionstore.errors import DeviceError, RequestError
 from frictionstore.extract.sharing import Sharing
 from frictionstore.store.place import partial_path
+from tests.support import heed_interrupts
 
 pytest.importorskip("torch")
 pytest.importorskip("distributed")
@@ -27,7 +28,7 @@ pytest.importorskip("distributed")
 ROOT = Path(__file__).parents[2]
 UNITS, UNIT = 6, 16
 MANY = 10 * UNITS
-"""Units of a run that must not be over before it is disturbed, however late that is."""
+"""Units of a run that goes on for many seconds after its first, so that it can be disturbed."""
 OPTIONS = [
     "--dataset", "noise", "--seed", "1", "--encoder", "speckle", "--image-size", "32",
     "--device", "cpu", "--workers", "0", "--batch-size", "16",
@@ -297,7 +298,9 @@ def test_a_client_that_is_killed(tmp_path: Path, plain_of_many: bytes) -> None:
 @pytest.mark.slow
 def test_a_client_that_is_interrupted(tmp_path: Path, plain_of_many: bytes) -> None:
     out = tmp_path / "x.zarr"
-    process = start(out, "--cluster", "local:1", units=MANY, start_new_session=True)
+    process = start(
+        out, "--cluster", "local:1", units=MANY, start_new_session=True, preexec_fn=heed_interrupts
+    )
     wait_for_record(out, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its workers get it too
     _, errors = process.communicate(timeout=100)

@@ -373,4 +373,4 @@ def test_it_takes_less_of_the_processor_than_zarr(tmp_path: Path) -> None:
 
     rows(), whole()  # what is imported or cached the first time
     ratios = sorted(seconds(whole) / seconds(rows) for _ in range(15))
-    assert ratios[len(ratios) // 2] > 1, ratios
+    assert ratios[len(ratios) // 2] > 1.1, ratios

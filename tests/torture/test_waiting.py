@@ -17,7 +17,7 @@ import pytest
 import frictionstore as fs
 from frictionstore.check.verify import verify
 from tests import making
-from tests.support import DATA
+from tests.support import DATA, heed_interrupts
 from tests.torture.processes import Work, Zygote, one_sentence
 
 PNG = 400
@@ -49,9 +49,9 @@ def arguments(images: Path, out: Path, *more: str) -> list[str]:
 def started(images: Path, out: Path) -> subprocess.Popen[str]:
     """A run of its own process group that has written its first unit."""
     process = subprocess.Popen(
-        ["env", "--default-signal=HUP,INT,TERM",  # of which tests under nohup have one ignored
-         sys.executable, "-m", "frictionstore", *arguments(images, out)],
+        [sys.executable, "-m", "frictionstore", *arguments(images, out)],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     journal = out.with_name(f"{out.name}.partial") / "journal"
     until = time.monotonic() + 90
