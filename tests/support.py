@@ -21,7 +21,7 @@ def slow(*values: Any) -> list[Any]:
 
 
 def heed_interrupts() -> None:
-    """In a child before it starts: what background jobs and nohup ignore is ignored in it too."""
+    """In a child before it starts: it would ignore what a background job, or nohup, ignores."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
 
